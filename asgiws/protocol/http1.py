@@ -1,0 +1,358 @@
+"""Request heads of HTTP/1.1 (RFC 9112 §2 to §6), read strictly.
+
+`HeadReader` finds the end of a head in a stream of bytes; `parse_head` turns one head into a `RequestHead` or into the
+`Violation` that says what is wrong with it. Nothing that two parties could read in two ways is accepted: no bare CR
+or LF, no folded field, no second Content-Length, no Content-Length beside Transfer-Encoding. Nothing is guessed.
+
+Parsing is one split on CR LF and one scan that removes every legal byte: what remains has to be exactly the line ends
+of the split. Field names are looked up in a table of the usual ones, so that no name is checked or lower-cased twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from asgiws.protocol import errors
+from asgiws.protocol.errors import Violation
+from asgiws.protocol.limits import Limits
+
+__all__ = [
+    "HeadReader",
+    "Header",
+    "RequestHead",
+    "header_tokens",
+    "is_token",
+    "parse_fields",
+    "parse_head",
+    "printable",
+]
+
+Header = tuple[bytes, bytes]
+"""Name in lower case, value without surrounding white space."""
+
+TOKEN_BYTES: Final = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# RFC 9110 §5.5: field-vchar, obs-text, space and tab
+_TEXT_BYTES: Final = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
+# RFC 3986 §2: what stands in a path or query, and the brackets, braces, quotes and bars that clients leave unescaped
+_TARGET_BYTES: Final = bytes(range(0x21, 0x7F)).replace(b"#", b"")
+_HOST_BYTES: Final = b"-._~!$&'()*+,;=%:[]" + TOKEN_BYTES[15:]
+
+_USUAL_NAMES: Final = (
+    "Accept Accept-Charset Accept-Encoding Accept-Language Authorization Cache-Control Connection Content-Length "
+    "Content-Type Cookie DNT Expect Forwarded Host If-Match If-Modified-Since If-None-Match Keep-Alive Origin Pragma "
+    "Priority Range Referer Sec-CH-UA Sec-CH-UA-Mobile Sec-CH-UA-Platform Sec-Fetch-Dest Sec-Fetch-Mode Sec-Fetch-Site "
+    "Sec-Fetch-User Sec-GPC Sec-WebSocket-Extensions Sec-WebSocket-Key Sec-WebSocket-Protocol Sec-WebSocket-Version TE "
+    "Traceparent Trailer Transfer-Encoding Upgrade Upgrade-Insecure-Requests User-Agent Via X-Forwarded-For "
+    "X-Forwarded-Host X-Forwarded-Port X-Forwarded-Proto X-Real-IP X-Request-ID X-Requested-With"
+)
+_LOWER_NAMES: Final[Mapping[bytes, bytes]] = {
+    spelling: name.lower().encode()
+    for name in _USUAL_NAMES.split()
+    for spelling in (name.encode(), name.lower().encode(), name.title().encode())
+}
+# Fields that decide how the message is framed or what the connection becomes.
+_DECIDING: Final = frozenset((b"connection", b"content-length", b"expect", b"host", b"transfer-encoding", b"upgrade"))
+
+
+class RequestHead(NamedTuple):
+    """A request head that passed every check."""
+
+    method: str
+    target: bytes
+    """The path as it came, without the query (ASGI `raw_path`)."""
+    path: str
+    """Percent-decoded, UTF-8."""
+    query: bytes
+    http_version: str
+    """"1.0" or "1.1"."""
+    headers: list[Header]
+    content_length: int | None
+    """None: no Content-Length; the body is empty unless `chunked`."""
+    chunked: bool
+    keep_alive: bool
+    expect_continue: bool
+    upgrade: tuple[bytes, ...]
+    """Protocols of the Upgrade field in lower case; empty where there is none."""
+    connection: tuple[bytes, ...]
+    """Options of the Connection field in lower case."""
+
+
+class HeadReader:
+    """Collects bytes until a whole request head is there.
+
+    Cost is linear in the bytes fed, however they are cut. Bytes after the head stay in `buffer`: they are the body,
+    the next request or WebSocket frames, and belong to the caller.
+    """
+
+    __slots__ = ("_limits", "_scanned", "buffer")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._scanned = 0
+        self.buffer = bytearray()
+
+    def next_head(self) -> RequestHead | Violation | None:
+        """Take one head from `buffer`; None while it is incomplete and still could become one."""
+        buffer = self.buffer
+        # RFC 9112 §2.2: a server SHOULD ignore at least one empty line before the request line
+        if buffer.startswith(b"\r\n"):
+            del buffer[:2]
+            self._scanned = 0
+        end = buffer.find(b"\r\n\r\n", max(0, self._scanned - 3))
+        if end < 0:
+            return self._check_incomplete()
+        self._scanned = 0
+        if end > self._limits.head_bytes:
+            return self._too_large(end)
+        head = bytes(buffer[:end])
+        del buffer[: end + 4]
+        return parse_head(head, self._limits)
+
+    def _check_incomplete(self) -> Violation | None:
+        """Refuse at once what no further byte can make a request head."""
+        buffer, limits = self.buffer, self._limits
+        if not buffer:
+            return None
+        size = len(buffer)
+        if buffer[0] not in TOKEN_BYTES and buffer != b"\r":
+            return _not_http(bytes(buffer[:8]))
+        seen = self._scanned
+        fresh = bytes(buffer[seen - 1 if seen and buffer[seen - 1] == 0x0D else seen :])
+        if fresh.count(b"\n") != fresh.count(b"\r\n"):
+            return Violation(errors.BARE_LINE_END, "line end without CR, lines end with CR LF")
+        self._scanned = size
+        if size > limits.request_line_bytes and buffer.find(b"\r\n", 0, limits.request_line_bytes + 2) < 0:
+            return _line_too_long(size, limits)
+        return self._too_large(size) if size > limits.head_bytes + 3 else None
+
+    def _too_large(self, size: int) -> Violation:
+        line_end = self.buffer.find(b"\r\n")
+        if line_end < 0 or line_end > self._limits.request_line_bytes:
+            return _line_too_long(size if line_end < 0 else line_end, self._limits)
+        return Violation(
+            errors.HEAD_TOO_LARGE, f"request head of {size} bytes or more, limit {self._limits.head_bytes}"
+        )
+
+
+def parse_head(head: bytes, limits: Limits) -> RequestHead | Violation:
+    """Parse a head without its final empty line; every check of RFC 9112 that needs no body is made here."""
+    lines = head.split(b"\r\n")
+    if head.translate(None, _TEXT_BYTES) != b"\r\n" * (len(lines) - 1):
+        return _illegal_byte(head)
+    if len(lines[0]) > limits.request_line_bytes:
+        return _line_too_long(len(lines[0]), limits)
+    if len(lines) - 1 > limits.header_count:
+        return Violation(errors.TOO_MANY_HEADERS, f"{len(lines) - 1} header fields, limit {limits.header_count}")
+
+    # RFC 9112 §3: request-line = method SP request-target SP HTTP-version
+    parts = lines[0].split(b" ")
+    if len(parts) != 3:
+        if not parts[0] or not is_token(parts[0]):
+            return _not_http(lines[0][:8])
+        return Violation(
+            errors.MALFORMED_REQUEST_LINE,
+            f"request line of {len(parts)} parts, allowed: method, one space, target, one space, version",
+        )
+    method, target, version = parts
+    if version != b"HTTP/1.1" and version != b"HTTP/1.0":
+        return _bad_version(version)
+    if not is_token(method):
+        return Violation(errors.BAD_METHOD, f"method {printable(method)}, allowed: a token")
+
+    fields = parse_fields(lines[1:])
+    if isinstance(fields, Violation):
+        return fields
+    headers, deciding = fields
+    located = _locate(method, target)
+    if isinstance(located, Violation):
+        return located
+    path, query, authority = located
+    fault = _check_host(deciding.get(b"host"), version, authority, headers)
+    if fault is not None:
+        return fault
+    framing = _framing(deciding, version, limits)
+    if isinstance(framing, Violation):
+        return framing
+    content_length, chunked = framing
+
+    connection = header_tokens(deciding.get(b"connection", ()))
+    expect = deciding.get(b"expect")
+    if expect is not None and (len(expect) > 1 or expect[0].lower() != b"100-continue"):
+        return Violation(errors.UNKNOWN_EXPECTATION, f"Expect: {printable(b', '.join(expect))}, allowed: 100-continue")
+    return RequestHead(
+        method=method.decode("ascii"),
+        target=path,
+        path=(unquote_to_bytes(path).decode("utf-8", "replace") if b"%" in path else path.decode("ascii")),
+        query=query,
+        http_version="1.1" if version == b"HTTP/1.1" else "1.0",
+        headers=headers,
+        content_length=content_length,
+        chunked=chunked,
+        # RFC 9112 §9.3
+        keep_alive=(b"close" not in connection if version == b"HTTP/1.1" else b"keep-alive" in connection),
+        # RFC 9110 §10.1.1: a server MUST ignore a 100-continue expectation in an HTTP/1.0 request
+        expect_continue=expect is not None and version == b"HTTP/1.1",
+        upgrade=header_tokens(deciding.get(b"upgrade", ())),
+        connection=connection,
+    )
+
+
+def parse_fields(lines: list[bytes]) -> tuple[list[Header], dict[bytes, list[bytes]]] | Violation:
+    """Parse field lines (RFC 9112 §5); also gives the values of the fields that decide framing, by name."""
+    headers: list[Header] = []
+    deciding: dict[bytes, list[bytes]] = {}
+    for line in lines:
+        spelling, colon, value = line.partition(b":")
+        name = _LOWER_NAMES.get(spelling)
+        if name is None:
+            if not colon or not spelling or spelling.translate(None, TOKEN_BYTES):
+                return _bad_field(line)
+            name = spelling.lower()
+        value = value.strip(b" \t")
+        headers.append((name, value))
+        if name in _DECIDING:
+            if name in deciding:
+                deciding[name].append(value)
+            else:
+                deciding[name] = [value]
+    return headers, deciding
+
+
+def header_tokens(values: list[bytes] | tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """Split comma-separated values into lower-case elements, empty ones left out (RFC 9110 §5.6.1)."""
+    if len(values) == 1 and b"," not in values[0]:
+        return (values[0].lower(),) if values[0] else ()
+    return tuple(item for value in values for part in value.lower().split(b",") if (item := part.strip(b" \t")))
+
+
+def is_token(value: bytes) -> bool:
+    """Tell whether `value` is a token (RFC 9110 §5.6.2)."""
+    return bool(value) and not value.translate(None, TOKEN_BYTES)
+
+
+def printable(value: bytes, most: int = 40) -> str:
+    """Give what a peer sent in a form that is safe in logs, answers and close reasons: short, escaped ASCII."""
+    text = ascii(value[:most].decode("latin-1"))[1:-1]
+    return f"{text}..." if len(value) > most else text
+
+
+# ---- the request line
+
+
+def _not_http(start: bytes) -> Violation:
+    if start.startswith(b"\x16\x03"):
+        return Violation(errors.NOT_HTTP, "TLS handshake on a plain-text port, allowed: http:// and ws://")
+    return Violation(errors.NOT_HTTP, f"first bytes {printable(start)}, allowed: an HTTP/1.1 request line")
+
+
+def _line_too_long(size: int, limits: Limits) -> Violation:
+    return Violation(
+        errors.REQUEST_LINE_TOO_LONG, f"request line of {size} bytes or more, limit {limits.request_line_bytes}"
+    )
+
+
+def _bad_version(version: bytes) -> Violation:
+    # RFC 9112 §2.3: HTTP-version = "HTTP" "/" DIGIT "." DIGIT
+    if len(version) == 8 and version.startswith(b"HTTP/") and version[5:].replace(b".", b"0", 1).isdigit():
+        return Violation(errors.UNSUPPORTED_VERSION, f"{printable(version)}, allowed: HTTP/1.1 and HTTP/1.0")
+    return Violation(errors.MALFORMED_REQUEST_LINE, f"version {printable(version)}, allowed: HTTP/1.1 and HTTP/1.0")
+
+
+def _locate(method: bytes, target: bytes) -> tuple[bytes, bytes, bytes | None] | Violation:
+    """Split a request target into path, query and, of an absolute URL, its authority (RFC 9112 §3.2)."""
+    if method == b"CONNECT":
+        return Violation(errors.CONNECT_UNSUPPORTED, "method CONNECT, this server is not a proxy")
+    if target.translate(None, _TARGET_BYTES):
+        return Violation(
+            errors.BAD_TARGET, f"target {printable(target)}, allowed: visible ASCII without #, others as %XX"
+        )
+    authority: bytes | None = None
+    if not target.startswith(b"/"):
+        scheme, separator, rest = target.partition(b"://")
+        if separator and scheme.lower() in (b"http", b"https", b"ws", b"wss"):
+            # The scheme of the connection is what the socket says, never what the request line claims.
+            cut = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
+            authority, target = rest[:cut], rest[cut:]
+            if not target.startswith(b"/"):
+                target = b"/" + target
+        elif target != b"*" or method != b"OPTIONS":
+            return Violation(
+                errors.BAD_TARGET, f"target {printable(target)}, allowed: a path, an http URL, or * with OPTIONS"
+            )
+    path, _, query = target.partition(b"?")
+    return path, query, authority
+
+
+# ---- the fields that decide
+
+
+def _check_host(
+    hosts: list[bytes] | None, version: bytes, authority: bytes | None, headers: list[Header]
+) -> Violation | None:
+    """RFC 9112 §3.2: one valid Host in HTTP/1.1; an absolute target replaces it."""
+    if hosts is None:
+        if version == b"HTTP/1.1":
+            return Violation(errors.MISSING_HOST, "HTTP/1.1 request without Host, one is needed")
+    elif len(hosts) > 1:
+        return Violation(errors.DUPLICATE_HOST, f"{len(hosts)} Host fields, one is allowed")
+    elif hosts[0].translate(None, _HOST_BYTES):
+        return Violation(errors.BAD_HOST, f"Host {printable(hosts[0])}, allowed: a name or address and a port")
+    if authority is not None:
+        if not authority or authority.translate(None, _HOST_BYTES):
+            return Violation(errors.BAD_HOST, f"host {printable(authority)} in the target, allowed: name and port")
+        headers[:] = [header for header in headers if header[0] != b"host"]
+        headers.insert(0, (b"host", authority))
+    return None
+
+
+def _framing(deciding: dict[bytes, list[bytes]], version: bytes, limits: Limits) -> tuple[int | None, bool] | Violation:
+    """Decide the length of the body (RFC 9112 §6.3): a content length, or chunked, or neither."""
+    lengths, codings = deciding.get(b"content-length"), deciding.get(b"transfer-encoding")
+    if codings is not None:
+        # RFC 9112 §6.1: both together "ought to be handled as an error", and so is a coding in HTTP/1.0
+        if version == b"HTTP/1.0":
+            return Violation(errors.CODING_IN_HTTP_1_0, "Transfer-Encoding in HTTP/1.0, allowed: Content-Length")
+        if lengths is not None:
+            return Violation(errors.LENGTH_AND_CODING, "Content-Length and Transfer-Encoding, one is allowed")
+        names = header_tokens(codings)
+        if names == (b"chunked",) and len(codings) == 1:
+            return None, True
+        if (names.count(b"chunked") == 1 and names[-1] == b"chunked") or (names and b"chunked" not in names):
+            return Violation(
+                errors.UNKNOWN_TRANSFER_CODING,
+                f"Transfer-Encoding: {printable(b', '.join(codings))}, allowed: chunked",
+            )
+        return Violation(
+            errors.BAD_TRANSFER_CODING, f"Transfer-Encoding: {printable(b', '.join(codings))}, allowed: chunked"
+        )
+    if lengths is None:
+        return None, False
+    if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 18:
+        return Violation(
+            errors.BAD_CONTENT_LENGTH, f"Content-Length: {printable(b', '.join(lengths))}, allowed: one decimal number"
+        )
+    length = int(lengths[0])
+    if limits.body_bytes and length > limits.body_bytes:
+        return Violation(errors.BODY_TOO_LARGE, f"Content-Length: {length}, limit {limits.body_bytes}")
+    return length, False
+
+
+# ---- what exactly is wrong, worked out only after it is known that something is
+
+
+def _illegal_byte(head: bytes) -> Violation:
+    plain = head.replace(b"\r\n", b"")
+    if b"\r" in plain or b"\n" in plain:
+        return Violation(errors.BARE_LINE_END, "CR or LF alone in the request head, lines end with CR LF")
+    found = plain.translate(None, _TEXT_BYTES)[:1]
+    return Violation(
+        errors.CONTROL_CHARACTER, f"control character {printable(found)} in the request head, allowed: tab"
+    )
+
+
+def _bad_field(line: bytes) -> Violation:
+    if line[:1] in (b" ", b"\t"):
+        return Violation(errors.FOLDED_HEADER, "header field folded over two lines, one line is allowed")
+    return Violation(errors.BAD_HEADER_NAME, f"header field {printable(line)}, allowed: token, colon, value")
