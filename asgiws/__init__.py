@@ -1,0 +1,1 @@
+"""asgiws, the ASGI server for WebSocket applications."""

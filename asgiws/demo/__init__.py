@@ -1,0 +1,1 @@
+"""The built-in demonstration: `asgiws asgiws.demo:app`."""

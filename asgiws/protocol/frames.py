@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 __all__ = [
-    "BINARY", "BINARY_HEADS", "CLOSE", "CONTINUATION", "FIN", "OPCODE_NAMES", "PING", "PONG", "RSV1", "TEXT", "TEXT_HEADS",
-    "encode_frame", "frame_head",
+    "BINARY", "BINARY_HEADS", "CLOSE", "CONTINUATION", "FIN", "OPCODE_NAMES", "PING", "PONG", "RSV1", "TEXT",
+    "TEXT_HEADS", "encode_frame", "frame_head",
 ]  # fmt: skip
 
 CONTINUATION: Final = 0x0

@@ -49,8 +49,8 @@ class Receiver:
     """Parses the frames of one client. Not reentrant; makes no call that waits."""
 
     __slots__ = (
-        "_buffer", "_byte_ceiling", "_compressed", "_compression", "_control_ceiling", "_empty_fragments", "_fast_bytes",
-        "_fast_firsts", "_final", "_fragments", "_inbox_bytes", "_inbox_messages", "_inflater", "_key", "_limits",
+        "_buffer", "_byte_ceiling", "_compressed", "_compression", "_control_ceiling", "_empty_fragments",
+        "_fast_bytes", "_fast_firsts", "_final", "_fragments", "_inbox_bytes", "_inbox_messages", "_inflater", "_key", "_limits",
         "_message", "_message_ceiling", "_opcode", "_partial_character", "_position", "_remaining", "_state",
         "_wire_bytes", "blocked", "bytes_in", "controls_in", "inbox", "messages_in", "pings", "pong", "queued",
     )  # fmt: skip
@@ -160,11 +160,12 @@ class Receiver:
                     size = -1
                 if 0 <= size <= self._fast_bytes and start + size <= end and first in self._fast_firsts:
                     position = start + size
-                    payload: bytes | None = unmask(data, start, position, data[start - 4 : start])
+                    payload = unmask(data, start, position, data[start - 4 : start])
                     if first > 0x82:
-                        payload = self._inflate_whole(payload)
-                        if payload is None:
+                        inflated = self._inflate_whole(payload)
+                        if inflated is None:
                             return
+                        payload = inflated
                     # What `_deliver` does, written out: a call less for each frame.
                     self.messages_in += 1
                     if self.messages_in > self._message_ceiling:

@@ -1,0 +1,1 @@
+"""One process, one event loop: listeners, connections, lifespan, and the server that owns them."""

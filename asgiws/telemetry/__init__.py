@@ -1,0 +1,1 @@
+"""Counters and logs: what the server tells its operator."""
