@@ -1,1 +1,27 @@
-"""asgiws, the ASGI server for WebSocket applications."""
+"""asgiws, the ASGI server for WebSocket applications.
+
+    asgiws app:app --port 8000
+
+From Python: `asgiws.run(app, port=8000)`; in a running loop `await asgiws.serve(app, port=8000)`; or, to know the port
+and to stop it yourself, `async with asgiws.Server(app, asgiws.Config(port=0)) as server`.
+"""
+
+from __future__ import annotations
+
+from asgiws._version import __version__
+from asgiws.config import Config, OptionError
+from asgiws.server.context import ASGIApp, ClientDisconnected
+from asgiws.server.server import Server
+from asgiws.server.serving import run_app, serve_app
+
+__all__ = ["ClientDisconnected", "Config", "OptionError", "Server", "__version__", "run", "serve"]
+
+
+def run(app: ASGIApp, **options: object) -> None:
+    """Serve `app` until SIGTERM or SIGINT. Raises OptionError, StartupFailed or CannotListen when it cannot begin."""
+    run_app(app, Config.from_options(options))
+
+
+async def serve(app: ASGIApp, **options: object) -> None:
+    """Serve `app` on the running loop until SIGTERM or SIGINT, or until cancelled."""
+    await serve_app(app, Config.from_options(options))

@@ -102,10 +102,11 @@ class ChunkedBody:
         in_trailers = self._state == self.TRAILERS
         limit = self._limits.head_bytes if in_trailers else _CHUNK_LINE_BYTES
         end = buffer.find(b"\n", max(at, self._scanned))
-        size = (len(buffer) if end < 0 else end) - at
+        # Without its end; the last byte of an incomplete line may be the CR of it
+        size = (len(buffer) if end < 0 else end) - 1 - at
         if in_trailers and self._trailer_bytes + size > limit:
             return Violation(
-                errors.TRAILERS_TOO_LARGE, f"trailers of {self._trailer_bytes + size} bytes, limit {limit}"
+                errors.TRAILERS_TOO_LARGE, f"trailers of {self._trailer_bytes + size} bytes or more, limit {limit}"
             )
         if size > limit:
             return Violation(errors.CHUNK_LINE_TOO_LONG, f"chunk-size line of {size} bytes or more, limit {limit}")

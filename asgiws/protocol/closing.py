@@ -90,7 +90,7 @@ def parse_close(payload: bytes) -> Close | Violation:
 
 def check_close(code: object, reason: object) -> Close:
     """Check what the application wants to close with. Raises ValueError or TypeError when no frame can carry it."""
-    if type(code) is not int:
+    if not isinstance(code, int):
         raise TypeError(f"close code {code!r}, allowed: an int")
     if not is_close_code(code):
         raise ValueError(f"close code {code}, allowed: 1000-1003, 1007-1014, 3000-4999 (RFC 6455 §7.4)")
@@ -100,7 +100,7 @@ def check_close(code: object, reason: object) -> Close:
     # §5.5: a control frame holds at most 125 bytes, two of which are the code
     if size > 123:
         raise ValueError(f"close reason of {size} bytes, limit 123 (RFC 6455 §5.5)")
-    return Close(code, reason)
+    return Close(int(code), reason)
 
 
 def encode_close(close: Close) -> bytes:

@@ -156,33 +156,38 @@ class Inflater:
     With `takeover` the window lives on between messages; without it nothing does.
     """
 
-    __slots__ = ("_fed", "_final_blocks", "_limits", "_object", "_takeover")
+    __slots__ = ("_final_blocks", "_limits", "_object", "_takeover")
 
     def __init__(self, limits: Limits, takeover: bool) -> None:
         self._limits = limits
         self._takeover = takeover
         self._object = zlib.decompressobj(-15)
-        self._fed = 0
         self._final_blocks = 0
 
-    def feed(self, data: bytes, out: bytearray) -> Violation | None:
-        """Inflate the next piece of a message and append it to `out`, which holds the message so far."""
+    def feed(self, data: bytes, out: bytearray, wire_bytes: int) -> Violation | None:
+        """Inflate the next piece of a message and append it to `out`, which holds the message so far.
+
+        `wire_bytes` is what the message's frames hold up to this one, by their headers and not by what has come of
+        them, so that the verdict does not depend on where packets are cut. Over a limit, `out` ends one byte behind it.
+        """
         limits = self._limits
-        self._fed += len(data)
+        most = limits.message_bytes
+        ratio = limits.inflate_ratio
+        if ratio:
+            most = min(most, max(_RATIO_FREE_BYTES, ratio * wire_bytes))
         while True:
             before = len(out)
             try:
-                out += self._object.decompress(data, min(_SLICE_BYTES, limits.message_bytes - before + 1))
+                out += self._object.decompress(data, min(_SLICE_BYTES, most - before + 1))
             except zlib.error:
                 return Violation(errors.BAD_DEFLATE, _BAD_DATA)
             size = len(out)
-            if size > limits.message_bytes:
+            if size > most:
+                if most == limits.message_bytes:
+                    return Violation(errors.MESSAGE_TOO_BIG, f"message inflates to over {most} bytes, the limit")
                 return Violation(
-                    errors.MESSAGE_TOO_BIG, f"message inflates to over {limits.message_bytes} bytes, the limit"
+                    errors.INFLATE_RATIO, f"{wire_bytes} bytes inflate to over {most}, limit {ratio} to 1 above 1 MiB"
                 )
-            ratio = limits.inflate_ratio
-            if ratio and size > _RATIO_FREE_BYTES and size > ratio * self._fed:
-                return Violation(errors.INFLATE_RATIO, f"message inflates {size // self._fed} to 1, limit {ratio}")
             data = self._object.unconsumed_tail
             if self._object.eof:
                 # §7.2.3.4: a block with BFINAL may end a message or stand inside it; DEFLATE begins anew behind it
@@ -196,28 +201,21 @@ class Inflater:
             if not data and size - before < _SLICE_BYTES:
                 return None
 
-    def finish(self, out: bytearray) -> Violation | None:
-        """End the message: feed what §7.2.2 appends, and forget what the next message must not see."""
-        fault = self.feed(_TAIL, out)
-        self._fed = self._final_blocks = 0
+    def finish(self, out: bytearray, wire_bytes: int, last: bytes = b"") -> Violation | None:
+        """End the message: feed its last piece and what §7.2.2 appends; forget what the next one must not see."""
+        fault = self.feed(last + _TAIL, out, wire_bytes)
+        self._final_blocks = 0
         if not self._takeover:
             self._object = zlib.decompressobj(-15)
         return fault
 
-    def whole(self, data: bytes) -> bytes | Violation:
-        """Inflate a message that is there as a whole."""
-        out = bytearray()
-        return self.feed(data, out) or self.finish(out) or bytes(out)
 
-
-def inflate_message(data: bytes, limits: Limits) -> bytes | Violation:
-    """Inflate a whole message with a fresh window: in one call where it stays small, else as `Inflater` does."""
+def inflate_message(data: bytes, limits: Limits) -> bytes | None:
+    """Inflate a whole message with a fresh window; None when it is large, odd or wrong, which `Inflater` tells."""
     inflater = zlib.decompressobj(-15)
     most = min(_SLICE_BYTES, limits.message_bytes)
     try:
         out = inflater.decompress(data + _TAIL, most + 1)
     except zlib.error:
-        return Violation(errors.BAD_DEFLATE, _BAD_DATA)
-    if len(out) > most or inflater.eof:
-        return Inflater(limits, takeover=False).whole(data)
-    return out
+        return None
+    return None if len(out) > most or inflater.eof else out

@@ -26,22 +26,21 @@ class Encoder:
     serves one connection, and has no memo.
     """
 
-    __slots__ = ("_deflater", "_frame", "_memo", "_message", "_min_size", "compressed_from", "compressed_to")
+    __slots__ = ("_deflater", "_memo", "_min_size", "compressed_from", "compressed_to", "frame", "message")
 
     def __init__(self, settings: DeflateSettings, deflater: Deflater | None, memo: bool) -> None:
         self._deflater = deflater
         self._min_size = settings.min_size_bytes
         self._memo = memo
-        self._message: str | bytes | None = None
-        self._frame = b""
+        self.message: str | bytes | None = None
+        """The message last encoded, and its frame: who is about to send the same object sends this."""
+        self.frame = b""
         self.compressed_from = 0
         """Payload bytes before compression, of the messages that were compressed."""
         self.compressed_to = 0
 
     def encode(self, message: str | bytes) -> bytes:
-        """Give the frame of a message. Raises UnicodeEncodeError for text with a lone surrogate."""
-        if message is self._message:
-            return self._frame
+        """Give the frame of a message that was not the last one. Raises UnicodeEncodeError for a lone surrogate."""
         if isinstance(message, str):
             payload, opcode, heads = message.encode(), TEXT, TEXT_HEADS
         else:
@@ -57,6 +56,6 @@ class Encoder:
         else:
             frame = encode_frame(FIN | opcode, payload)
         if self._memo and size <= _MEMO_MOST_BYTES:
-            self._message = message
-            self._frame = frame
+            self.message = message
+            self.frame = frame
         return frame

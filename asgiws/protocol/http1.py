@@ -37,7 +37,9 @@ TOKEN_BYTES: Final = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEF
 _TEXT_BYTES: Final = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
 # RFC 3986 §2: what stands in a path or query, and the brackets, braces, quotes and bars that clients leave unescaped
 _TARGET_BYTES: Final = bytes(range(0x21, 0x7F)).replace(b"#", b"")
-_HOST_BYTES: Final = b"-._~!$&'()*+,;=%:[]" + TOKEN_BYTES[15:]
+# RFC 3986 §3.2.2: what stands in a name or IPv4 address; between brackets also colons
+_HOST_BYTES: Final = b"-._~!$&'()*+,;=%" + TOKEN_BYTES[15:]
+_ADDRESS_BYTES: Final = _HOST_BYTES + b":"
 
 _USUAL_NAMES: Final = (
     "Accept Accept-Charset Accept-Encoding Accept-Language Authorization Cache-Control Connection Content-Length "
@@ -86,24 +88,27 @@ class HeadReader:
     the next request or WebSocket frames, and belong to the caller.
     """
 
-    __slots__ = ("_limits", "_scanned", "buffer")
+    __slots__ = ("_empty_line_seen", "_limits", "_scanned", "buffer")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._scanned = 0
+        self._empty_line_seen = False
         self.buffer = bytearray()
 
     def next_head(self) -> RequestHead | Violation | None:
         """Take one head from `buffer`; None while it is incomplete and still could become one."""
         buffer = self.buffer
         # RFC 9112 §2.2: a server SHOULD ignore at least one empty line before the request line
-        if buffer.startswith(b"\r\n"):
+        if buffer.startswith(b"\r\n") and not self._empty_line_seen:
             del buffer[:2]
             self._scanned = 0
+            self._empty_line_seen = True
         end = buffer.find(b"\r\n\r\n", max(0, self._scanned - 3))
         if end < 0:
             return self._check_incomplete()
         self._scanned = 0
+        self._empty_line_seen = False
         if end > self._limits.head_bytes:
             return self._too_large(end)
         head = bytes(buffer[:end])
@@ -123,14 +128,17 @@ class HeadReader:
         if fresh.count(b"\n") != fresh.count(b"\r\n"):
             return Violation(errors.BARE_LINE_END, "line end without CR, lines end with CR LF")
         self._scanned = size
-        if size > limits.request_line_bytes and buffer.find(b"\r\n", 0, limits.request_line_bytes + 2) < 0:
-            return _line_too_long(size, limits)
+        # Looked for once, when as many bytes are there as the longest line has with its end
+        longest = limits.request_line_bytes + 2
+        if seen < longest <= size and buffer.find(b"\r\n", 0, longest) < 0:
+            return self._too_large(size)
         return self._too_large(size) if size > limits.head_bytes + 3 else None
 
     def _too_large(self, size: int) -> Violation:
         line_end = self.buffer.find(b"\r\n")
-        if line_end < 0 or line_end > self._limits.request_line_bytes:
-            return _line_too_long(size if line_end < 0 else line_end, self._limits)
+        line_bytes = size if line_end < 0 else line_end
+        if line_bytes > self._limits.request_line_bytes:
+            return _line_too_long(line_bytes, self._limits)
         return Violation(
             errors.HEAD_TOO_LARGE, f"request head of {size} bytes or more, limit {self._limits.head_bytes}"
         )
@@ -150,7 +158,7 @@ def parse_head(head: bytes, limits: Limits) -> RequestHead | Violation:
     parts = lines[0].split(b" ")
     if len(parts) != 3:
         if not parts[0] or not is_token(parts[0]):
-            return _not_http(lines[0][:8])
+            return _not_http(head[:8])
         return Violation(
             errors.MALFORMED_REQUEST_LINE,
             f"request line of {len(parts)} parts, allowed: method, one space, target, one space, version",
@@ -190,8 +198,8 @@ def parse_head(head: bytes, limits: Limits) -> RequestHead | Violation:
         headers=headers,
         content_length=content_length,
         chunked=chunked,
-        # RFC 9112 §9.3
-        keep_alive=(b"close" not in connection if version == b"HTTP/1.1" else b"keep-alive" in connection),
+        # RFC 9112 §9.3: close comes before all else
+        keep_alive=b"close" not in connection and (version == b"HTTP/1.1" or b"keep-alive" in connection),
         # RFC 9110 §10.1.1: a server MUST ignore a 100-continue expectation in an HTTP/1.0 request
         expect_continue=expect is not None and version == b"HTTP/1.1",
         upgrade=header_tokens(deciding.get(b"upgrade", ())),
@@ -205,9 +213,11 @@ def parse_fields(lines: list[bytes]) -> tuple[list[Header], dict[bytes, list[byt
     deciding: dict[bytes, list[bytes]] = {}
     for line in lines:
         spelling, colon, value = line.partition(b":")
+        if not colon:
+            return _bad_field(line)
         name = _LOWER_NAMES.get(spelling)
         if name is None:
-            if not colon or not spelling or spelling.translate(None, TOKEN_BYTES):
+            if not spelling or spelling.translate(None, TOKEN_BYTES):
                 return _bad_field(line)
             name = spelling.lower()
         value = value.strip(b" \t")
@@ -223,7 +233,7 @@ def parse_fields(lines: list[bytes]) -> tuple[list[Header], dict[bytes, list[byt
 def header_tokens(values: list[bytes] | tuple[bytes, ...]) -> tuple[bytes, ...]:
     """Split comma-separated values into lower-case elements, empty ones left out (RFC 9110 §5.6.1)."""
     if len(values) == 1 and b"," not in values[0]:
-        return (values[0].lower(),) if values[0] else ()
+        return (item,) if (item := values[0].strip(b" \t").lower()) else ()
     return tuple(item for value in values for part in value.lower().split(b",") if (item := part.strip(b" \t")))
 
 
@@ -255,7 +265,7 @@ def _line_too_long(size: int, limits: Limits) -> Violation:
 
 def _bad_version(version: bytes) -> Violation:
     # RFC 9112 §2.3: HTTP-version = "HTTP" "/" DIGIT "." DIGIT
-    if len(version) == 8 and version.startswith(b"HTTP/") and version[5:].replace(b".", b"0", 1).isdigit():
+    if len(version) == 8 and version[:5] + version[6:7] == b"HTTP/." and (version[5:6] + version[7:]).isdigit():
         return Violation(errors.UNSUPPORTED_VERSION, f"{printable(version)}, allowed: HTTP/1.1 and HTTP/1.0")
     return Violation(errors.MALFORMED_REQUEST_LINE, f"version {printable(version)}, allowed: HTTP/1.1 and HTTP/1.0")
 
@@ -297,14 +307,27 @@ def _check_host(
             return Violation(errors.MISSING_HOST, "HTTP/1.1 request without Host, one is needed")
     elif len(hosts) > 1:
         return Violation(errors.DUPLICATE_HOST, f"{len(hosts)} Host fields, one is allowed")
-    elif hosts[0].translate(None, _HOST_BYTES):
+    elif hosts[0] and not _is_host(hosts[0]):
         return Violation(errors.BAD_HOST, f"Host {printable(hosts[0])}, allowed: a name or address and a port")
     if authority is not None:
-        if not authority or authority.translate(None, _HOST_BYTES):
+        if not _is_host(authority):
             return Violation(errors.BAD_HOST, f"host {printable(authority)} in the target, allowed: name and port")
         headers[:] = [header for header in headers if header[0] != b"host"]
         headers.insert(0, (b"host", authority))
     return None
+
+
+def _is_host(value: bytes) -> bool:
+    """RFC 9110 §7.2: uri-host [ ":" port ], an IPv6 address in brackets."""
+    if value.startswith(b"["):
+        name, bracket, rest = value[1:].partition(b"]")
+        legal, port = _ADDRESS_BYTES, rest[1:]
+        if not bracket or rest[:1] not in (b"", b":"):
+            return False
+    else:
+        name, _, port = value.partition(b":")
+        legal = _HOST_BYTES
+    return bool(name) and not name.translate(None, legal) and (not port or port.isdigit())
 
 
 def _framing(deciding: dict[bytes, list[bytes]], version: bytes, limits: Limits) -> tuple[int | None, bool] | Violation:
@@ -316,10 +339,10 @@ def _framing(deciding: dict[bytes, list[bytes]], version: bytes, limits: Limits)
             return Violation(errors.CODING_IN_HTTP_1_0, "Transfer-Encoding in HTTP/1.0, allowed: Content-Length")
         if lengths is not None:
             return Violation(errors.LENGTH_AND_CODING, "Content-Length and Transfer-Encoding, one is allowed")
-        names = header_tokens(codings)
-        if names == (b"chunked",) and len(codings) == 1:
+        if len(codings) == 1 and codings[0].lower() == b"chunked":
             return None, True
-        if (names.count(b"chunked") == 1 and names[-1] == b"chunked") or (names and b"chunked" not in names):
+        names = header_tokens(codings)
+        if names not in ((), (b"chunked",)) and b"chunked" not in names[:-1]:
             return Violation(
                 errors.UNKNOWN_TRANSFER_CODING,
                 f"Transfer-Encoding: {printable(b', '.join(codings))}, allowed: chunked",

@@ -42,6 +42,7 @@ NO_COMPRESSION: Final = 0
 FRESH_WINDOW: Final = 1
 KEPT_WINDOW: Final = 2
 
+_PIECE_BYTES: Final = 64 * 1024
 _BAD_TEXT: Final = "text that is not UTF-8, allowed: UTF-8"
 
 
@@ -50,9 +51,10 @@ class Receiver:
 
     __slots__ = (
         "_buffer", "_byte_ceiling", "_compressed", "_compression", "_control_ceiling", "_empty_fragments",
-        "_fast_bytes", "_fast_firsts", "_final", "_fragments", "_inbox_bytes", "_inbox_messages", "_inflater", "_key", "_limits",
-        "_message", "_message_ceiling", "_opcode", "_partial_character", "_position", "_remaining", "_state",
+        "_fast_bytes", "_fast_firsts", "_final", "_fragments", "_inbox_bytes", "_inbox_messages", "_inflater", "_key",
+        "_limits", "_message", "_message_ceiling", "_opcode", "_partial_character", "_position", "_remaining",
         "_wire_bytes", "blocked", "bytes_in", "controls_in", "inbox", "messages_in", "pings", "pong", "queued",
+        "state",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, inbox: deque[Item], compression: int = NO_COMPRESSION) -> None:
@@ -73,7 +75,7 @@ class Receiver:
         self.bytes_in = 0
         self.messages_in = 0
         self.controls_in = 0
-        self._state = HEADER
+        self.state = HEADER
         self._buffer = b""
         self._position = 0
         # The message in progress; opcode 0 between messages
@@ -90,11 +92,6 @@ class Receiver:
         self._key = b""
         self._remaining = 0
         self.allow_another_second()
-
-    @property
-    def ended(self) -> bool:
-        """Whether a Close or a Violation was delivered."""
-        return self._state == ENDED
 
     @property
     def held_bytes(self) -> int:
@@ -122,6 +119,9 @@ class Receiver:
 
     def hold(self, data: bytes) -> None:
         """Keep bytes unparsed: those that come while `blocked`, or before the application has accepted."""
+        self.bytes_in += len(data)
+        if self.state == ENDED:
+            return
         self._buffer = self._buffer[self._position :] + data if self._buffer else data
         self._position = 0
         self.blocked = True
@@ -130,7 +130,7 @@ class Receiver:
         """Parse `data`, which follows everything fed before. Linear in its length, however it is cut."""
         self.bytes_in += len(data)
         if self.bytes_in > self._byte_ceiling:
-            self._fail(errors.BYTE_FLOOD, f"over {self._limits.byte_rate} bytes in a second, the limit")
+            self._flood(data)
             return
         position = self._position
         if self._buffer:
@@ -141,13 +141,13 @@ class Receiver:
         inbox = self.inbox
         while position < end:
             if len(inbox) >= self._inbox_messages or self.queued >= self._inbox_bytes:
-                if self._state != ENDED:
+                if self.state != ENDED:
                     self.blocked = True
                     self._buffer = data
                     self._position = position
                 return
             # ---- the fast path
-            if self._state == HEADER and not self._opcode and end - position >= 6:
+            if self.state == HEADER and not self._opcode and end - position >= 6:
                 first = data[position]
                 size = data[position + 1] - 0x80  # negative: not masked
                 start = position + 6
@@ -162,35 +162,33 @@ class Receiver:
                     position = start + size
                     payload = unmask(data, start, position, data[start - 4 : start])
                     if first > 0x82:
-                        inflated = self._inflate_whole(payload)
+                        inflated = self._inflate_whole(first & 0x0F, payload)
                         if inflated is None:
                             return
                         payload = inflated
+                    item: str | bytes = payload
+                    if first & 0x0F == TEXT:
+                        try:
+                            item = payload.decode()
+                        except UnicodeDecodeError:
+                            self._fail(errors.BAD_UTF8, _BAD_TEXT)
+                            return
                     # What `_deliver` does, written out: a call less for each frame.
                     self.messages_in += 1
                     if self.messages_in > self._message_ceiling:
                         self._fail_rate()
                         return
-                    if first & 0x0F == BINARY:
-                        inbox.append(payload)
-                        self.queued += len(payload)
-                        continue
-                    try:
-                        text = payload.decode()
-                    except UnicodeDecodeError:
-                        self._fail(errors.BAD_UTF8, _BAD_TEXT)
-                        return
-                    inbox.append(text)
-                    self.queued += len(text)
+                    inbox.append(item)
+                    self.queued += len(item)
                     continue
             # ---- the general path
-            if self._state == HEADER:
+            if self.state == HEADER:
                 after = self._read_header(data, position)
                 if after < 0:
                     self._buffer = data[position:]
                     return
                 position = after
-            elif self._state == PAYLOAD:
+            elif self.state == PAYLOAD:
                 position = self._read_payload(data, position)
             else:
                 return
@@ -225,7 +223,7 @@ class Receiver:
                 return -1
             self._on_control(opcode, unmask(data, start, start + size, data[start - 4 : start]))
             return start + size
-        fault = self._check_size(opcode, size)
+        fault = self._check_size(first, opcode, size)
         if fault is not None:
             self._fail(*fault)
             return len(data)
@@ -263,13 +261,14 @@ class Receiver:
             )
         return None
 
-    def _check_size(self, opcode: int, size: int) -> tuple[Rule, str] | None:
+    def _check_size(self, first: int, opcode: int, size: int) -> tuple[Rule, str] | None:
         """Check a data frame against the limits before a byte of it is kept."""
         limits = self._limits
         if limits.frame_bytes and size > limits.frame_bytes:
             return errors.FRAME_TOO_BIG, f"frame of {size} bytes, limit {limits.frame_bytes}"
         # Compressed data may be larger than what it holds, by 5 bytes for every 16 KiB and a few more.
-        allowance = (limits.message_bytes >> 8) + 1024 if self._compression else 0
+        compressed = self._compressed if opcode == CONTINUATION else first & RSV1
+        allowance = (limits.message_bytes >> 8) + 1024 if compressed else 0
         total = (self._wire_bytes if opcode == CONTINUATION else 0) + size
         if total > limits.message_bytes + allowance:
             return errors.MESSAGE_TOO_BIG, f"message of {total} bytes or more, limit {limits.message_bytes}"
@@ -296,7 +295,7 @@ class Receiver:
         self._final = bool(first & FIN)
         self._key = key
         self._remaining = size
-        self._state = PAYLOAD
+        self.state = PAYLOAD
 
     def _read_payload(self, data: bytes, position: int) -> int:
         taken = min(self._remaining, len(data) - position)
@@ -316,20 +315,21 @@ class Receiver:
         if self._compressed:
             assert self._inflater is not None
             before = len(message)
-            fault = self._inflater.feed(chunk, message)
-            if fault is not None:
-                self._fail(*fault)
-                return False
-            if self._opcode == TEXT:
-                return self._check_text(bytes(message[before:]))
-            return True
+            fault = self._inflater.feed(chunk, message, self._wire_bytes)
+            return self._check_inflated(self._opcode, message, before, fault)
         message += chunk
-        if len(message) > self._limits.message_bytes:
-            self._fail(
-                errors.MESSAGE_TOO_BIG, f"message of {len(message)} bytes or more, limit {self._limits.message_bytes}"
-            )
-            return False
         return self._opcode != TEXT or self._check_text(chunk)
+
+    def _check_inflated(self, opcode: int, message: bytearray, before: int, fault: Violation | None) -> bool:
+        """Check what was inflated, `message` from `before` on, and then take the fault that was met behind it."""
+        if opcode == TEXT:
+            # In pieces, so that a large one is not held twice more
+            for at in range(before, len(message), _PIECE_BYTES):
+                if not self._check_text(bytes(message[at : at + _PIECE_BYTES])):
+                    return False
+        if fault is not None:
+            self._fail(*fault)
+        return fault is None
 
     def _check_text(self, chunk: bytes, final: bool = False) -> bool:
         """§8.1: fail on the first byte that cannot stand in UTF-8, wherever the frames and packets are cut."""
@@ -344,58 +344,61 @@ class Receiver:
         return True
 
     def _end_frame(self) -> None:
-        self._state = HEADER
+        self.state = HEADER
         if not self._final:
             return
         message = self._message
         if self._compressed:
             assert self._inflater is not None
             before = len(message)
-            fault = self._inflater.finish(message)
-            if fault is not None:
-                self._fail(*fault)
+            fault = self._inflater.finish(message, self._wire_bytes)
+            if not self._check_inflated(self._opcode, message, before, fault):
                 return
             if self._compression == FRESH_WINDOW:
                 self._inflater = None
-            if self._opcode == TEXT and not self._check_text(bytes(message[before:])):
-                return
         if self._partial_character and not self._check_text(b"", final=True):
             return
-        if self._deliver(self._opcode, bytes(message)):
-            self._opcode = 0
-            self._message = bytearray()
+        self._deliver()
 
-    def _inflate_whole(self, payload: bytes) -> bytes | None:
+    def _inflate_whole(self, opcode: int, payload: bytes) -> bytes | None:
         """Inflate a message that came in one frame; None when that was a violation."""
         if self._compression == FRESH_WINDOW:
             inflated = inflate_message(payload, self._limits)
+            if inflated is not None:
+                return inflated
+            inflater = Inflater(self._limits, takeover=False)
         else:
             if self._inflater is None:
                 self._inflater = Inflater(self._limits, takeover=True)
-            inflated = self._inflater.whole(payload)
-        if isinstance(inflated, Violation):
-            self._fail(*inflated)
-            return None
-        return inflated
+            inflater = self._inflater
+        out = bytearray()
+        fault = inflater.finish(out, len(payload), payload)
+        if fault is None:
+            return bytes(out)
+        self._check_inflated(opcode, out, 0, fault)
+        return None
 
-    def _deliver(self, opcode: int, payload: bytes) -> bool:
-        """Append a message to the inbox; False when it was a violation instead."""
+    def _deliver(self) -> None:
+        """Append the message to the inbox, its text checked as it came."""
         self.messages_in += 1
         if self.messages_in > self._message_ceiling:
             self._fail_rate()
-            return False
-        if opcode == BINARY:
-            self.inbox.append(payload)
-            self.queued += len(payload)
-            return True
-        try:
-            text = payload.decode()
-        except UnicodeDecodeError:
-            self._fail(errors.BAD_UTF8, _BAD_TEXT)
-            return False
-        self.inbox.append(text)
-        self.queued += len(text)
-        return True
+            return
+        message = self._message
+        item: str | bytes = bytes(message) if self._opcode == BINARY else message.decode()
+        self.inbox.append(item)
+        self.queued += len(item)
+        self._opcode = 0
+        self._message = bytearray()
+
+    def _flood(self, data: bytes) -> None:
+        """Parse what came before the limit on bytes, for a violation keeps its place in line, and fail there."""
+        over = self.bytes_in - self._byte_ceiling
+        self._byte_ceiling = sys.maxsize
+        self._buffer = (self._buffer[self._position :] + data)[:-over]
+        self._position = 0
+        self.feed(b"")
+        self._fail(errors.BYTE_FLOOD, f"over {self._limits.byte_rate} bytes in a second, the limit")
 
     def _fail_rate(self) -> None:
         self._fail(errors.MESSAGE_FLOOD, f"over {self._limits.message_rate} messages in a second, the limit")
@@ -412,13 +415,14 @@ class Receiver:
             self.pong = payload
 
     def _fail(self, rule: Rule, reason: str) -> None:
-        if self._state != ENDED:
+        if self.state != ENDED:
             self._end(Violation(rule, reason))
 
     def _end(self, item: Close | Violation) -> None:
         self.inbox.append(item)
-        self._state = ENDED
+        self.state = ENDED
         self._buffer = b""
         self._position = 0
         self._message = bytearray()
         self._inflater = None
+        self.blocked = False

@@ -1,0 +1,141 @@
+"""The command line: argv and environment to a `Config`, and from there to a running server.
+
+Exit codes: 0 after a stop, 1 when the server could not start, 2 for a usage error, 3 when the application said that it
+cannot start. Each error is one line on standard error; a traceback is always the application's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+from asgiws._version import __version__
+from asgiws.config import OPTIONS, Config, Option, OptionError, spelled
+from asgiws.server.importer import ImportFailed, import_app
+from asgiws.server.lifespan import StartupFailed
+from asgiws.server.listeners import CannotListen
+from asgiws.server.serving import loop_factory, run_app
+from asgiws.telemetry.logs import configure
+
+__all__ = ["main", "make_parser", "options_from"]
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line with the nearest known flag."""
+
+    def error(self, message: str) -> NoReturn:
+        for word in message.split():
+            if word.startswith("--"):
+                known = [flag for name, option in OPTIONS.items() for flag in _flags(name, option)]
+                nearest = difflib.get_close_matches(word.partition("=")[0], known, 1)
+                message += f"; did you mean {nearest[0]}?" if nearest and word not in known else ""
+                break
+        self.exit(2, f"asgiws: {message} (asgiws --help lists the options)\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser from the table of options."""
+    parser = _Parser(
+        prog="asgiws",
+        usage="asgiws [options] module:attribute",
+        description="The ASGI server for WebSocket applications.",
+        epilog="Every option can be given in the environment: --max-queue as ASGIWS_MAX_QUEUE. A flag goes first. "
+        "Sizes take 64k or 16MiB, durations 500ms, 30s, 5m or 1h.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("app", metavar="module:attribute", nargs="?", help="the ASGI application, such as app:app")
+    parser.add_argument("--version", action="version", version=f"asgiws {__version__}")
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    defaults = Config()
+    for name, option in OPTIONS.items():
+        group = groups.setdefault(option.group, parser.add_argument_group(option.group))
+        text = f"{option.help} (default: {_shown(getattr(defaults, name))})".replace("%", "%%")
+        flags = _flags(name, option)
+        if option.kind == "flag":
+            group.add_argument(*flags, dest=name, action=argparse.BooleanOptionalAction, help=text)
+        elif option.kind == "list":
+            group.add_argument(*flags, dest=name, action="append", metavar="TEXT", help=text)
+        else:
+            metavar = "|".join(option.choices) if option.choices else option.kind.upper()
+            group.add_argument(*flags, dest=name, metavar=metavar, help=text)
+    return parser
+
+
+def options_from(environ: Mapping[str, str], flags: Mapping[str, object]) -> Config:
+    """Make the Config: flag before environment before default. Raises OptionError."""
+    options: dict[str, object] = {}
+    for name, option in OPTIONS.items():
+        variable = f"ASGIWS_{name.upper()}"
+        if variable in environ:
+            try:
+                options[name] = option.convert(environ[variable])
+            except OptionError as error:
+                raise OptionError(f"{variable}, {error}") from None
+    options.update((name, value) for name, value in flags.items() if name in OPTIONS)
+    return Config.from_options(options)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; gives the exit code."""
+    parser = make_parser()
+    arguments = vars(parser.parse_args(argv))
+    target = arguments.pop("app", None) or os.environ.get("ASGIWS_APP")
+    if target is None:
+        parser.error("no application was given, name it as module:attribute, such as app:app")
+    try:
+        config = options_from(os.environ, arguments)
+        loop_factory(config.loop)
+    except OptionError as error:
+        return _fail(2, str(error))
+    except ModuleNotFoundError:
+        return _fail(1, "--loop uvloop: uvloop is not installed; install asgiws[uvloop], or use --loop auto")
+    configure(config.log_level)
+    try:
+        app = import_app(target, config.app_dir, factory=config.factory)
+    except ImportFailed as error:
+        return _fail(2, str(error))
+    except Exception:
+        traceback.print_exc()
+        return _fail(1, f"application {target} raised while it was imported, see above")
+    try:
+        run_app(app, config)
+    except StartupFailed as error:
+        return _fail(3, str(error))
+    except CannotListen as error:
+        return _fail(1, str(error))
+    return _leave(0)
+
+
+def _leave(code: int) -> int:
+    """Give the exit code, or exit here when a thread of the application would keep the process from ending."""
+    logging.shutdown()
+    stuck = [thread for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon]
+    if stuck:
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _fail(code: int, message: str) -> int:
+    print(f"asgiws: {message}", file=sys.stderr)  # noqa: T201 - the command line's voice
+    return code
+
+
+def _flags(name: str, option: Option) -> list[str]:
+    return [spelled(name), *(f"--{alias}" for alias in option.aliases)]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(value) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value) or "none"

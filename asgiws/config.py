@@ -1,0 +1,302 @@
+"""The one table of options: `Config`, whose fields are the options.
+
+A field's name is its spelling everywhere: `max_message_size` is the flag `--max-message-size`, the environment
+variable `ASGIWS_MAX_MESSAGE_SIZE`, the keyword of `asgiws.run` and `asgiws.serve`, and the row of `--help` and of the
+README's table. Its metadata, an `Option`, holds kind, unit, help and the other spellings that are taken. Every value
+passes through `Option.convert`, wherever it came from, so that each is checked in one place and refused in one line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from asgiws.protocol.deflate import DeflateSettings
+from asgiws.protocol.http1 import is_token
+from asgiws.protocol.limits import KIB, MIB, Limits
+
+__all__ = ["OPTIONS", "Config", "Option", "OptionError", "spelled", "unknown_option"]
+
+_UNITS: Final[Mapping[str, Mapping[str, float]]] = {
+    "bytes": {"": 1, "b": 1, "k": KIB, "kb": KIB, "kib": KIB, "m": MIB, "mb": MIB, "mib": MIB, "g": KIB * MIB,
+              "gb": KIB * MIB, "gib": KIB * MIB},
+    "seconds": {"": 1, "s": 1, "ms": 0.001, "m": 60, "min": 60, "h": 3600, "d": 86400},
+}  # fmt: skip
+_EXAMPLES: Final = {"bytes": "65536, 64k or 16MiB", "seconds": "30, 30s, 500ms, 5m or 1h"}
+_YES_NO: Final = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
+
+
+class OptionError(ValueError):
+    """A value that an option does not take; the message is one line that says what was seen and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What is known of one option beside its name and default."""
+
+    kind: str
+    """text, choice, flag, count, bytes, seconds, or list (of text, joined by commas in an environment variable)."""
+    help: str
+    least: float = 0
+    most: float = 2**62
+    choices: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    """Other spellings of the flag: those of uvicorn, and short ones."""
+    check: Callable[[str], str | None] | None = None
+    """For text: says what is wrong with a value, or None."""
+    group: str = ""
+    name: str = ""
+
+    def convert(self, value: object) -> Any:
+        """Give `value` in the option's type. Raises OptionError."""
+        if self.kind == "flag":
+            return self._flag(value)
+        if self.kind in ("count", "bytes", "seconds"):
+            return self._number(value)
+        if self.kind == "list":
+            parts = value.split(",") if isinstance(value, str) else value
+            if not isinstance(parts, list | tuple):
+                raise self._error(value, "a list of text")
+            return tuple(self._text(part) for part in parts if part != "")
+        return self._text(value)
+
+    def _error(self, value: object, allowed: str) -> OptionError:
+        return OptionError(f"{spelled(self.name)}: {value!r} was given, allowed: {allowed}")
+
+    def _flag(self, value: object) -> bool:
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.lower() in _YES_NO:
+            return _YES_NO[value.lower()]
+        raise self._error(value, "true or false")
+
+    def _number(self, value: object) -> float:
+        number: float
+        if isinstance(value, str):
+            units = _UNITS.get(self.kind, {"": 1})
+            match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", value.strip().lower())
+            if match is None or match[2] not in units:
+                raise self._error(value, f"a number such as {_EXAMPLES.get(self.kind, '32')}")
+            number = float(match[1]) * units[match[2]]
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            number = value
+        else:
+            raise self._error(value, "a number")
+        if self.kind != "seconds" and number != int(number):
+            raise self._error(value, "a whole number")
+        if not self.least <= number <= self.most:
+            most = f" to {self.most:g}" if self.most < 2**62 else " or more"
+            raise self._error(value, f"{self.least:g}{most}")
+        return number if self.kind == "seconds" else int(number)
+
+    def _text(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise self._error(value, "text")
+        if self.kind == "choice" and value not in self.choices:
+            nearest = difflib.get_close_matches(value, self.choices, 1)
+            hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+            raise self._error(value, ", ".join(self.choices) + hint)
+        fault = self.check(value) if self.check is not None and value else None
+        if fault is not None:
+            raise self._error(value, fault)
+        return value
+
+
+def _check_header(value: str) -> str | None:
+    name, colon, text = value.partition(":")
+    if colon and is_token(name.encode()) and "\r" not in text and "\n" not in text and "\0" not in text:
+        return None
+    return "Name: value, without line ends"
+
+
+def _check_origin(value: str) -> str | None:
+    if value == "*" or value == "null" or (value.startswith("*.") and "/" not in value) or "://" in value:
+        return None
+    return "an origin such as https://example.com, or *.example.com for every host below it"
+
+
+def _option(kind: str, default: Any, text: str, **known: Any) -> Any:
+    return field(default=default, metadata={"option": Option(kind, text, **known)})
+
+
+def _serving(kind: str, default: Any, text: str, **known: Any) -> Any:
+    return _option(kind, default, text, group="Serving", **known)
+
+
+def _deadline(default: float, text: str, **known: Any) -> Any:
+    return _option("seconds", default, text, group="Deadlines", **known)
+
+
+def _limit(kind: str, default: float, text: str, **known: Any) -> Any:
+    return _option(kind, default, text, group="Limits", **known)
+
+
+def _compression(kind: str, default: Any, text: str, **known: Any) -> Any:
+    return _option(kind, default, text, group="Compression", **known)
+
+
+_DEFAULTS: Final = Limits()
+_DEFLATE: Final = DeflateSettings()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The effective options of a server. Raises OptionError for a value that is not allowed."""
+
+    # ---- Serving
+    host: str = _serving("text", "127.0.0.1", "address or name to listen on")
+    port: int = _serving("count", 8000, "TCP port; 0 takes a free one", most=65535)
+    uds: str = _serving("text", "", "path of a Unix socket to listen on, instead of host and port")
+    fd: int = _serving("count", -1, "file descriptor of a listening socket, instead of host and port", least=-1)
+    backlog: int = _serving("count", 2048, "connections that the kernel holds until they are accepted", least=1)
+    app_dir: str = _serving("text", "", "folder to import the application from (default: the current one)")
+    factory: bool = _serving("flag", False, "the attribute is a function that makes the application")
+    lifespan: str = _serving("choice", "auto", "lifespan events of ASGI", choices=("auto", "on", "off"))
+    loop: str = _serving("choice", "auto", "event loop; auto takes uvloop when it is installed",
+                         choices=("auto", "asyncio", "uvloop"))  # fmt: skip
+    root_path: str = _serving("text", "", "path under which a proxy serves the application (ASGI root_path)")
+    log_level: str = _serving("choice", "info", "least level that is logged",
+                              choices=("critical", "error", "warning", "info", "debug"))  # fmt: skip
+    access_log: bool = _serving("flag", True, "a line for each HTTP response, and for each WebSocket's begin and end")
+    server_header: bool = _serving("flag", True, "send Server")
+    date_header: bool = _serving("flag", True, "send Date")
+    header: tuple[str, ...] = _serving("list", (), "Name: value to send with every response; may be repeated",
+                                       aliases=("headers",), check=_check_header)  # fmt: skip
+    allowed_origins: tuple[str, ...] = _serving(
+        "list", (), "origins whose pages may open a WebSocket, exact or *.example.com; empty: all", check=_check_origin
+    )
+    shutdown_code: int = _serving("count", 1012, "close code for WebSockets when the server stops",
+                                  least=1000, most=4999)  # fmt: skip
+
+    # ---- Compression
+    compression: str = _compression(
+        "choice", _DEFLATE.mode, "permessage-deflate: one compressor for all, one for each connection, or none",
+        choices=("shared", "dedicated", "off"), aliases=("ws-per-message-deflate",),
+    )  # fmt: skip
+    compression_level: int = _compression("count", _DEFLATE.level, "effort of zlib", most=9)
+    compression_min_size: int = _compression("bytes", _DEFLATE.min_size_bytes, "shorter messages are sent as they are")
+    compression_window_bits: int = _compression("count", _DEFLATE.window_bits, "window of 2^n bytes", least=9, most=15)
+    compression_memory_level: int = _compression("count", _DEFLATE.memory_level, "memory of zlib", least=1, most=9)
+
+    # ---- Deadlines
+    graceful_timeout: float = _deadline(30, "for open requests and WebSockets to end when the server stops",
+                                        aliases=("timeout-graceful-shutdown",))  # fmt: skip
+    head_timeout: float = _deadline(10, "for a whole request head, from its first byte or the connection; 0: none")
+    body_timeout: float = _deadline(30, "between two pieces of a request body the application waits for; 0: none")
+    keep_alive_timeout: float = _deadline(5, "for the next request on a connection; 0: none",
+                                          aliases=("timeout-keep-alive",))  # fmt: skip
+    handshake_timeout: float = _deadline(30, "for the application to accept or refuse a WebSocket; 0: none")
+    close_timeout: float = _deadline(10, "for the answer to a Close, and for the end of a connection", least=0.01)
+    write_timeout: float = _deadline(30, "for a client that stopped reading while data waits; 0: none")
+    answer_timeout: float = _deadline(1, "for a busy application to answer what came before a Close or a violation")
+    idle_timeout: float = _deadline(0, "without a message in either direction; 0: none")
+    max_lifetime: float = _deadline(0, "of a WebSocket, then closed with 1001, spread by a tenth; 0: none")
+    ping_interval: float = _deadline(20, "without a byte from the client until a ping; 0: no pings",
+                                     aliases=("ws-ping-interval",))  # fmt: skip
+    ping_timeout: float = _deadline(20, "for a byte from the client after a ping; 0: for ever",
+                                    aliases=("ws-ping-timeout",))  # fmt: skip
+
+    # ---- Limits
+    max_request_line: int = _limit("bytes", _DEFAULTS.request_line_bytes, "of a request line", least=64)
+    max_head_size: int = _limit("bytes", _DEFAULTS.head_bytes, "of a request head", least=256,
+                                aliases=("h11-max-incomplete-event-size",))  # fmt: skip
+    max_headers: int = _limit("count", _DEFAULTS.header_count, "fields in a request head", least=1)
+    max_body_size: int = _limit("bytes", _DEFAULTS.body_bytes, "of a request body; 0: no limit")
+    max_message_size: int = _limit("bytes", _DEFAULTS.message_bytes, "of a WebSocket message, inflated", least=1,
+                                   aliases=("ws-max-size",))  # fmt: skip
+    max_frame_size: int = _limit("bytes", _DEFAULTS.frame_bytes, "of a WebSocket frame; 0: as a message")
+    max_fragments: int = _limit("count", _DEFAULTS.fragment_count, "fragments of a message", least=1)
+    max_empty_fragments: int = _limit("count", _DEFAULTS.empty_fragment_count, "empty fragments of a message")
+    max_inflate_ratio: int = _limit(
+        "count", _DEFAULTS.inflate_ratio, "to 1, of a compressed message over 1 MiB; 0: none"
+    )
+    max_queue: int = _limit("count", _DEFAULTS.inbox_messages, "messages that wait for the application", least=1,
+                            aliases=("ws-max-queue",))  # fmt: skip
+    max_queue_bytes: int = _limit("bytes", _DEFAULTS.inbox_bytes, "of messages that wait for the application", least=1)
+    max_control_rate: int = _limit("count", _DEFAULTS.control_rate, "control frames a second from one client; 0: none")
+    max_message_rate: int = _limit("count", 0, "messages a second from one client; 0: no limit")
+    max_byte_rate: int = _limit("bytes", 0, "a second from one client; 0: no limit")
+    write_high_water: int = _limit("bytes", 64 * KIB, "unsent data at which send() begins to wait")
+    write_low_water: int = _limit("bytes", 16 * KIB, "unsent data at which send() goes on")
+    max_connections: int = _limit("count", 0, "open connections, WebSockets counted; 0: no limit",
+                                  aliases=("limit-concurrency",))  # fmt: skip
+    max_connections_per_address: int = _limit("count", 0, "open connections of one client address; 0: no limit")
+    handshake_rate: int = _limit("count", 0, "WebSocket handshakes a second from one address; 0: no limit")
+
+    def __post_init__(self) -> None:
+        for name, option in OPTIONS.items():
+            object.__setattr__(self, name, option.convert(getattr(self, name)))
+        if self.write_low_water > self.write_high_water:
+            raise OptionError(
+                f"--write-low-water: {self.write_low_water} was given, allowed: at most --write-high-water, "
+                f"which is {self.write_high_water}"
+            )
+        if self.shutdown_code in (1004, 1005, 1006) or 1014 < self.shutdown_code < 3000:
+            raise OptionError(f"--shutdown-code: {self.shutdown_code} was given, allowed: 1000-1014, 3000-4999")
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, object]) -> Config:
+        """Make a Config from keywords. Raises OptionError for an unknown one too."""
+        for name in options:
+            if name not in OPTIONS:
+                raise unknown_option(name)
+        return cls(**{name: OPTIONS[name].convert(value) for name, value in options.items()})
+
+    def limits(self) -> Limits:
+        """Give the limits of the protocol floor."""
+        return Limits(
+            request_line_bytes=self.max_request_line,
+            head_bytes=self.max_head_size,
+            header_count=self.max_headers,
+            body_bytes=self.max_body_size,
+            message_bytes=self.max_message_size,
+            frame_bytes=self.max_frame_size,
+            fragment_count=self.max_fragments,
+            empty_fragment_count=self.max_empty_fragments,
+            inbox_messages=self.max_queue,
+            inbox_bytes=self.max_queue_bytes,
+            inflate_ratio=self.max_inflate_ratio,
+            control_rate=self.max_control_rate,
+            message_rate=self.max_message_rate,
+            byte_rate=self.max_byte_rate,
+        )
+
+    def deflate_settings(self) -> DeflateSettings:
+        """Give the settings of permessage-deflate."""
+        return DeflateSettings(
+            mode=self.compression,
+            level=self.compression_level,
+            min_size_bytes=self.compression_min_size,
+            window_bits=self.compression_window_bits,
+            memory_level=self.compression_memory_level,
+        )
+
+
+OPTIONS: Final[Mapping[str, Option]] = {
+    item.name: dataclasses.replace(item.metadata["option"], name=item.name) for item in dataclasses.fields(Config)
+}
+
+
+def spelled(name: str) -> str:
+    """Give the flag of an option."""
+    return "--" + name.replace("_", "-")
+
+
+def unknown_option(name: str) -> OptionError:
+    """Give the error for a name that is no option, with the nearest one that is."""
+    nearest = difflib.get_close_matches(name.lower().replace("-", "_"), OPTIONS, 1)
+    hint = f"did you mean {nearest[0]}?" if nearest else "asgiws --help lists the options"
+    return OptionError(f"{name}: there is no such option; {hint}")

@@ -1,0 +1,210 @@
+"""What the connections of one worker share: options, limits, the application, encoders, counters and the registry.
+
+Made once by the server and handed to each connection. Nothing here does input or output; the sweep in
+`asgiws.server.server` is the only thing that writes the date.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from typing import Any, Final, Protocol
+
+from asgiws.config import Config
+from asgiws.protocol import errors
+from asgiws.protocol.deflate import Agreement, Deflater
+from asgiws.protocol.encoder import Encoder
+from asgiws.protocol.errors import Violation
+from asgiws.protocol.keepalive import KeepalivePolicy, ticks
+from asgiws.telemetry.counters import Counters
+from asgiws.telemetry.logs import RateLimitedLog, escape
+
+__all__ = [
+    "ASGIApp", "ClientDisconnected", "Connection", "Context", "Deadlines", "Event", "Scope", "format_address",
+    "server_fields",
+]  # fmt: skip
+
+Scope = MutableMapping[str, Any]
+Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_SWEEP_MOST_S: Final = 1.0
+_SWEEP_LEAST_S: Final = 0.02
+
+
+class ClientDisconnected(OSError):  # noqa: N818 - what happened, and the name that applications know
+    """Raised out of `send` when the connection is closed, for http and websocket alike (ASGI H22, W26).
+
+    An application may let it pass: the server expects it and logs nothing.
+    """
+
+
+class Connection(Protocol):
+    """What the server needs of a connection, whichever protocol it speaks."""
+
+    def on_tick(self, second_passed: bool) -> None:
+        """Count one tick towards every deadline."""
+
+    def begin_shutdown(self) -> None:
+        """Finish what is open and then end: the server stops."""
+
+    def abort(self) -> None:
+        """End now."""
+
+
+class Deadlines:
+    """The deadlines in ticks of the sweep; 0 is none.
+
+    The sweep is as coarse as the shortest deadline allows: a quarter of it, at most a second.
+    """
+
+    __slots__ = (
+        "answer", "body", "close", "handshake", "head", "idle", "keep_alive", "keepalive", "lifetime", "tick_s",
+        "write",
+    )  # fmt: skip
+
+    def __init__(self, config: Config) -> None:
+        seconds = (
+            config.head_timeout, config.body_timeout, config.keep_alive_timeout, config.handshake_timeout,
+            config.close_timeout, config.write_timeout, config.idle_timeout, config.max_lifetime, config.ping_interval,
+            config.ping_timeout, config.answer_timeout,
+        )  # fmt: skip
+        shortest = min((value for value in seconds if value), default=_SWEEP_MOST_S)
+        self.tick_s = tick_s = max(_SWEEP_LEAST_S, min(_SWEEP_MOST_S, shortest / 4))
+        self.head = ticks(config.head_timeout, tick_s)
+        self.body = ticks(config.body_timeout, tick_s)
+        self.keep_alive = ticks(config.keep_alive_timeout, tick_s)
+        self.handshake = ticks(config.handshake_timeout, tick_s)
+        self.close = ticks(config.close_timeout, tick_s)
+        self.write = ticks(config.write_timeout, tick_s)
+        self.idle = ticks(config.idle_timeout, tick_s)
+        self.lifetime = ticks(config.max_lifetime, tick_s)
+        self.answer = ticks(config.answer_timeout, tick_s) or 1
+        self.keepalive = KeepalivePolicy(ticks(config.ping_interval, tick_s), ticks(config.ping_timeout, tick_s))
+
+
+class Context:
+    """One worker's shared state."""
+
+    __slots__ = (
+        "addresses", "admitted", "app", "config", "connections", "counters", "date", "deadlines", "default_fields",
+        "deflate_settings", "encoders", "handshakes", "limits", "log", "loop", "quiet", "state", "stopping", "tasks",
+    )  # fmt: skip
+
+    def __init__(self, app: ASGIApp, config: Config, loop: asyncio.AbstractEventLoop) -> None:
+        self.app = app
+        self.config = config
+        self.loop = loop
+        self.limits = config.limits()
+        self.deflate_settings = config.deflate_settings()
+        self.deadlines = Deadlines(config)
+        self.counters = Counters()
+        self.log = RateLimitedLog()
+        self.connections: set[Connection] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        """The applications that run for a connection; held here so that none is collected while it waits."""
+        self.admitted = 0
+        """Open connections that count towards the limits: all but those that were refused."""
+        self.addresses: Counter[str] = Counter()
+        """Open connections by client address; kept only when an option asks for it."""
+        self.handshakes: Counter[str] = Counter()
+        """Handshakes of this second by client address; kept only when an option asks for it."""
+        self.encoders: dict[int, Encoder] = {}
+        """Encoders by the window bits of their shared compressor; 0 for no compression."""
+        self.default_fields = b""
+        """Encoded fields that every response has: Date, Server and those of the operator."""
+        self.state: dict[str, Any] | None = None
+        """The lifespan state; None when the application has no lifespan."""
+        self.stopping = False
+        self.quiet = asyncio.Event()
+        """Set when, while stopping, the last connection and the last application have ended."""
+
+    def start(self, application: Coroutine[Any, Any, None]) -> None:
+        """Run an application's coroutine as a task of its own."""
+        task = self.loop.create_task(application)
+        self.tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+
+    def remove(self, connection: Connection) -> None:
+        """Take an ended connection out of the registry."""
+        self.connections.discard(connection)
+        self._check_quiet()
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        self._check_quiet()
+
+    def _check_quiet(self) -> None:
+        if self.stopping and not self.connections and not self.tasks:
+            self.quiet.set()
+
+    def came(self, client: tuple[str, int] | None) -> Violation | None:
+        """Count a connection in; gives the violation when there are too many already."""
+        config = self.config
+        if config.max_connections and self.admitted >= config.max_connections:
+            return Violation(errors.TOO_MANY_CONNECTIONS, f"{self.admitted} connections, the limit")
+        most = config.max_connections_per_address
+        if most and client is not None:
+            if self.addresses[client[0]] >= most:
+                return Violation(errors.TOO_MANY_FROM_ADDRESS, f"{most} connections from this address, the limit")
+            self.addresses[client[0]] += 1
+        self.admitted += 1
+        return None
+
+    def left(self, client: tuple[str, int] | None) -> None:
+        """Count a connection out that was counted in."""
+        self.admitted -= 1
+        if self.config.max_connections_per_address and client is not None:
+            self.addresses[client[0]] -= 1
+            if not self.addresses[client[0]]:
+                del self.addresses[client[0]]
+
+    def handshake_came(self, client: tuple[str, int] | None) -> Violation | None:
+        """Count a handshake; gives the violation when this second had too many from one address."""
+        rate = self.config.handshake_rate
+        if rate and client is not None:
+            if self.handshakes[client[0]] >= rate:
+                return Violation(errors.TOO_MANY_HANDSHAKES, f"over {rate} handshakes in a second, the limit")
+            self.handshakes[client[0]] += 1
+        return None
+
+    def encoder(self, agreement: Agreement | None) -> Encoder:
+        """Give the encoder for what was negotiated: a shared one, or one with a window of its own."""
+        settings = self.deflate_settings
+        if agreement is not None and agreement.server_takeover:
+            return Encoder(settings, Deflater(settings, agreement.server_window_bits, takeover=True), memo=False)
+        bits = 0 if agreement is None else agreement.server_window_bits
+        encoder = self.encoders.get(bits)
+        if encoder is None:
+            deflater = Deflater(settings, bits, takeover=False) if bits else None
+            self.encoders[bits] = encoder = Encoder(settings, deflater, memo=True)
+        return encoder
+
+    def reject(self, violation: Violation, client: tuple[str, int] | None) -> None:
+        """Count and log a peer's fault."""
+        self.counters.rejections[violation.rule.name] += 1
+        self.log.info("%s rejected: %s (%s)", format_address(client), escape(violation.reason), violation.rule.name)
+
+
+def format_address(address: tuple[str, int | None] | tuple[str, int] | None) -> str:
+    """Give an address for logs; "-" for a client on a Unix socket, which has none."""
+    if address is None:
+        return "-"
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def server_fields(config: Config, date: str) -> bytes:
+    """Encode the fields that every response has."""
+    lines = []
+    if config.date_header:
+        lines.append(f"date: {date}\r\n")
+    if config.server_header:
+        lines.append("server: asgiws\r\n")
+    for entry in config.header:
+        name, _, value = entry.partition(":")
+        lines.append(f"{name.lower()}: {value.strip()}\r\n")
+    return "".join(lines).encode("latin-1")

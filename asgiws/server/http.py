@@ -1,0 +1,406 @@
+"""One HTTP/1.1 connection: request heads and bodies in, responses out, and the door to WebSocket.
+
+Reads one request at a time and answers in order (RFC 9112 §9.3): while an exchange is open, what comes behind its body
+stays unparsed in the buffer, and reading stops once that holds a head's worth. A request that asks for WebSocket
+leaves this object for good: its head, and the bytes behind it, go to a `WebSocketConnection` on the same transport.
+
+States:
+
+    NEW         connected, no byte has come
+    IDLE        between requests, no byte of the next has come
+    HEAD        part of a request head is there
+    EXCHANGE    a request is with the application
+    SKIPPING    the response is done, the rest of its request's body is read and dropped
+    LINGERING   the last answer is out; what still comes is discarded until the client closes or time is up
+    UPGRADED    the WebSocket connection has taken over
+    LOST        the TCP connection is gone
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final, cast
+
+from asgiws.protocol import errors
+from asgiws.protocol.body import BodyReader, body_reader
+from asgiws.protocol.errors import Violation
+from asgiws.protocol.handshake import asks_for_websocket, check_handshake, origin_allowed
+from asgiws.protocol.http1 import Header, HeadReader, RequestHead
+from asgiws.protocol.response import HEAD as NOT_STARTED
+from asgiws.protocol.response import encode_rejection
+from asgiws.server.context import ClientDisconnected, Context, format_address
+from asgiws.server.exchange import Exchange
+from asgiws.server.scope import Peer, http_scope, websocket_scope
+from asgiws.server.websocket import WebSocketConnection
+from asgiws.telemetry.logs import ACCESS, escape
+
+__all__ = ["HTTPConnection"]
+
+NEW, IDLE, HEAD, EXCHANGE, SKIPPING, LINGERING, UPGRADED, LOST = range(8)
+
+# A body that the application did not read is read to its end to keep the connection, but not more than this of it.
+_SKIP_MOST_BYTES: Final = 64 * 1024
+
+
+class HTTPConnection(asyncio.Protocol):
+    """A TCP connection that speaks HTTP/1.1."""
+
+    __slots__ = (
+        "_admitted", "_body", "_drains", "_exchange", "_half_closed", "_peer", "_reader", "_reading_paused",
+        "_skipped_bytes", "_state", "_stuck_bytes", "_ticks", "_transport", "context", "write_paused",
+    )  # fmt: skip
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._reader = HeadReader(context.limits)
+        self._state = NEW
+        self._ticks = 0
+        """Ticks in the present wait: for a head, a body, a next request, or the client to take what was sent."""
+        self._exchange: Exchange | None = None
+        self._body: BodyReader | None = None
+        self._skipped_bytes = 0
+        self._half_closed = False
+        self._admitted = True
+        """Whether this connection counts towards the limits of connections; False for one that was refused."""
+        self._reading_paused = False
+        self.write_paused = False
+        self._stuck_bytes = 0
+        self._drains: list[asyncio.Future[None]] = []
+        self._peer: Peer
+        self._transport: asyncio.Transport
+
+    # ---- called by the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, unless there are too many connections already."""
+        # uvloop's transports are not subclasses of asyncio.Transport, only the same in every method.
+        self._transport = transport = cast("asyncio.Transport", transport)
+        context = self.context
+        self._peer = peer = _peer_of(transport)
+        config = context.config
+        transport.set_write_buffer_limits(config.write_high_water, config.write_low_water)
+        violation = context.came(peer.client)
+        context.connections.add(self)
+        if violation is not None:
+            self._admitted = False
+            self._reject(violation)
+        elif context.stopping:
+            transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes of a head, of a body, or of what will come after it."""
+        state = self._state
+        if state in (NEW, IDLE, HEAD):
+            self._reader.buffer += data
+            self._advance()
+        elif state == EXCHANGE:
+            self._reader.buffer += data
+            self._read_body()
+        elif state == SKIPPING:
+            self._reader.buffer += data
+            self._skip_body()
+
+    def eof_received(self) -> bool:
+        """Keep our side open while a response is on its way: a client may half-close (RFC 9112 §9.6).
+
+        The application is told `http.disconnect`, because this is also how most clients leave.
+        """
+        self._half_closed = True
+        if self._state != EXCHANGE or self._exchange is None or self._transport.get_extra_info("sslcontext"):
+            return False
+        self._exchange.disconnect()
+        return self._exchange.body_complete
+
+    def pause_writing(self) -> None:
+        """Make `send` wait."""
+        self.write_paused = True
+        self._ticks = 0
+        self._stuck_bytes = self._transport.get_write_buffer_size()
+
+    def resume_writing(self) -> None:
+        """Let `send` go on, and the requests behind a response that was not read."""
+        self.write_paused = False
+        self._ticks = 0
+        self._release_senders()
+        if self._state in (IDLE, HEAD):
+            self._advance()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End: tell whoever waits."""
+        self._state = LOST
+        self.write_paused = False
+        self.context.remove(self)
+        if self._admitted:
+            self.context.left(self._peer.client)
+        if self._exchange is not None:
+            self._exchange.disconnect()
+            self._exchange = None
+        self._release_senders()
+
+    # ---- called by the sweep and the server
+
+    def on_tick(self, second_passed: bool) -> None:
+        """Count one tick towards the deadline of the present state."""
+        self._ticks += 1
+        deadlines, state = self.context.deadlines, self._state
+        if self.write_paused or state == LINGERING:
+            self._tick_stuck(deadlines.close if state == LINGERING else deadlines.write)
+        elif state == EXCHANGE:
+            exchange = self._exchange
+            if exchange is None or not exchange.waits_for_body:
+                self._ticks = 0
+            elif deadlines.body and self._ticks >= deadlines.body:
+                self._reject(Violation(errors.BODY_TIMEOUT, f"no body byte for {self.context.config.body_timeout:g} s"))
+        elif state == HEAD:
+            if deadlines.head and self._ticks >= deadlines.head:
+                self._reject(Violation(errors.HEAD_TIMEOUT, f"no whole head in {self.context.config.head_timeout:g} s"))
+        else:
+            deadline = {NEW: deadlines.head, IDLE: deadlines.keep_alive}.get(state, deadlines.close)
+            if deadline and self._ticks >= deadline:
+                self._transport.close()
+
+    def begin_shutdown(self) -> None:
+        """End when the open response is done, at once when there is none."""
+        if self._state == EXCHANGE:
+            if self._exchange is not None and self._exchange.response.state == NOT_STARTED:
+                self._exchange.response.keep_alive = False
+        elif self._state in (NEW, IDLE, HEAD, SKIPPING):
+            self._transport.close()
+
+    def abort(self) -> None:
+        """End the TCP connection now."""
+        self._transport.abort()
+
+    # ---- called by the exchange
+
+    @property
+    def lost(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._state == LOST
+
+    def write(self, data: bytes) -> None:
+        """Write, or do nothing once the connection has ended."""
+        if self._state == EXCHANGE and not self._transport.is_closing():
+            self._transport.write(data)
+
+    async def wait_writable(self) -> None:
+        """Wait until the transport has sent enough. Raises ClientDisconnected when the connection is lost meanwhile."""
+        waiter = self.context.loop.create_future()
+        self._drains.append(waiter)
+        await waiter
+        if self._state == LOST:
+            raise ClientDisconnected("client left while a response was sent")
+
+    def on_body_taken(self) -> None:
+        """Read on: the application has taken what was held for it."""
+        self._ticks = 0
+        if self._reading_paused:
+            self._read_body()
+
+    def on_response_done(self, exchange: Exchange) -> None:
+        """Log the response, and go on with the next request or end."""
+        context, response = self.context, exchange.response
+        context.counters.http_responses[response.status] += 1
+        if context.config.access_log:
+            head = exchange.head
+            target = head.target + b"?" + head.query if head.query else head.target
+            ACCESS.info(
+                '%s "%s %s HTTP/%s" %d %d bytes in %.1fms', format_address(self._peer.client), head.method,
+                escape(target), head.http_version, response.status, exchange.sent_bytes,
+                (time.monotonic() - exchange.began_s) * 1000,
+            )  # fmt: skip
+        if self._exchange is not exchange or self._state != EXCHANGE:
+            return
+        self._exchange = None
+        exchange.wake()
+        if not response.keep_alive or context.stopping or self._half_closed:
+            self._end_after_answer(discard=not exchange.body_complete)
+        elif exchange.body_complete:
+            self._next_request()
+        else:
+            self._state = SKIPPING
+            self._skipped_bytes = self._ticks = 0
+            self._resume_reading()
+            self._skip_body()
+
+    # ---- requests
+
+    def _advance(self) -> None:
+        """Begin the next request, once its head is whole and the answers before it are on their way."""
+        if self.write_paused:
+            # A client that sends requests and reads no answers waits here, with one head's worth of bytes.
+            self._pause_reading()
+            return
+        head = self._reader.next_head()
+        if head is None:
+            if self._reader.buffer and self._state != HEAD:
+                self._state, self._ticks = HEAD, 0
+            self._resume_reading()
+        elif isinstance(head, Violation):
+            self._reject(head)
+        elif asks_for_websocket(head):
+            self._begin_websocket(head)
+        else:
+            self._begin_exchange(head)
+
+    def _begin_exchange(self, head: RequestHead) -> None:
+        context = self.context
+        context.counters.http_requests += 1
+        self._body = body = (
+            None if head.content_length in (None, 0) and not head.chunked else body_reader(head, context.limits)
+        )
+        self._state, self._ticks = EXCHANGE, 0
+        self._exchange = exchange = Exchange(self, head, body_complete=body is None)
+        if context.stopping:
+            exchange.response.keep_alive = False
+        if body is not None or self._reader.buffer:
+            self._read_body()
+        if self._exchange is exchange:
+            context.start(exchange.run(http_scope(context, head, self._peer)))
+
+    def _read_body(self) -> None:
+        """Give the application what there is of its body, and hold what comes behind."""
+        exchange, body, buffer = self._exchange, self._body, self._reader.buffer
+        if exchange is not None and body is not None and not body.complete:
+            self._ticks = 0
+            data = body.read(buffer)
+            if isinstance(data, Violation):
+                self._reject(data)
+                return
+            behind = exchange.feed(data, body.complete) and not body.complete
+        else:
+            behind = False
+        if behind or len(buffer) > self.context.limits.head_bytes:
+            self._pause_reading()
+        else:
+            self._resume_reading()
+
+    def _skip_body(self) -> None:
+        """Drop the rest of a body that nobody reads, to reach the next request."""
+        body = self._body
+        assert body is not None
+        data = body.read(self._reader.buffer)
+        if isinstance(data, Violation) or self._skipped_bytes + len(data) > _SKIP_MOST_BYTES:
+            self._end_after_answer(discard=True)
+            return
+        self._skipped_bytes += len(data)
+        if body.complete:
+            self._next_request()
+
+    def _next_request(self) -> None:
+        self._body = None
+        self._state, self._ticks = IDLE, 0
+        if self._reader.buffer:
+            self._advance()
+        else:
+            self._resume_reading()
+
+    def _begin_websocket(self, head: RequestHead) -> None:
+        """Hand the connection over, once the handshake is known to be proper (RFC 6455 §4.2.1)."""
+        context, peer = self.context, self._peer
+        handshake = check_handshake(head)
+        if isinstance(handshake, Violation):
+            self._reject(handshake)
+            return
+        if not origin_allowed(handshake.origin, context.config.allowed_origins):
+            origin = escape(handshake.origin or b"")[:80]
+            self._reject(Violation(errors.ORIGIN_NOT_ALLOWED, f"origin {origin}, not one of the allowed origins"))
+            return
+        violation = context.handshake_came(peer.client)
+        if violation is not None:
+            self._reject(violation)
+            return
+        if context.stopping:
+            self._transport.close()
+            return
+        self._state = UPGRADED
+        context.remove(self)
+        scope = websocket_scope(context, head, peer, handshake.subprotocols)
+        websocket = WebSocketConnection(context, self._transport, peer, scope, handshake)
+        self._transport.set_protocol(websocket)
+        self._resume_reading()
+        websocket.begin(bytes(self._reader.buffer))
+
+    # ---- ends
+
+    def _reject(self, violation: Violation) -> None:
+        """Answer a request that broke a rule, and end the connection: what follows cannot be trusted."""
+        self.context.reject(violation, self._peer.client)
+        exchange = self._exchange
+        if exchange is None or exchange.response.state == NOT_STARTED:
+            self._transport.write(encode_rejection(violation, _extra_fields(violation)))
+        self._exchange = None
+        self._end_after_answer(discard=True)
+        if exchange is not None:
+            exchange.disconnect()
+
+    def _end_after_answer(self, *, discard: bool) -> None:
+        """Close once everything written has left.
+
+        With `discard`, the client may still be sending: closing now would reset the connection and destroy the answer
+        on its way. So our side is closed first and what comes is thrown away (RFC 9112 §9.6).
+        """
+        self._state, self._ticks = LINGERING, 0
+        self._stuck_bytes = self._transport.get_write_buffer_size()
+        self._reader.buffer.clear()
+        self._body = None
+        if discard and self._transport.can_write_eof() and not self._half_closed:
+            self._transport.write_eof()
+            self._resume_reading()
+        else:
+            self._transport.close()
+
+    # ---- flow
+
+    def _tick_stuck(self, deadline: int) -> None:
+        """Drop a client that does not take what was sent: nothing has left for the whole of a deadline."""
+        waiting = self._transport.get_write_buffer_size()
+        if waiting < self._stuck_bytes:
+            self._ticks = 0
+        self._stuck_bytes = waiting
+        if not deadline or self._ticks < deadline:
+            return
+        if waiting:
+            self.context.counters.slow_consumers += 1
+            self.context.log.info(
+                "%s slow consumer dropped: %d bytes waited", format_address(self._peer.client), waiting
+            )
+        self.abort()
+
+    def _pause_reading(self) -> None:
+        if not self._reading_paused:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._reading_paused:
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    def _release_senders(self) -> None:
+        for waiter in self._drains:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._drains.clear()
+
+
+def _peer_of(transport: asyncio.Transport) -> Peer:
+    client, server = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+    return Peer(
+        client=(client[0], client[1]) if isinstance(client, tuple) else None,
+        server=(server[0], server[1]) if isinstance(server, tuple) else (server, None) if server else None,
+        secure=transport.get_extra_info("sslcontext") is not None,
+    )
+
+
+def _extra_fields(violation: Violation) -> list[Header]:
+    """Give the fields that a status asks for."""
+    if violation.rule.code == 426:
+        # RFC 9110 §15.5.22 and RFC 6455 §4.4
+        return [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")]
+    if violation.rule.code == 405:
+        return [(b"allow", b"GET")]
+    if violation.rule.code in (429, 503):
+        return [(b"retry-after", b"1")]
+    return []

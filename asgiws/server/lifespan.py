@@ -1,0 +1,130 @@
+"""The lifespan of an application (ASGI Lifespan 2.0): startup before the first connection, shutdown after the last.
+
+States, moved by the application's messages and by its return:
+
+    STARTING    lifespan.startup was sent
+    STARTED     lifespan.startup.complete came
+    FAILED      lifespan.startup.failed came, or the application must have a lifespan and has none
+    ABSENT      the application raised or returned before it completed: it has no lifespan (ASGI L3)
+    STOPPING    lifespan.shutdown was sent
+    ENDED       lifespan.shutdown.complete or .failed came, or the application returned
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from asgiws.server.context import ASGIApp, Event
+from asgiws.telemetry.logs import LOG, escape
+
+__all__ = ["Lifespan", "StartupFailed"]
+
+STARTING, STARTED, FAILED, ABSENT, STOPPING, ENDED = range(6)
+
+
+class StartupFailed(Exception):  # noqa: N818 - what happened, not an error of ours
+    """The application said that it cannot start (ASGI L5); the message is its own."""
+
+
+class Lifespan:
+    """Runs the application's lifespan in a task of its own, on the loop that serves its connections (ASGI L1)."""
+
+    def __init__(self, app: ASGIApp, mode: str) -> None:
+        self._app = app
+        self._mode = mode
+        self._state = STARTING
+        self._message = ""
+        self._error: BaseException | None = None
+        self._moved = asyncio.Event()
+        self._shutdown = asyncio.Event()
+        self._asked = False
+        self._task: asyncio.Task[None] | None = None
+        self.state: dict[str, Any] | None = None
+        """The application's state, copied into every scope; None when it has no lifespan."""
+
+    async def start(self) -> None:
+        """Wait until the application has started. Raises StartupFailed when it says that it cannot."""
+        if self._mode == "off":
+            self._state = ABSENT
+            return
+        self.state = {}
+        self._task = asyncio.get_running_loop().create_task(self._run())
+        await self._moved.wait()
+        if self._state == ABSENT:
+            self.state = None
+            if self._mode == "on":
+                raise StartupFailed("application has no lifespan, and --lifespan on asks for one") from self._error
+            LOG.debug("application has no lifespan")
+        elif self._state == FAILED:
+            raise StartupFailed(self._message or "application startup failed")
+
+    async def stop(self, timeout_s: float) -> None:
+        """Send lifespan.shutdown and wait for its answer, at most `timeout_s` seconds."""
+        if self._task is None:
+            return
+        if self._state == STARTED:
+            self._state = STOPPING
+            self._moved.clear()
+            self._shutdown.set()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._moved.wait()
+            except TimeoutError:
+                LOG.error("application did not answer lifespan.shutdown within %g s", timeout_s)
+        if not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=1)
+
+    async def _run(self) -> None:
+        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
+        try:
+            await self._app(scope, self._receive, self._send)
+        except asyncio.CancelledError:
+            pass
+        except BaseException as error:
+            self._on_raise(error)
+        if self._state == STARTING:
+            self._move(ABSENT)
+        elif self._state == STOPPING:
+            self._move(ENDED)
+
+    def _on_raise(self, error: BaseException) -> None:
+        """ASGI L3: an application that raises has no lifespan; after it had begun, it has a fault."""
+        self._error = error
+        if self._state == STARTING and not self._asked:
+            return
+        if self._state == STARTING:
+            # The specification wants such an application served all the same; its operator should know.
+            LOG.error("application raised in its startup, it is served without lifespan events", exc_info=error)
+            if self._mode == "on":
+                self._message = "application raised in its startup"
+                self._move(FAILED)
+        elif self._state != FAILED:
+            LOG.error("application raised in its lifespan", exc_info=error)
+
+    async def _receive(self) -> Event:
+        if not self._asked:
+            self._asked = True
+            return {"type": "lifespan.startup"}
+        await self._shutdown.wait()
+        return {"type": "lifespan.shutdown"}
+
+    async def _send(self, message: Event) -> None:
+        kind = message["type"]
+        if kind == "lifespan.startup.complete" and self._state == STARTING:
+            self._move(STARTED)
+        elif kind == "lifespan.startup.failed" and self._state == STARTING:
+            self._message = f"application startup failed: {escape(str(message.get('message', '')))}"
+            self._move(FAILED)
+        elif kind == "lifespan.shutdown.complete" and self._state == STOPPING:
+            self._move(ENDED)
+        elif kind == "lifespan.shutdown.failed" and self._state == STOPPING:
+            LOG.error("application shutdown failed: %s", escape(str(message.get("message", ""))))
+            self._move(ENDED)
+        else:
+            raise RuntimeError(f"{kind} out of order in the lifespan")
+
+    def _move(self, state: int) -> None:
+        self._state = state
+        self._moved.set()

@@ -1,0 +1,117 @@
+"""Listening sockets: made from the options, or inherited from whoever started the process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from pathlib import Path
+
+from asgiws.config import Config
+
+__all__ = ["CannotListen", "address_of", "close_listeners", "make_listeners"]
+
+
+class CannotListen(Exception):  # noqa: N818 - what happened
+    """A socket cannot be made; the message is one line that says what to do."""
+
+
+def make_listeners(config: Config) -> list[socket.socket]:
+    """Bind and listen. Raises CannotListen; nothing stays open then."""
+    if config.fd >= 0:
+        return [_inherited(config.fd)]
+    if config.uds:
+        return [_unix(config.uds, config.backlog)]
+    return _internet(config.host, config.port, config.backlog)
+
+
+def address_of(listener: socket.socket) -> str:
+    """Give the URL that a listener answers, for people."""
+    name = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    host = f"[{name[0]}]" if ":" in name[0] else name[0]
+    return f"http://{host}:{name[1]}"
+
+
+def close_listeners(listeners: list[socket.socket]) -> None:
+    """Close listeners, and remove the files of Unix sockets."""
+    for listener in listeners:
+        path = listener.getsockname() if listener.family == socket.AF_UNIX else ""
+        listener.close()
+        if path and isinstance(path, str):
+            with contextlib.suppress(OSError):
+                Path(path).unlink()
+
+
+def _internet(host: str, port: int, backlog: int) -> list[socket.socket]:
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise CannotListen(f"--host: {host!r} is no address of this machine ({error.strerror})") from None
+    listeners: list[socket.socket] = []
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        listener = socket.socket(family, kind, protocol)
+        listeners.append(listener)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # With port 0 a name that has two addresses gets one port for both.
+            bound = listeners[0].getsockname()[1] if port == 0 and len(listeners) > 1 else port
+            listener.bind((address[0], bound, *address[2:]))
+            listener.listen(backlog)
+            listener.setblocking(False)
+        except OSError as error:
+            for opened in listeners:
+                opened.close()
+            raise CannotListen(
+                f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}; "
+                "choose another with --host and --port, or stop what has it"
+            ) from None
+    return listeners
+
+
+def _unix(path: str, backlog: int) -> socket.socket:
+    try:
+        if stat.S_ISSOCK(Path(path).stat().st_mode) and not _answers(path):
+            Path(path).unlink()  # left over from a process that was killed
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise CannotListen(f"--uds: {path}: {os.strerror(error.errno or 0)}") from None
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(path)
+        listener.listen(backlog)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise CannotListen(f"--uds: {path}: {os.strerror(error.errno or 0)}; choose another path") from None
+    return listener
+
+
+def _answers(path: str) -> bool:
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    probe.settimeout(1)
+    try:
+        probe.connect(path)
+    except OSError:
+        return False
+    finally:
+        probe.close()
+    return True
+
+
+def _inherited(fd: int) -> socket.socket:
+    try:
+        listener = socket.socket(fileno=fd)
+        listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise CannotListen(f"--fd: {fd} is no socket ({os.strerror(error.errno or 0)})") from None
+    if not listening:
+        listener.detach()
+        raise CannotListen(f"--fd: {fd} is a socket that does not listen, allowed: a listening one")
+    listener.setblocking(False)
+    return listener

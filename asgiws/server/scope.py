@@ -1,0 +1,71 @@
+"""ASGI scopes, made from request heads (ASGI HTTP & WebSocket 2.5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from asgiws.protocol.http1 import RequestHead
+from asgiws.server.context import Context, Scope
+
+__all__ = ["Peer", "http_scope", "websocket_scope"]
+
+
+class Peer:
+    """Who is at the two ends of a connection, and whether it is encrypted."""
+
+    __slots__ = ("client", "secure", "server", "tls")
+
+    def __init__(
+        self,
+        client: tuple[str, int] | None,
+        server: tuple[str, int | None] | None,
+        secure: bool,
+        tls: dict[str, Any] | None = None,
+    ) -> None:
+        self.client = client
+        """Address and port; None on a Unix socket."""
+        self.server = server
+        """Address and port, or path and None for a Unix socket (ASGI H6)."""
+        self.secure = secure
+        self.tls = tls
+        """The `tls` extension, on encrypted connections only (ASGI E8)."""
+
+
+def http_scope(context: Context, head: RequestHead, peer: Peer) -> Scope:
+    """Make the scope of an HTTP request."""
+    scope = _scope(context, head, peer)
+    scope["type"] = "http"
+    scope["method"] = head.method.upper()
+    scope["scheme"] = "https" if peer.secure else "http"
+    return scope
+
+
+def websocket_scope(context: Context, head: RequestHead, peer: Peer, subprotocols: list[str]) -> Scope:
+    """Make the scope of a WebSocket connection."""
+    scope = _scope(context, head, peer)
+    scope["type"] = "websocket"
+    scope["scheme"] = "wss" if peer.secure else "ws"
+    scope["subprotocols"] = subprotocols
+    scope["extensions"]["websocket.http.response"] = {}
+    return scope
+
+
+def _scope(context: Context, head: RequestHead, peer: Peer) -> dict[str, Any]:
+    # Every value is fresh: applications and middleware write into their scope.
+    root_path = context.config.root_path
+    scope: dict[str, Any] = {
+        "asgi": {"version": "3.0", "spec_version": "2.5"},
+        "http_version": head.http_version,
+        # As uvicorn does, and as frameworks expect that take `root_path` off again
+        "path": root_path + head.path,
+        "raw_path": root_path.encode() + head.target if root_path else head.target,
+        "query_string": head.query,
+        "root_path": root_path,
+        "headers": head.headers,
+        "client": peer.client,
+        "server": peer.server,
+        "extensions": {"tls": peer.tls} if peer.tls is not None else {},
+    }
+    if context.state is not None:
+        scope["state"] = context.state.copy()
+    return scope

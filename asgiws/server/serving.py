@@ -1,0 +1,123 @@
+"""Serving until told to stop: signals, the event loop, and an end that comes whatever the application does.
+
+The first SIGTERM or SIGINT stops the server gracefully, the second at once. Both handlers only set things: the loop
+does the work. Should the application block the loop itself, a daemon thread ends the process after the time that a
+graceful stop may take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from asgiws.config import Config
+from asgiws.server.context import ASGIApp
+from asgiws.server.server import Server
+from asgiws.telemetry.logs import LOG
+
+__all__ = ["loop_factory", "run_app", "serve_app"]
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Beside the graceful timeout: for cancelled applications and the lifespan shutdown to end.
+_EXTRA_S = 5.0
+_FORCED_S = 2.0
+
+
+def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    """Give what makes the event loop `name`. Raises ModuleNotFoundError when that is uvloop and it is absent."""
+    if name != "asyncio":
+        try:
+            import uvloop  # optional: not everybody has it
+        except ModuleNotFoundError:
+            if name == "uvloop":
+                raise
+        else:
+            return uvloop.new_event_loop
+    return asyncio.new_event_loop
+
+
+async def serve_app(app: ASGIApp, config: Config, *, started: Callable[[Server], None] | None = None) -> None:
+    """Serve on the running loop until SIGTERM or SIGINT, or until cancelled; then stop gracefully.
+
+    `started` is called once the server listens. Signals are only taken in the main thread.
+    """
+    server = Server(app, config)
+    await server.start()
+    try:
+        with _stop_signals(server) as told_to_stop:
+            LOG.info("listening on %s (%s)", ", ".join(server.addresses), type(asyncio.get_running_loop()).__module__)
+            if started is not None:
+                started(server)
+            try:
+                await told_to_stop.wait()
+            finally:
+                LOG.info("stopping")
+                await server.stop()
+    finally:
+        LOG.info("stopped")
+
+
+def run_app(app: ASGIApp, config: Config) -> None:
+    """Serve in an event loop of its own until SIGTERM or SIGINT; leaves no task of the server behind."""
+    loop = loop_factory(config.loop)()
+    try:
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(serve_app(app, config))
+    finally:
+        _end_loop(loop)
+
+
+def _end_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Close the loop like `asyncio.run` does, but wait a bounded time for tasks that will not end."""
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    with contextlib.suppress(RuntimeError):
+        if tasks:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=1))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
+@contextlib.contextmanager
+def _stop_signals(server: Server) -> Iterator[asyncio.Event]:
+    """Give an event that the first stop signal sets; the second one forces the stop that is under way."""
+    loop = asyncio.get_running_loop()
+    told_to_stop = asyncio.Event()
+    received: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        forced = len(received) > 1
+        _end_process_after(_FORCED_S if forced else 2 * server.config.graceful_timeout + _EXTRA_S)
+        loop.call_soon_threadsafe(server.force_stop if forced else told_to_stop.set)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield told_to_stop
+        return
+    before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
+    try:
+        yield told_to_stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_process_after(seconds: float) -> None:
+    """Start the thread that ends a process whose loop is blocked. It dies with the process otherwise."""
+
+    def end() -> None:
+        LOG.critical("the application blocks the event loop, the process ends now")
+        logging.shutdown()
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
