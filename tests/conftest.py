@@ -1,0 +1,133 @@
+"""Fixtures: a real server on a real port, on each event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+import pytest
+
+from asgiws.config import Config
+from asgiws.server.context import ASGIApp
+from asgiws.server.server import Server
+from asgiws.server.serving import loop_factory
+
+PATIENCE_S = 20.0
+"""How long a test waits for what must happen; long, because it only matters when the test fails."""
+
+
+class RunningServer:
+    """A server in a thread with its own event loop."""
+
+    def __init__(self, app: ASGIApp, loop_name: str, config: Config) -> None:
+        self.app = app
+        self.errors: list[dict[str, Any]] = []
+        """What reached the loop's exception handler: nothing ever should."""
+        self._loop_name = loop_name
+        self._config = config
+        self._ready: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, name="server")
+        self._stop: asyncio.Event
+        self.loop: asyncio.AbstractEventLoop
+        self.server: Server
+        self.left_tasks: list[str] = []
+
+    def start(self) -> None:
+        self._thread.start()
+        self._ready.result(PATIENCE_S)
+
+    def stop(self) -> None:
+        """Stop gracefully and wait; may be called twice."""
+        if self._thread.is_alive():
+            self.loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive(), "the server did not stop"
+
+    def begin_stop(self) -> None:
+        """Tell the server to stop, as the first signal does."""
+        self.loop.call_soon_threadsafe(self._stop.set)
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Call a function in the server's thread and give its result."""
+
+        async def call() -> Any:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(call(), self.loop).result(PATIENCE_S)
+
+    def wait_for(self, awaitable: Awaitable[Any]) -> Any:
+        """Await something on the server's loop."""
+
+        async def wait() -> Any:
+            return await awaitable
+
+        return asyncio.run_coroutine_threadsafe(wait(), self.loop).result(PATIENCE_S)
+
+    @property
+    def port(self) -> int:
+        return self.server.port
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ws_url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+    def _run(self) -> None:
+        self.loop = loop_factory(self._loop_name)()
+        self.loop.set_exception_handler(lambda _, details: self.errors.append(details))
+        try:
+            self.loop.run_until_complete(self._serve())
+        except BaseException as error:
+            if self._ready.done():
+                raise
+            self._ready.set_exception(error)
+        finally:
+            self.loop.close()
+
+    async def _serve(self) -> None:
+        self._stop = asyncio.Event()
+        async with Server(self.app, self._config) as self.server:
+            self._ready.set_result(None)
+            await self._stop.wait()
+        self.left_tasks = [repr(task) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+
+class Serve(Protocol):
+    """The fixture `serve`: starts an application with options, as keywords of `asgiws.serve`."""
+
+    def __call__(self, app: ASGIApp, /, **options: object) -> RunningServer: ...
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loop_name(request: pytest.FixtureRequest) -> str:
+    """Each server test runs on both event loops."""
+    if request.param == "uvloop":
+        pytest.importorskip("uvloop", reason="uvloop is not installed: pip install asgiws[uvloop]")
+    return str(request.param)
+
+
+@pytest.fixture
+def serve(loop_name: str) -> Iterator[Serve]:
+    """Start servers that end with the test, and check that each left nothing behind."""
+    running: list[RunningServer] = []
+
+    def start(app: ASGIApp, /, **options: object) -> RunningServer:
+        options = {"port": 0, "graceful_timeout": 2, "access_log": False, **options}
+        server = RunningServer(app, loop_name, Config.from_options(options))
+        server.start()
+        running.append(server)
+        return server
+
+    yield start
+    for server in running:
+        server.stop()
+    for server in running:
+        assert server.errors == [], "the event loop met an exception nobody handled"
+        assert server.left_tasks == [], "tasks outlived the server"
+        assert server.server.connection_count == 0
