@@ -34,7 +34,8 @@ unmask(PyObject *module, PyObject *const *args, Py_ssize_t count)
     result = PyBytes_FromStringAndSize(NULL, length);
     if (result == NULL)
         return NULL;
-    if (PyBytes_AsStringAndSize(result, &out, NULL) < 0) {
+    out = PyBytes_AsString(result); /* not AsStringAndSize without a size: it refuses zero bytes */
+    if (out == NULL) {
         Py_DECREF(result);
         return NULL;
     }

@@ -80,12 +80,13 @@ def check_handshake(head: RequestHead) -> Handshake | Violation:
             extensions.append(value)
         elif name == b"origin":
             origin = value
-    if versions != [b"13"]:
-        seen = printable(b", ".join(versions)) if versions else "none"
-        return Violation(errors.WEBSOCKET_VERSION, f"Sec-WebSocket-Version: {seen}, allowed: 13")
+    # Before the version: without a key it is no handshake of any version, and 426 would promise that one helps.
     if len(keys) != 1 or not _is_key(keys[0]):
         seen = printable(b", ".join(keys)) if keys else "none"
         return Violation(errors.HANDSHAKE_KEY, f"Sec-WebSocket-Key: {seen}, allowed: one of 16 bytes in base64")
+    if versions != [b"13"]:
+        seen = printable(b", ".join(versions)) if versions else "none"
+        return Violation(errors.WEBSOCKET_VERSION, f"Sec-WebSocket-Version: {seen}, allowed: 13")
     subprotocols = _parse_subprotocols(protocols)
     if isinstance(subprotocols, Violation):
         return subprotocols
@@ -162,7 +163,7 @@ def _is_key(value: bytes) -> bool:
 
 def _parse_subprotocols(values: list[bytes]) -> list[str] | Violation:
     """RFC 6455 §4.1, item 10: tokens, unique; several fields are one list (§11.3.4)."""
-    found: list[str] = []
+    found: dict[str, None] = {}  # in order; a list would make thousands of names quadratic
     for value in values:
         for part in value.split(b","):
             name = part.strip(b" \t")
@@ -172,8 +173,8 @@ def _parse_subprotocols(values: list[bytes]) -> list[str] | Violation:
                 return Violation(
                     errors.BAD_SUBPROTOCOL, f"subprotocols {printable(value)}, allowed: tokens, each named once"
                 )
-            found.append(name.decode("ascii"))
-    return found
+            found[name.decode("ascii")] = None
+    return list(found)
 
 
 # ---- extensions (RFC 6455 §9.1)
@@ -225,6 +226,7 @@ def _parse_parameter(text: str) -> tuple[str, str | None] | None:
     if not equals:
         return name.lower(), None
     if len(value) >= 2 and value[0] == value[-1] == '"':
-        # §9.1: a quoted value, unescaped, MUST be a token
-        value = value[1:-1].replace("\\", "")
+        # §9.1: a quoted value, unescaped, MUST be a token, so no backslash is escaped, nor is the closing quote
+        value = value[1:-1]
+        value = "" if "\\\\" in value or value.endswith("\\") else value.replace("\\", "")
     return (name.lower(), value) if is_token(value.encode("latin-1")) else None

@@ -22,6 +22,7 @@ __all__ = [
     "HeadReader",
     "Header",
     "RequestHead",
+    "accepts_trailers",
     "header_tokens",
     "is_token",
     "parse_fields",
@@ -235,6 +236,11 @@ def header_tokens(values: list[bytes] | tuple[bytes, ...]) -> tuple[bytes, ...]:
     if len(values) == 1 and b"," not in values[0]:
         return (item,) if (item := values[0].strip(b" \t").lower()) else ()
     return tuple(item for value in values for part in value.lower().split(b",") if (item := part.strip(b" \t")))
+
+
+def accepts_trailers(head: RequestHead) -> bool:
+    """Tell whether trailers may be sent: the client says `TE: trailers` (RFC 9110 §6.5.1)."""
+    return any(name == b"te" and b"trailers" in header_tokens([value]) for name, value in head.headers)
 
 
 def is_token(value: bytes) -> bool:

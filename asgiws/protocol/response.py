@@ -92,13 +92,13 @@ class Response:
         self.state = HEAD
         self.status = 0
 
-    def start(self, status: int, headers: Iterable[Iterable[object]], default_fields: bytes, trailers: bool) -> None:
+    def start(self, status: object, headers: Iterable[Iterable[object]], default_fields: bytes, trailers: bool) -> None:
         """Take the head of the response; it is sent with the first body bytes (ASGI H13).
 
         `default_fields` are encoded fields that the server adds: Date and Server, less those the application gave.
         Raises ValueError or TypeError, with the state unchanged, when the head could not be sent as it is.
         """
-        if type(status) is not int or not 200 <= status <= 999:
+        if not isinstance(status, int) or not 200 <= status <= 999:
             raise ValueError(f"status {status!r}, allowed: 200 to 999")
         length: int | None = None
         lines = [status_line(status)]
@@ -135,7 +135,7 @@ class Response:
             lines.append(b"connection: keep-alive\r\n")
         lines.append(b"\r\n")
 
-        self.status = status
+        self.status = int(status)  # from an application also http.HTTPStatus
         self.keep_alive = not close
         self._head = b"".join(lines)
         self._bodyless = bodyless
@@ -147,37 +147,30 @@ class Response:
     def body(self, data: bytes, more: bool) -> bytes:
         """Give the bytes that send `data`, the head before it if it was not sent yet.
 
-        Raises ValueError when `data` exceeds the promised length, or when the body ends short of it.
+        Raises ValueError when `data` exceeds the promised length, or when the body ends short of it; nothing counts
+        as sent then.
         """
-        out, self._head = self._head, b""
+        before, after = self.reserve(len(data), more)
         if self._bodyless:
-            self._end_body(more)
-            return out
-        if self._chunked:
-            self._end_body(more)
-            if data:
-                out = b"%s%x\r\n%s\r\n" % (out, len(data), data)
-            if not more:
-                out += b"0\r\n" if self.state == TRAILERS and self._te_trailers else b"0\r\n\r\n"
-            return out
-        if self._remaining is not None:
-            self._count(len(data), more)
-        self._end_body(more)
-        return out + data if out else data
+            return before
+        return b"".join((before, data, after)) if before or after else data
 
     def reserve(self, count: int, more: bool) -> tuple[bytes, bytes]:
-        """Give what to send before and after `count` bytes that are sent from a file, beside this object."""
-        out, self._head = self._head, b""
-        after = b""
-        if self._chunked and not self._bodyless:
-            if count:
-                out, after = b"%s%x\r\n" % (out, count), b"\r\n"
-            if not more:
-                after += b"0\r\n\r\n"
-        elif self._remaining is not None and not self._bodyless:
+        """Give what to send before and after `count` bytes that are sent from a file, beside this object.
+
+        Raises as `body` does.
+        """
+        if self._remaining is not None and not self._bodyless:
             self._count(count, more)
+        before, self._head = self._head, b""
         self._end_body(more)
-        return out, after
+        after = b""
+        if self._chunked:
+            if count:
+                before, after = b"%s%x\r\n" % (before, count), b"\r\n"
+            if not more:
+                after += b"0\r\n" if self.state == TRAILERS and self._te_trailers else b"0\r\n\r\n"
+        return before, after
 
     @property
     def sends_body(self) -> bool:
@@ -198,11 +191,12 @@ class Response:
 
     def _count(self, size: int, more: bool) -> None:
         assert self._remaining is not None
-        if size > self._remaining:
-            raise ValueError(f"body {size - self._remaining} bytes longer than its content-length")
-        self._remaining -= size
-        if not more and self._remaining:
-            raise ValueError(f"body {self._remaining} bytes shorter than its content-length")
+        left = self._remaining - size
+        if left < 0:
+            raise ValueError(f"body {-left} bytes longer than its content-length")
+        if left and not more:
+            raise ValueError(f"body {left} bytes shorter than its content-length")
+        self._remaining = left
 
     def _end_body(self, more: bool) -> None:
         if not more:

@@ -17,11 +17,12 @@ from asgiws.protocol.deflate import Agreement, Deflater
 from asgiws.protocol.encoder import Encoder
 from asgiws.protocol.errors import Violation
 from asgiws.protocol.keepalive import KeepalivePolicy, ticks
+from asgiws.telemetry.access import Address, format_address
 from asgiws.telemetry.counters import Counters
 from asgiws.telemetry.logs import RateLimitedLog, escape
 
 __all__ = [
-    "ASGIApp", "ClientDisconnected", "Connection", "Context", "Deadlines", "Event", "Scope", "format_address",
+    "ASGIApp", "ClientDisconnected", "Connection", "Context", "Deadlines", "Event", "Scope",
     "server_fields",
 ]  # fmt: skip
 
@@ -122,6 +123,16 @@ class Context:
         self.quiet = asyncio.Event()
         """Set when, while stopping, the last connection and the last application have ended."""
 
+    def judge(self, raised: BaseException) -> BaseException | None:
+        """Give what an application raised if it is a fault of the application, and count it.
+
+        Its own ClientDisconnected passing through it is none (ASGI C8), nor is the cancellation when the server stops.
+        """
+        if isinstance(raised, ClientDisconnected) or (self.stopping and isinstance(raised, asyncio.CancelledError)):
+            return None
+        self.counters.app_errors += 1
+        return raised
+
     def start(self, application: Coroutine[Any, Any, None]) -> None:
         """Run an application's coroutine as a task of its own."""
         task = self.loop.create_task(application)
@@ -141,7 +152,7 @@ class Context:
         if self.stopping and not self.connections and not self.tasks:
             self.quiet.set()
 
-    def came(self, client: tuple[str, int] | None) -> Violation | None:
+    def came(self, client: Address) -> Violation | None:
         """Count a connection in; gives the violation when there are too many already."""
         config = self.config
         if config.max_connections and self.admitted >= config.max_connections:
@@ -154,7 +165,7 @@ class Context:
         self.admitted += 1
         return None
 
-    def left(self, client: tuple[str, int] | None) -> None:
+    def left(self, client: Address) -> None:
         """Count a connection out that was counted in."""
         self.admitted -= 1
         if self.config.max_connections_per_address and client is not None:
@@ -162,7 +173,7 @@ class Context:
             if not self.addresses[client[0]]:
                 del self.addresses[client[0]]
 
-    def handshake_came(self, client: tuple[str, int] | None) -> Violation | None:
+    def handshake_came(self, client: Address) -> Violation | None:
         """Count a handshake; gives the violation when this second had too many from one address."""
         rate = self.config.handshake_rate
         if rate and client is not None:
@@ -183,18 +194,17 @@ class Context:
             self.encoders[bits] = encoder = Encoder(settings, deflater, memo=True)
         return encoder
 
-    def reject(self, violation: Violation, client: tuple[str, int] | None) -> None:
+    def on_slow_consumer(self, client: Address) -> None:
+        """Count and log a client that is dropped because it does not read."""
+        self.counters.slow_consumers += 1
+        self.log.info(
+            "%s slow consumer dropped: it read nothing for %g s", format_address(client), self.config.write_timeout
+        )
+
+    def reject(self, violation: Violation, client: Address) -> None:
         """Count and log a peer's fault."""
         self.counters.rejections[violation.rule.name] += 1
         self.log.info("%s rejected: %s (%s)", format_address(client), escape(violation.reason), violation.rule.name)
-
-
-def format_address(address: tuple[str, int | None] | tuple[str, int] | None) -> str:
-    """Give an address for logs; "-" for a client on a Unix socket, which has none."""
-    if address is None:
-        return "-"
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def server_fields(config: Config, date: str) -> bytes:

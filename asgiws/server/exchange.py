@@ -8,21 +8,62 @@ bytes; it gives the connection bytes to write and says when it is done.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import IO, Final, Protocol, TypeVar
 
-from asgiws.protocol.http1 import RequestHead, header_tokens
-from asgiws.protocol.response import BODY, DONE, HEAD, TRAILERS, Response
-from asgiws.server.context import ClientDisconnected, Event, Scope
+from asgiws.protocol.http1 import RequestHead, accepts_trailers
+from asgiws.protocol.response import BODY, DONE, HEAD, TRAILERS, Response, encode_fields
+from asgiws.server.context import ClientDisconnected, Context, Event, Scope
+from asgiws.server.files import file_size
+from asgiws.server.flow import wake
 from asgiws.telemetry.logs import LOG, escape
-
-if TYPE_CHECKING:
-    from asgiws.server.http import HTTPConnection
 
 __all__ = ["Exchange"]
 
+_Size = TypeVar("_Size", bytes, int)
+_Encoded = TypeVar("_Encoded")
+
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _FAILED: Final = b"Internal Server Error"
+_ALLOWED: Final = {
+    HEAD: "http.response.start",
+    BODY: "http.response.body, .pathsend and .zerocopysend",
+    TRAILERS: "http.response.trailers",
+}
+
+
+class Wire(Protocol):
+    """What an exchange needs of its connection."""
+
+    context: Context
+
+    @property
+    def lost(self) -> bool:
+        """Whether the TCP connection is gone."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can be sent any more."""
+
+    def write(self, data: bytes) -> None:
+        """Write at once."""
+
+    async def wait_writable(self) -> None:
+        """Wait while the transport is full."""
+
+    async def send_part(self, file: IO[bytes], offset: int, count: int) -> None:
+        """Send a part of a file."""
+
+    def on_body_taken(self) -> None:
+        """Make room for more of the request body."""
+
+    def on_response_done(self, exchange: Exchange) -> None:
+        """Go on behind a response that is complete."""
+
+    def abort(self) -> None:
+        """End the TCP connection."""
 
 
 class Exchange:
@@ -33,14 +74,14 @@ class Exchange:
         "body_delivered", "expects_continue", "head", "response", "sent_bytes",
     )  # fmt: skip
 
-    def __init__(self, connection: HTTPConnection, head: RequestHead, body_complete: bool) -> None:
+    def __init__(self, connection: Wire, head: RequestHead, body_complete: bool) -> None:
         self._connection = connection
         self.head = head
         self.response = Response(
             head_only=head.method == "HEAD",
             http_1_0=head.http_version == "1.0",
             keep_alive=head.keep_alive,
-            te_trailers=_accepts_trailers(head),
+            te_trailers=accepts_trailers(head),
         )
         self._body: list[bytes] = []
         self._body_bytes = 0
@@ -61,36 +102,26 @@ class Exchange:
         error: BaseException | None = None
         try:
             await context.app(scope, self.receive, self.send)
-        except ClientDisconnected:
-            pass
-        except asyncio.CancelledError as raised:
-            error = None if context.stopping else raised
         except BaseException as raised:
-            error = raised
+            error = context.judge(raised)
+        request = f"{escape(self.head.method)} {escape(self.head.target)}"
         if error is not None:
-            context.counters.app_errors += 1
-            LOG.error("application raised in %s %s", escape(self.head.method), escape(self.head.target), exc_info=error)
-        if self.response.state == DONE or self._connection.lost:
+            LOG.error("application raised in %s", request, exc_info=error)
+        if self.response.state == DONE or self._connection.ended:
             return
+        if error is None and not context.stopping:
+            LOG.error("application returned without a whole response to %s", request)
         if self.response.state == HEAD:
-            if error is None and not context.stopping:
-                LOG.error(
-                    "application returned without a response to %s %s", escape(self.head.method),
-                    escape(self.head.target),
-                )  # fmt: skip
             self._fail()
         else:
-            if error is None and not context.stopping:
-                LOG.error(
-                    "application returned with an incomplete response to %s %s", escape(self.head.method),
-                    escape(self.head.target),
-                )  # fmt: skip
             self._connection.abort()
 
     async def receive(self) -> Event:
         """ASGI `receive`: the request body in pieces, then the disconnect once the exchange is over."""
         while True:
-            if self._body or (self.body_complete and not self.body_delivered and not self._disconnected):
+            if self.response.state == DONE:
+                return {"type": "http.disconnect"}
+            if self._body or (self.body_complete and not self.body_delivered):
                 body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
                 self._body.clear()
                 self._body_bytes = 0
@@ -98,9 +129,9 @@ class Exchange:
                 if not self.body_complete:
                     self._connection.on_body_taken()
                 return {"type": "http.request", "body": body, "more_body": not self.body_complete}
-            if self._disconnected or self.response.state == DONE:
+            if self._disconnected:
                 return {"type": "http.disconnect"}
-            if self.expects_continue and not self.body_complete:
+            if self.expects_continue:
                 self.expects_continue = False
                 if self.response.state == HEAD:
                     self._connection.write(_CONTINUE)
@@ -111,8 +142,8 @@ class Exchange:
     async def send(self, message: Event) -> None:
         """ASGI `send`. Raises ClientDisconnected once the client is gone, ValueError and the like for misuse."""
         kind = message["type"]
-        response = self.response
-        if self._connection.lost:
+        response, connection = self.response, self._connection
+        if connection.lost or (connection.ended and response.state != DONE):
             raise ClientDisconnected(f"{kind} after the client left")
         if response.state == DONE:
             return  # ASGI H15: messages after the response are ignored
@@ -120,20 +151,8 @@ class Exchange:
             body = message.get("body", b"")
             if type(body) is not bytes:
                 body = _as_bytes(body)
-            more = bool(message.get("more_body", False))
-            try:
-                data = response.body(body, more)
-            except ValueError:
-                # The head has promised another length, so the client must not take this for a whole response.
-                self._connection.abort()
-                raise
-            if data:
-                self._connection.write(data)
+            connection.write(self._checked(response.body, body, bool(message.get("more_body", False))))
             self.sent_bytes += len(body)
-            if response.state == DONE:
-                self._connection.on_response_done(self)
-            if self._connection.write_paused:
-                await self._connection.wait_writable()
         elif kind == "http.response.start" and response.state == HEAD:
             if self.expects_continue:
                 # The client has not sent its body and need not; what it sends next cannot be told from a body.
@@ -141,18 +160,59 @@ class Exchange:
             response.start(
                 message["status"],
                 message.get("headers", ()),
-                self._connection.context.default_fields,
+                connection.context.default_fields,
                 bool(message.get("trailers", False)),
             )
         elif kind == "http.response.trailers" and response.state == TRAILERS:
-            data = response.trailers(message.get("headers", ()), bool(message.get("more_trailers", False)))
-            if data:
-                self._connection.write(data)
-            if response.state == DONE:
-                self._connection.on_response_done(self)
+            more = bool(message.get("more_trailers", False))
+            connection.write(response.trailers(message.get("headers", ()), more))
+        elif kind in ("http.response.pathsend", "http.response.zerocopysend") and response.state == BODY:
+            await self._send_file(message)
+        elif kind == "http.response.early_hint" and response.state == HEAD:
+            if self.head.http_version == "1.1":
+                # RFC 8297 §2; the application sends it before it starts the response
+                links = encode_fields((b"link", link) for link in message["links"])
+                connection.write(b"HTTP/1.1 103 Early Hints\r\n" + links + b"\r\n")
         else:
-            allowed = {HEAD: "http.response.start", BODY: "http.response.body", TRAILERS: "http.response.trailers"}
-            raise RuntimeError(f"{kind} out of order, allowed now: {allowed[response.state]}")
+            raise RuntimeError(f"{kind} out of order, allowed now: {_ALLOWED[response.state]}")
+        if response.state == DONE:
+            connection.on_response_done(self)
+        await connection.wait_writable()
+
+    async def _send_file(self, message: Event) -> None:
+        """Send a file, or a part of an open one (ASGI E3, E4)."""
+        if message["type"] == "http.response.pathsend":
+            # Opening a local file takes microseconds; reading it does not happen on the loop.
+            with open(message["path"], "rb") as file:  # noqa: ASYNC230
+                await self._send_part(file, 0, file_size(file), more=False)
+            return
+        opened = message["file"]
+        with open(opened if isinstance(opened, int) else opened.fileno(), "rb", closefd=False) as file:  # noqa: ASYNC230
+            offset = message.get("offset")
+            start = os.lseek(file.fileno(), 0, os.SEEK_CUR) if offset is None else offset
+            count = message.get("count")
+            size = file_size(file) - start if count is None else count
+            await self._send_part(file, start, size, bool(message.get("more_body", False)))
+
+    async def _send_part(self, file: IO[bytes], offset: int, count: int, more: bool) -> None:
+        before, after = self._checked(self.response.reserve, count, more)
+        self._connection.write(before)
+        if self.response.sends_body:
+            try:
+                await self._connection.send_part(file, offset, count)
+            except ValueError:
+                self._connection.abort()
+                raise
+            self.sent_bytes += count
+            self._connection.write(after)
+
+    def _checked(self, encode: Callable[[_Size, bool], _Encoded], size: _Size, more: bool) -> _Encoded:
+        """Encode; a body of another length than the head has promised must not pass for a whole response."""
+        try:
+            return encode(size, more)
+        except ValueError:
+            self._connection.abort()
+            raise
 
     # ---- called by the connection
 
@@ -166,28 +226,22 @@ class Exchange:
         self.expects_continue = False
         self.body_complete = complete
         if data or complete:
-            self._wake()
+            wake(self._waiters)
         return self._body_bytes >= self._connection.context.limits.body_buffer_bytes
 
     def disconnect(self) -> None:
         """Tell the application that the client is gone."""
         self._disconnected = True
-        self._wake()
+        wake(self._waiters)
 
     def wake(self) -> None:
         """Let `receive` look again: the response is done."""
-        self._wake()
+        wake(self._waiters)
 
     @property
     def waits_for_body(self) -> bool:
         """Whether the application sleeps in `receive` until more of the body comes."""
         return bool(self._waiters) and not self.body_complete
-
-    def _wake(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._waiters.clear()
 
     def _fail(self) -> None:
         response = self.response
@@ -201,11 +255,6 @@ class Exchange:
         self._connection.write(response.body(_FAILED, more=False))
         self.sent_bytes = len(_FAILED)
         self._connection.on_response_done(self)
-
-
-def _accepts_trailers(head: RequestHead) -> bool:
-    """RFC 9110 §6.5.1: a trailer is sent to a client that says `TE: trailers`."""
-    return any(name == b"te" and b"trailers" in header_tokens([value]) for name, value in head.headers)
 
 
 def _as_bytes(body: object) -> bytes:

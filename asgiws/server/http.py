@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final, cast
+from typing import IO, Final, cast
 
 from asgiws.protocol import errors
 from asgiws.protocol.body import BodyReader, body_reader
@@ -29,11 +29,14 @@ from asgiws.protocol.handshake import asks_for_websocket, check_handshake, origi
 from asgiws.protocol.http1 import Header, HeadReader, RequestHead
 from asgiws.protocol.response import HEAD as NOT_STARTED
 from asgiws.protocol.response import encode_rejection
-from asgiws.server.context import ClientDisconnected, Context, format_address
+from asgiws.server.context import ClientDisconnected, Context
 from asgiws.server.exchange import Exchange
+from asgiws.server.files import send_part
+from asgiws.server.flow import Flow
 from asgiws.server.scope import Peer, http_scope, websocket_scope
 from asgiws.server.websocket import WebSocketConnection
-from asgiws.telemetry.logs import ACCESS, escape
+from asgiws.telemetry.access import log_http
+from asgiws.telemetry.logs import escape
 
 __all__ = ["HTTPConnection"]
 
@@ -47,8 +50,8 @@ class HTTPConnection(asyncio.Protocol):
     """A TCP connection that speaks HTTP/1.1."""
 
     __slots__ = (
-        "_admitted", "_body", "_drains", "_exchange", "_half_closed", "_peer", "_reader", "_reading_paused",
-        "_skipped_bytes", "_state", "_stuck_bytes", "_ticks", "_transport", "context", "write_paused",
+        "_admitted", "_body", "_exchange", "_flow", "_half_closed", "_peer", "_reader", "_skipped_bytes", "_state",
+        "_ticks", "_transport", "context",
     )  # fmt: skip
 
     def __init__(self, context: Context) -> None:
@@ -63,11 +66,8 @@ class HTTPConnection(asyncio.Protocol):
         self._half_closed = False
         self._admitted = True
         """Whether this connection counts towards the limits of connections; False for one that was refused."""
-        self._reading_paused = False
-        self.write_paused = False
-        self._stuck_bytes = 0
-        self._drains: list[asyncio.Future[None]] = []
         self._peer: Peer
+        self._flow: Flow
         self._transport: asyncio.Transport
 
     # ---- called by the transport
@@ -79,7 +79,7 @@ class HTTPConnection(asyncio.Protocol):
         context = self.context
         self._peer = peer = _peer_of(transport)
         config = context.config
-        transport.set_write_buffer_limits(config.write_high_water, config.write_low_water)
+        self._flow = Flow(transport, context.loop, config.write_high_water, config.write_low_water)
         violation = context.came(peer.client)
         context.connections.add(self)
         if violation is not None:
@@ -114,29 +114,24 @@ class HTTPConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Make `send` wait."""
-        self.write_paused = True
-        self._ticks = 0
-        self._stuck_bytes = self._transport.get_write_buffer_size()
+        self._flow.pause_writing()
 
     def resume_writing(self) -> None:
         """Let `send` go on, and the requests behind a response that was not read."""
-        self.write_paused = False
-        self._ticks = 0
-        self._release_senders()
+        self._flow.resume_writing()
         if self._state in (IDLE, HEAD):
             self._advance()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End: tell whoever waits."""
         self._state = LOST
-        self.write_paused = False
+        self._flow.end()
         self.context.remove(self)
         if self._admitted:
             self.context.left(self._peer.client)
         if self._exchange is not None:
             self._exchange.disconnect()
             self._exchange = None
-        self._release_senders()
 
     # ---- called by the sweep and the server
 
@@ -144,8 +139,16 @@ class HTTPConnection(asyncio.Protocol):
         """Count one tick towards the deadline of the present state."""
         self._ticks += 1
         deadlines, state = self.context.deadlines, self._state
-        if self.write_paused or state == LINGERING:
-            self._tick_stuck(deadlines.close if state == LINGERING else deadlines.write)
+        if self._flow.write_paused and state != LINGERING:
+            self._ticks = 0
+            if deadlines.write and self._flow.ticks_without_progress() >= deadlines.write:
+                self.context.on_slow_consumer(self._peer.client)
+                self.abort()
+        elif state == LINGERING:
+            if self._flow.progresses():
+                self._ticks = 0
+            elif self._ticks >= deadlines.close:
+                self.abort()
         elif state == EXCHANGE:
             exchange = self._exchange
             if exchange is None or not exchange.waits_for_body:
@@ -176,42 +179,48 @@ class HTTPConnection(asyncio.Protocol):
 
     @property
     def lost(self) -> bool:
-        """Whether nothing can be sent any more."""
+        """Whether the TCP connection is gone."""
         return self._state == LOST
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can be sent any more: the last answer is out, or the connection is gone."""
+        return self._state in (LINGERING, LOST)
+
+    async def send_part(self, file: IO[bytes], offset: int, count: int) -> None:
+        """Send a part of a file as it is."""
+        await send_part(self.context, self._transport, self._flow, file, offset, count)
 
     def write(self, data: bytes) -> None:
         """Write, or do nothing once the connection has ended."""
-        if self._state == EXCHANGE and not self._transport.is_closing():
+        if data and self._state == EXCHANGE and not self._transport.is_closing():
             self._transport.write(data)
 
     async def wait_writable(self) -> None:
-        """Wait until the transport has sent enough. Raises ClientDisconnected when the connection is lost meanwhile."""
-        waiter = self.context.loop.create_future()
-        self._drains.append(waiter)
-        await waiter
-        if self._state == LOST:
-            raise ClientDisconnected("client left while a response was sent")
+        """Wait while the transport is full. Raises ClientDisconnected when the connection is lost meanwhile."""
+        if self._flow.write_paused:
+            await self._flow.wait_writable()
+            if self._state == LOST:
+                raise ClientDisconnected("client left while a response was sent")
 
     def on_body_taken(self) -> None:
         """Read on: the application has taken what was held for it."""
         self._ticks = 0
-        if self._reading_paused:
+        if self._flow.reading_paused:
             self._read_body()
 
     def on_response_done(self, exchange: Exchange) -> None:
         """Log the response, and go on with the next request or end."""
+        if self._exchange is not exchange:
+            return
         context, response = self.context, exchange.response
         context.counters.http_responses[response.status] += 1
         if context.config.access_log:
             head = exchange.head
-            target = head.target + b"?" + head.query if head.query else head.target
-            ACCESS.info(
-                '%s "%s %s HTTP/%s" %d %d bytes in %.1fms', format_address(self._peer.client), head.method,
-                escape(target), head.http_version, response.status, exchange.sent_bytes,
-                (time.monotonic() - exchange.began_s) * 1000,
+            log_http(
+                self._peer.client, head.method, head.target + b"?" + head.query if head.query else head.target,
+                head.http_version, response.status, exchange.sent_bytes, time.monotonic() - exchange.began_s,
             )  # fmt: skip
-        if self._exchange is not exchange or self._state != EXCHANGE:
-            return
         self._exchange = None
         exchange.wake()
         if not response.keep_alive or context.stopping or self._half_closed:
@@ -221,22 +230,22 @@ class HTTPConnection(asyncio.Protocol):
         else:
             self._state = SKIPPING
             self._skipped_bytes = self._ticks = 0
-            self._resume_reading()
+            self._flow.resume_reading()
             self._skip_body()
 
     # ---- requests
 
     def _advance(self) -> None:
         """Begin the next request, once its head is whole and the answers before it are on their way."""
-        if self.write_paused:
+        if self._flow.write_paused:
             # A client that sends requests and reads no answers waits here, with one head's worth of bytes.
-            self._pause_reading()
+            self._flow.pause_reading()
             return
         head = self._reader.next_head()
         if head is None:
             if self._reader.buffer and self._state != HEAD:
                 self._state, self._ticks = HEAD, 0
-            self._resume_reading()
+            self._flow.resume_reading()
         elif isinstance(head, Violation):
             self._reject(head)
         elif asks_for_websocket(head):
@@ -272,9 +281,9 @@ class HTTPConnection(asyncio.Protocol):
         else:
             behind = False
         if behind or len(buffer) > self.context.limits.head_bytes:
-            self._pause_reading()
+            self._flow.pause_reading()
         else:
-            self._resume_reading()
+            self._flow.resume_reading()
 
     def _skip_body(self) -> None:
         """Drop the rest of a body that nobody reads, to reach the next request."""
@@ -294,7 +303,7 @@ class HTTPConnection(asyncio.Protocol):
         if self._reader.buffer:
             self._advance()
         else:
-            self._resume_reading()
+            self._flow.resume_reading()
 
     def _begin_websocket(self, head: RequestHead) -> None:
         """Hand the connection over, once the handshake is known to be proper (RFC 6455 §4.2.1)."""
@@ -317,10 +326,10 @@ class HTTPConnection(asyncio.Protocol):
         self._state = UPGRADED
         context.remove(self)
         scope = websocket_scope(context, head, peer, handshake.subprotocols)
-        websocket = WebSocketConnection(context, self._transport, peer, scope, handshake)
+        websocket = WebSocketConnection(context, self._transport, self._flow, peer, scope["path"], handshake)
         self._transport.set_protocol(websocket)
-        self._resume_reading()
-        websocket.begin(bytes(self._reader.buffer))
+        self._flow.resume_reading()
+        websocket.begin(scope, bytes(self._reader.buffer))
 
     # ---- ends
 
@@ -342,47 +351,13 @@ class HTTPConnection(asyncio.Protocol):
         on its way. So our side is closed first and what comes is thrown away (RFC 9112 §9.6).
         """
         self._state, self._ticks = LINGERING, 0
-        self._stuck_bytes = self._transport.get_write_buffer_size()
         self._reader.buffer.clear()
         self._body = None
         if discard and self._transport.can_write_eof() and not self._half_closed:
             self._transport.write_eof()
-            self._resume_reading()
+            self._flow.resume_reading()
         else:
             self._transport.close()
-
-    # ---- flow
-
-    def _tick_stuck(self, deadline: int) -> None:
-        """Drop a client that does not take what was sent: nothing has left for the whole of a deadline."""
-        waiting = self._transport.get_write_buffer_size()
-        if waiting < self._stuck_bytes:
-            self._ticks = 0
-        self._stuck_bytes = waiting
-        if not deadline or self._ticks < deadline:
-            return
-        if waiting:
-            self.context.counters.slow_consumers += 1
-            self.context.log.info(
-                "%s slow consumer dropped: %d bytes waited", format_address(self._peer.client), waiting
-            )
-        self.abort()
-
-    def _pause_reading(self) -> None:
-        if not self._reading_paused:
-            self._reading_paused = True
-            self._transport.pause_reading()
-
-    def _resume_reading(self) -> None:
-        if self._reading_paused:
-            self._reading_paused = False
-            self._transport.resume_reading()
-
-    def _release_senders(self) -> None:
-        for waiter in self._drains:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._drains.clear()
 
 
 def _peer_of(transport: asyncio.Transport) -> Peer:

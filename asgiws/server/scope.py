@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from asgiws.protocol.http1 import RequestHead
+from asgiws.protocol.http1 import RequestHead, accepts_trailers
 from asgiws.server.context import Context, Scope
 
 __all__ = ["Peer", "http_scope", "websocket_scope"]
@@ -37,6 +37,14 @@ def http_scope(context: Context, head: RequestHead, peer: Peer) -> Scope:
     scope["type"] = "http"
     scope["method"] = head.method.upper()
     scope["scheme"] = "https" if peer.secure else "http"
+    # ASGI E3 to E6, each where it works: trailers and 103 need a client that understands them
+    extensions = scope["extensions"]
+    extensions["http.response.pathsend"] = {}
+    extensions["http.response.zerocopysend"] = {}
+    if head.http_version == "1.1":
+        extensions["http.response.early_hint"] = {}
+        if accepts_trailers(head):
+            extensions["http.response.trailers"] = {}
     return scope
 
 

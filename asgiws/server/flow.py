@@ -1,0 +1,96 @@
+"""The flow of one connection: whether reading and writing are paused, who waits, and since when nothing has left.
+
+One object goes with a transport from its first byte to its last, through the change from HTTP to WebSocket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+__all__ = ["Flow", "wake"]
+
+
+def wake(waiters: list[asyncio.Future[None]]) -> None:
+    """Let everybody in `waiters` go on and look again."""
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)
+    waiters.clear()
+
+
+class Flow:
+    """Both directions of one transport."""
+
+    __slots__ = (
+        "_loop", "_reading_paused", "_senders", "_stuck_bytes", "_stuck_ticks", "_transport", "write_paused",
+    )  # fmt: skip
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, high: int, low: int) -> None:
+        """`high` and `low` are the water marks in bytes between which the transport pauses and resumes writing."""
+        transport.set_write_buffer_limits(high, low)
+        self._transport = transport
+        self._loop = loop
+        self._reading_paused = False
+        self.write_paused = False
+        self._senders: list[asyncio.Future[None]] = []
+        self._stuck_bytes = 0
+        self._stuck_ticks = 0
+
+    # ---- reading
+
+    @property
+    def reading_paused(self) -> bool:
+        """Whether the transport was told to stop reading."""
+        return self._reading_paused
+
+    def pause_reading(self) -> None:
+        """Stop reading: what the client sends waits in its kernel and then in itself."""
+        if not self._reading_paused:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        if self._reading_paused:
+            self._reading_paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    # ---- writing
+
+    def pause_writing(self) -> None:
+        """Note that the transport holds more than the high-water mark."""
+        self.write_paused = True
+        self._stuck_ticks = 0
+        self._stuck_bytes = self._transport.get_write_buffer_size()
+
+    def resume_writing(self) -> None:
+        """Let the senders go on."""
+        self.write_paused = False
+        wake(self._senders)
+
+    async def wait_writable(self) -> None:
+        """Wait until the transport has sent enough, or the connection has ended."""
+        waiter = self._loop.create_future()
+        self._senders.append(waiter)
+        await waiter
+
+    def release_senders(self) -> None:
+        """Let the senders find that the connection has ended."""
+        wake(self._senders)
+
+    def end(self) -> None:
+        """Note that the transport is gone."""
+        self._reading_paused = self.write_paused = False
+        wake(self._senders)
+
+    def progresses(self) -> bool:
+        """Count a tick of the sweep; gives whether data waits and some of it has left since the last tick."""
+        return not self.ticks_without_progress() and self._stuck_bytes > 0
+
+    def ticks_without_progress(self) -> int:
+        """Count a tick of the sweep; gives how many have passed since anything left, and 0 when nothing waits."""
+        waiting = self._transport.get_write_buffer_size()
+        self._stuck_ticks = self._stuck_ticks + 1 if 0 < waiting >= self._stuck_bytes else 0
+        self._stuck_bytes = waiting
+        return self._stuck_ticks

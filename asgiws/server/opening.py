@@ -1,0 +1,69 @@
+"""The opening of a WebSocket connection: what the application may answer to a handshake, as bytes.
+
+Lives from the handshake request to the answer: a 101, or an HTTP response instead (ASGI websocket, and its extension
+`websocket.http.response`). It writes nothing; the connection does.
+"""
+
+from __future__ import annotations
+
+from asgiws.protocol.deflate import Agreement, negotiate
+from asgiws.protocol.handshake import Handshake, encode_accept
+from asgiws.protocol.http1 import Header
+from asgiws.protocol.response import DONE, Response
+from asgiws.server.context import Context, Event
+
+__all__ = ["Opening"]
+
+
+class Opening:
+    """The answer to one handshake."""
+
+    __slots__ = ("_context", "_handshake", "_response")
+
+    def __init__(self, context: Context, handshake: Handshake) -> None:
+        self._context = context
+        self._handshake = handshake
+        self._response = Response(head_only=False, http_1_0=False, keep_alive=False)
+
+    @property
+    def status(self) -> int:
+        """The status of the HTTP response; 0 before it has one."""
+        return self._response.status
+
+    @property
+    def denied(self) -> bool:
+        """Whether the whole HTTP response was encoded."""
+        return self._response.state == DONE
+
+    def accept(self, message: Event) -> tuple[bytes, Agreement | None, str | None]:
+        """Encode the 101; gives it with what was negotiated. Raises ValueError or TypeError for a bad message."""
+        context = self._context
+        agreement = negotiate(self._handshake.extensions, context.deflate_settings)
+        subprotocol = message.get("subprotocol")
+        response = encode_accept(
+            self._handshake,
+            subprotocol,
+            None if agreement is None else agreement.response,
+            message.get("headers") or (),
+            context.default_fields,
+        )
+        return response, agreement, subprotocol
+
+    def refuse(self, status: int, fields: list[Header]) -> bytes:
+        """Encode an HTTP error without a body (ASGI W5, W10)."""
+        headers = [(b"content-length", b"0"), *fields]
+        self._response.start(status, headers, self._context.default_fields, trailers=False)
+        return self._response.body(b"", more=False)
+
+    def begin_denial(self, message: Event) -> None:
+        """Take `websocket.http.response.start`."""
+        self._response.start(
+            message["status"], message.get("headers") or (), self._context.default_fields, trailers=False
+        )
+
+    def denial_body(self, message: Event) -> bytes:
+        """Encode `websocket.http.response.body`."""
+        body = message.get("body", b"")
+        if not isinstance(body, bytes):
+            raise TypeError(f"websocket.http.response.body: body is {type(body).__name__}, allowed: bytes")
+        return self._response.body(body, bool(message.get("more_body", False)))
