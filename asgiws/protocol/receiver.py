@@ -346,7 +346,11 @@ class Receiver:
         except UnicodeDecodeError:
             self._fail(errors.BAD_UTF8, _BAD_TEXT)
             return False
-        self._partial_character = chunk[used:]
+        self._partial_character = rest = chunk[used:]
+        # CPython waits for the third byte of a surrogate, which no byte makes UTF-8 (RFC 3629 §4)
+        if b"\xed\xa0" <= rest < b"\xee":
+            self._fail(errors.BAD_UTF8, _BAD_TEXT)
+            return False
         return True
 
     def _end_frame(self) -> None:

@@ -1,0 +1,73 @@
+"""The tables of the READMEs, made from the code: `python -m tests.docs` writes them, `tests/test_docs.py` compares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from asgiws.config import OPTIONS, Config, spelled
+from asgiws.protocol.errors import RULES
+
+ROOT = Path(__file__).parent.parent
+
+
+def options_table() -> str:
+    """The options as a Markdown table, in the order of the code."""
+    defaults = Config()
+    lines = ["| option | default | what it does |", "|---|---|---|"]
+    group = ""
+    for name, option in OPTIONS.items():
+        if option.group != group:
+            group = option.group
+            lines.append(f"| **{group}** | | |")
+        aliases = "".join(f" [`--{alias}`]" for alias in option.aliases)
+        choices = f" ({', '.join(option.choices)})" if option.choices else ""
+        text = option.help.replace("|", "\\|")
+        lines.append(
+            f"| `{spelled(name)}`{aliases} | {_shown(getattr(defaults, name), option.kind)} | {text}{choices} |"
+        )
+    return "\n".join(lines)
+
+
+def rules_table() -> str:
+    """The rules that a peer can break as a Markdown table."""
+    lines = ["| name | code | rule | section |", "|---|---|---|---|"]
+    lines += [f"| `{rule.name}` | {rule.code} | {rule.text} | {rule.section} |" for rule in RULES.values()]
+    return "\n".join(lines)
+
+
+TABLES = (
+    ("README.md", "options", options_table),
+    ("asgiws/protocol/README.md", "rules", rules_table),
+)
+
+
+def with_table(text: str, mark: str, table: str) -> str:
+    """A document with the table between its marks replaced."""
+    before, begin, rest = text.partition(f"<!-- {mark} -->\n")
+    _, end, after = rest.partition(f"<!-- /{mark} -->")
+    if not end:
+        raise ValueError(f"the marks of {mark} are missing")
+    return f"{before}{begin}{table}\n{end}{after}"
+
+
+def _shown(value: object, kind: str) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    if kind == "seconds":
+        return f"{value:g} s"
+    if kind == "bytes" and isinstance(value, int) and value and value % 1024 == 0:
+        return f"{value // 1024 // 1024} MiB" if value % 1024**2 == 0 else f"{value // 1024} KiB"
+    return "" if value == -1 else str(value)
+
+
+def main() -> None:
+    """Write the tables into the documents."""
+    for name, mark, make in TABLES:
+        path = ROOT / name
+        path.write_text(with_table(path.read_text(), mark, make()))
+
+
+if __name__ == "__main__":
+    main()
