@@ -74,7 +74,7 @@ class Answer:
 
 
 class RawClient:
-    """A blocking socket with a buffer. Reads raise EOFError at the end of the stream, TimeoutError when nothing comes."""
+    """A blocking socket with a buffer. Reads raise EOFError at the end, TimeoutError when nothing comes."""
 
     def __init__(self, port: int, host: str = "127.0.0.1", receive_buffer: int | None = None) -> None:
         self.socket = socket.socket()
