@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
@@ -25,6 +26,9 @@ from asgiws.server.serving import loop_factory, run_app
 from asgiws.telemetry.logs import configure
 
 __all__ = ["main", "make_parser", "options_from"]
+
+# For threads of the application to end by themselves
+_THREADS_S = 1.0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -116,9 +120,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _leave(code: int) -> int:
     """Give the exit code, or exit here when a thread of the application would keep the process from ending."""
-    logging.shutdown()
-    stuck = [thread for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon]
-    if stuck:
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon]
+    patience_until_s = time.monotonic() + _THREADS_S
+    for thread in others:
+        thread.join(max(0.0, patience_until_s - time.monotonic()))
+    if any(thread.is_alive() for thread in others):
+        logging.shutdown()
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     return code

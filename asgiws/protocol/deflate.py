@@ -143,11 +143,24 @@ class Deflater:
         """Give the payload of a compressed message, without the four bytes that §7.2.1 removes."""
         compressor = self._compressor
         if compressor is None:
-            settings = self._settings
-            self._compressor = compressor = zlib.compressobj(
-                settings.level, zlib.DEFLATED, -self._window_bits, settings.memory_level
-            )
+            self._compressor = compressor = self._make()
         return (compressor.compress(payload) + compressor.flush(self._flush))[:-4]
+
+    def compress_alone(self, payload: bytes) -> bytes:
+        """Compress without the window and without touching it, so that another thread may do it.
+
+        Who sends the result calls `forget_window` then: the peer's window holds this message and ours does not.
+        """
+        compressor = self._make()
+        return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+    def forget_window(self) -> None:
+        """Let the next message refer to none before it."""
+        self._compressor = None
+
+    def _make(self) -> zlib._Compress:
+        settings = self._settings
+        return zlib.compressobj(settings.level, zlib.DEFLATED, -self._window_bits, settings.memory_level)
 
 
 class Inflater:

@@ -126,9 +126,12 @@ class Context:
     def judge(self, raised: BaseException) -> BaseException | None:
         """Give what an application raised if it is a fault of the application, and count it.
 
-        Its own ClientDisconnected passing through it is none (ASGI C8), nor is the cancellation when the server stops.
+        Its own ClientDisconnected passing through it is none (ASGI C8), alone or as all that a task group raises, nor
+        is the cancellation when the server stops.
         """
         if isinstance(raised, ClientDisconnected) or (self.stopping and isinstance(raised, asyncio.CancelledError)):
+            return None
+        if isinstance(raised, BaseExceptionGroup) and raised.split(ClientDisconnected)[1] is None:
             return None
         self.counters.app_errors += 1
         return raised

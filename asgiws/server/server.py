@@ -139,6 +139,8 @@ class Server:
             self._second_at_s = now
             context.default_fields = server_fields(self.config, formatdate(usegmt=True))
             context.handshakes.clear()
+            for encoder in context.encoders.values():
+                encoder.forget()
             context.log.second_passed()
         for connection in list(context.connections):
             connection.on_tick(second_passed)

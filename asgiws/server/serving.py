@@ -14,6 +14,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
 from asgiws.config import Config
@@ -66,10 +67,14 @@ async def serve_app(app: ASGIApp, config: Config, *, started: Callable[[Server],
 def run_app(app: ASGIApp, config: Config) -> None:
     """Serve in an event loop of its own until SIGTERM or SIGINT; leaves no task of the server behind."""
     loop = loop_factory(config.loop)()
+    threads = ThreadPoolExecutor(thread_name_prefix="asgiws")
     try:
         asyncio.set_event_loop(loop)
+        loop.set_default_executor(threads)
         loop.run_until_complete(serve_app(app, config))
     finally:
+        # Not waited for: a thread that the application blocks must not keep the server from ending.
+        threads.shutdown(wait=False, cancel_futures=True)
         _end_loop(loop)
 
 

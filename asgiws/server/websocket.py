@@ -201,6 +201,9 @@ class WebSocketConnection(asyncio.Protocol):
         if data is encoder.message:
             frame = encoder.frame
         elif size >= self._short_below:
+            if size >= encoder.large_from:
+                await self._send_large(data)
+                return
             frame = encoder.encode(data)
         elif isinstance(data, bytes):
             frame = BINARY_HEADS[size] + data
@@ -220,9 +223,7 @@ class WebSocketConnection(asyncio.Protocol):
         else:
             self._transport.write(frame)
         if self._flow.write_paused:
-            await self._flow.wait_writable()
-            if self._state >= CLOSING:
-                raise ClientDisconnected(f"websocket closed while sending ({self._final_close().code})")
+            await self._wait_writable()
 
     # ---- called by the sweep and the server
 
@@ -304,6 +305,26 @@ class WebSocketConnection(asyncio.Protocol):
                 f"{kind} before the websocket is open, allowed: websocket.accept, websocket.close, "
                 "websocket.http.response.start"
             )
+
+    async def _send_large(self, data: str | bytes) -> None:
+        """Compress off the loop, then send."""
+        encoder = self._encoder
+        frame = await self._loop.run_in_executor(None, encoder.encode_alone, data)
+        if self._state != OPEN:
+            raise ClientDisconnected(f"websocket closed while sending ({self._final_close().code})")
+        encoder.remember(data, frame)
+        self.messages_out += 1
+        self.bytes_out += len(frame)
+        self._flush()
+        self._transport.write(frame)
+        await self._wait_writable()
+
+    async def _wait_writable(self) -> None:
+        """Wait while the transport is full. Raises ClientDisconnected when the connection ends meanwhile."""
+        if self._flow.write_paused:
+            await self._flow.wait_writable()
+            if self._state >= CLOSING:
+                raise ClientDisconnected(f"websocket closed while sending ({self._final_close().code})")
 
     # ---- the opening
 

@@ -181,11 +181,39 @@ def test_a_dedicated_encoder_remembers_nothing() -> None:
     assert (dedicated.message, dedicated.frame) == (None, b"")
 
 
-def test_a_message_of_one_mebibyte_is_remembered_and_a_larger_one_not() -> None:
+def test_forgetting_lets_go_of_the_message_and_its_frame() -> None:
     plain = Encoder(PLAIN, None, memo=True)
-    most, over = bytes(2**20), bytes(2**20 + 1)
-    plain.encode(most)
-    assert plain.message is most
-    plain.encode(over)
-    assert plain.message is most
-    assert len(plain.frame) == 10 + len(most)
+    plain.encode(bytes(2**20))
+    plain.forget()
+    assert (plain.message, plain.frame) == (None, b"")
+
+
+# ---- large messages, compressed by another thread
+
+
+@pytest.mark.parametrize("takeover", [False, True], ids=["shared", "dedicated"])
+def test_a_large_message_compressed_alone_fits_between_the_others(takeover: bool) -> None:
+    """A window that the peer has and we have not would garble what comes next (RFC 7692 §7.2.1)."""
+    sender, receiver = encoder(takeover=takeover), client(takeover=takeover)
+    words = "".join(f"{at:05}" for at in range(2000))
+    large = words * 40
+    frames = [sender.encode(words)]
+    alone = sender.encode_alone(large)
+    frames.append(sender.encode(words[::-1]))  # sent while another thread compressed the large one
+    sender.remember(large, alone)
+    frames += [alone, sender.encode(words), sender.encode(words[:5000])]
+    assert receiver.messages(b"".join(frames)) == [words, words[::-1], large, words, words[:5000]]
+
+
+def test_a_large_message_is_remembered_for_the_next_connection() -> None:
+    shared, large = encoder(), bytes(2**19)
+    frame = shared.encode_alone(large)
+    assert shared.message is None
+    shared.remember(large, frame)
+    assert shared.message is large
+    assert shared.frame is frame
+
+
+def test_only_compressing_encoders_know_large_messages() -> None:
+    assert encoder().large_from == 256 * 1024
+    assert Encoder(PLAIN, None, memo=True).large_from > 2**60

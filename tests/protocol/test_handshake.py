@@ -197,8 +197,8 @@ def test_parameters_keep_order_and_duplicates() -> None:
     "name-slash": b"a/b", "name-missing": b"; a", "parameter-missing": b"x;", "parameter-empty": b"x; ; a",
     "value-missing": b"x; a=", "value-8-bit": b"x; a=\xe9", "value-space": b"x; a=b c", "value-only": b"x; =b",
     "two-equals": b"x; a=b=c", "quoted-empty": b'x; a=""', "quoted-space": b'x; a="b c"',
-    "quoted-twice": b'x; a="b""c"', "text-after-quote": b'x; a="b"c', "text-before-quote": b'x; a=b"c"', "name-with-value": b"x=1",
-    "one-of-two": b"x; a=1; b=(", "list-in-quotes": b'x; a="b, y; c="d',
+    "quoted-twice": b'x; a="b""c"', "text-after-quote": b'x; a="b"c', "text-before-quote": b'x; a=b"c"',
+    "name-with-value": b"x=1", "one-of-two": b"x; a=1; b=(", "list-in-quotes": b'x; a="b, y; c="d',
 })  # fmt: skip
 def test_malformed_element_is_left_out(element: bytes) -> None:
     """RFC 6455 §9.1: as if it were not offered; those beside it stay."""

@@ -16,7 +16,7 @@ from asgiws.protocol.closing import Close
 from asgiws.protocol.errors import RULES, Rule, Violation
 from asgiws.protocol.frames import BINARY, CONTINUATION, PING, PONG, TEXT
 from asgiws.protocol.limits import Limits
-from asgiws.protocol.receiver import ENDED, Item
+from asgiws.protocol.receiver import ENDED
 from tests.protocol.frame_help import (
     KEY,
     LIMITS,
