@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from asgiws.protocol.closing import is_close_code
 from asgiws.protocol.deflate import DeflateSettings
 from asgiws.protocol.http1 import is_token
 from asgiws.protocol.limits import KIB, MIB, Limits
@@ -53,6 +54,8 @@ class Option:
     least: float = 0
     most: float = 2**62
     choices: tuple[str, ...] = ()
+    also: Mapping[str, str] = field(default_factory=dict)
+    """For a choice: other values that are taken, in lower case, and the choice that each means."""
     aliases: tuple[str, ...] = ()
     """Other spellings of the flag: those of uvicorn, and short ones."""
     check: Callable[[str], str | None] | None = None
@@ -67,7 +70,7 @@ class Option:
         if self.kind in ("count", "bytes", "seconds"):
             return self._number(value)
         if self.kind == "list":
-            parts = value.split(",") if isinstance(value, str) else value
+            parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
             if not isinstance(parts, list | tuple):
                 raise self._error(value, "a list of text")
             return tuple(self._text(part) for part in parts if part != "")
@@ -95,17 +98,19 @@ class Option:
             number = value
         else:
             raise self._error(value, "a number")
-        if self.kind != "seconds" and number != int(number):
-            raise self._error(value, "a whole number")
         if not self.least <= number <= self.most:
             most = f" to {self.most:g}" if self.most < 2**62 else " or more"
             raise self._error(value, f"{self.least:g}{most}")
+        if self.kind != "seconds" and number != int(number):
+            raise self._error(value, "a whole number")
         return number if self.kind == "seconds" else int(number)
 
     def _text(self, value: object) -> str:
         if not isinstance(value, str):
             raise self._error(value, "text")
         if self.kind == "choice" and value not in self.choices:
+            if value.lower() in self.also:
+                return self.also[value.lower()]
             nearest = difflib.get_close_matches(value, self.choices, 1)
             hint = f" (did you mean {nearest[0]}?)" if nearest else ""
             raise self._error(value, ", ".join(self.choices) + hint)
@@ -185,6 +190,7 @@ class Config:
     compression: str = _compression(
         "choice", _DEFLATE.mode, "permessage-deflate: one compressor for all, one for each connection, or none",
         choices=("shared", "dedicated", "off"), aliases=("ws-per-message-deflate",),
+        also={word: "shared" if yes else "off" for word, yes in _YES_NO.items()},
     )  # fmt: skip
     compression_level: int = _compression("count", _DEFLATE.level, "effort of zlib", most=9)
     compression_min_size: int = _compression("bytes", _DEFLATE.min_size_bytes, "shorter messages are sent as they are")
@@ -244,8 +250,10 @@ class Config:
                 f"--write-low-water: {self.write_low_water} was given, allowed: at most --write-high-water, "
                 f"which is {self.write_high_water}"
             )
-        if self.shutdown_code in (1004, 1005, 1006) or 1014 < self.shutdown_code < 3000:
-            raise OptionError(f"--shutdown-code: {self.shutdown_code} was given, allowed: 1000-1014, 3000-4999")
+        if not is_close_code(self.shutdown_code):
+            raise OptionError(
+                f"--shutdown-code: {self.shutdown_code} was given, allowed: 1000-1003, 1007-1014, 3000-4999"
+            )
 
     @classmethod
     def from_options(cls, options: Mapping[str, object]) -> Config:

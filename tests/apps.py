@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from asgiws.server.context import Event, Scope
@@ -59,3 +59,23 @@ class Recorder:
     @property
     def empty(self) -> bool:
         return self._queue.empty()
+
+
+async def accept(scope: Scope, receive: Receive, send: Send, **answer: object) -> None:
+    """Accept a WebSocket, with what `answer` adds: a subprotocol, headers."""
+    await refuse_lifespan(scope)
+    assert (await receive())["type"] == "websocket.connect"
+    await send({"type": "websocket.accept", **answer})
+
+
+async def messages(receive: Receive, ends: Recorder | None = None) -> AsyncIterator[str | bytes]:
+    """Yield messages until the connection has ended; `ends` is told the code and the reason."""
+    while (event := await receive())["type"] == "websocket.receive":
+        yield event["text"] if "text" in event else event["bytes"]
+    if ends is not None:
+        ends.put((event["code"], event["reason"]))
+
+
+async def say(send: Send, message: str | bytes) -> None:
+    """Send one message: text for a `str`, binary for `bytes`."""
+    await send({"type": "websocket.send", "text" if isinstance(message, str) else "bytes": message})

@@ -10,7 +10,7 @@ from typing import Final
 
 from asgiws.protocol import errors
 from asgiws.protocol.errors import Violation
-from asgiws.protocol.http1 import RequestHead, is_token, parse_fields, printable
+from asgiws.protocol.http1 import RequestHead, parse_fields, printable
 from asgiws.protocol.limits import Limits
 
 __all__ = ["BodyReader", "ChunkedBody", "LengthBody", "body_reader"]
@@ -145,8 +145,7 @@ class ChunkedBody:
         self._trailer_bytes += len(line) + 2
         if line.translate(None, _EXTENSION_BYTES):
             return Violation(errors.BAD_TRAILER, "control character in a trailer field, allowed: tab")
-        name = line.partition(b":")[0]
-        if isinstance(parse_fields([line]), Violation) or not is_token(name):
+        if isinstance(parse_fields([line]), Violation):
             return Violation(errors.BAD_TRAILER, f"trailer {printable(line)}, allowed: token, colon, value")
         return None
 

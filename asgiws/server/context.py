@@ -127,9 +127,11 @@ class Context:
         """Give what an application raised if it is a fault of the application, and count it.
 
         Its own ClientDisconnected passing through it is none (ASGI C8), alone or as all that a task group raises, nor
-        is the cancellation when the server stops.
+        is the cancellation when the server stops, nor GeneratorExit, with which one that ignored it is destroyed.
         """
-        if isinstance(raised, ClientDisconnected) or (self.stopping and isinstance(raised, asyncio.CancelledError)):
+        if isinstance(raised, ClientDisconnected | GeneratorExit):
+            return None
+        if self.stopping and isinstance(raised, asyncio.CancelledError):
             return None
         if isinstance(raised, BaseExceptionGroup) and raised.split(ClientDisconnected)[1] is None:
             return None

@@ -74,13 +74,20 @@ class Lifespan:
                 LOG.error("application did not answer lifespan.shutdown within %g s", timeout_s)
         if not self._task.done():
             self._task.cancel()
-            await asyncio.wait([self._task], timeout=1)
+            _, pending = await asyncio.wait([self._task], timeout=1)
+            if pending:
+                LOG.error("application ignores the cancellation of its lifespan and is left behind")
+
+    def abandon(self) -> None:
+        """Let a running `stop` wait for the answer no more."""
+        if self._state == STOPPING:
+            self._move(ENDED)
 
     async def _run(self) -> None:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
         try:
             await self._app(scope, self._receive, self._send)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             pass
         except BaseException as error:
             self._on_raise(error)

@@ -35,21 +35,22 @@ def address_of(listener: socket.socket) -> str:
     return f"http://{host}:{name[1]}"
 
 
-def close_listeners(listeners: list[socket.socket]) -> None:
-    """Close listeners, and remove the files of Unix sockets."""
+def close_listeners(listeners: list[socket.socket], config: Config) -> None:
+    """Close listeners, and remove the file of a Unix socket that was made here; that of an inherited one stays."""
     for listener in listeners:
-        path = listener.getsockname() if listener.family == socket.AF_UNIX else ""
         listener.close()
-        if path and isinstance(path, str):
-            with contextlib.suppress(OSError):
-                Path(path).unlink()
+    if listeners and config.uds and config.fd < 0:
+        with contextlib.suppress(OSError):
+            Path(config.uds).unlink()
 
 
 def _internet(host: str, port: int, backlog: int) -> list[socket.socket]:
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise CannotListen(f"--host: {host!r} is no address of this machine ({error.strerror})") from None
+    except (socket.gaierror, UnicodeError) as error:
+        # UnicodeError: an empty label, or one of more than 63 characters
+        why = error.strerror if isinstance(error, OSError) else "not a host name"
+        raise CannotListen(f"--host: {host!r} is no address of this machine ({why})") from None
     listeners: list[socket.socket] = []
     for family, kind, protocol, _, address in dict.fromkeys(found):
         listener = socket.socket(family, kind, protocol)
@@ -67,7 +68,7 @@ def _internet(host: str, port: int, backlog: int) -> list[socket.socket]:
             for opened in listeners:
                 opened.close()
             raise CannotListen(
-                f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}; "
+                f"cannot listen on {host} port {port}: {_why(error)}; "
                 "choose another with --host and --port, or stop what has it"
             ) from None
     return listeners
@@ -80,7 +81,7 @@ def _unix(path: str, backlog: int) -> socket.socket:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise CannotListen(f"--uds: {path}: {os.strerror(error.errno or 0)}") from None
+        raise CannotListen(f"--uds: {path}: {_why(error)}; choose another path") from None
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(path)
@@ -88,17 +89,20 @@ def _unix(path: str, backlog: int) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise CannotListen(f"--uds: {path}: {os.strerror(error.errno or 0)}; choose another path") from None
+        raise CannotListen(f"--uds: {path}: {_why(error)}; choose another path") from None
     return listener
 
 
 def _answers(path: str) -> bool:
+    """Tell whether a process listens; one whose backlog is full does, and gives another error than a refusal."""
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    probe.settimeout(1)
+    probe.setblocking(False)
     try:
         probe.connect(path)
-    except OSError:
+    except ConnectionRefusedError:
         return False
+    except OSError:
+        return True
     finally:
         probe.close()
     return True
@@ -109,9 +113,13 @@ def _inherited(fd: int) -> socket.socket:
         listener = socket.socket(fileno=fd)
         listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
-        raise CannotListen(f"--fd: {fd} is no socket ({os.strerror(error.errno or 0)})") from None
+        raise CannotListen(f"--fd: {fd} is no socket ({_why(error)})") from None
     if not listening:
         listener.detach()
         raise CannotListen(f"--fd: {fd} is a socket that does not listen, allowed: a listening one")
     listener.setblocking(False)
     return listener
+
+
+def _why(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)

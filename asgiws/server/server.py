@@ -11,12 +11,14 @@ aborted and its applications cancelled; then lifespan shutdown.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from email.utils import formatdate
 from types import TracebackType
 from typing import Self
 
 from asgiws.config import Config
+from asgiws.server.acceptor import Acceptor
 from asgiws.server.context import ASGIApp, Context, server_fields
 from asgiws.server.http import HTTPConnection
 from asgiws.server.lifespan import Lifespan
@@ -41,8 +43,11 @@ class Server:
         self.config = config or Config()
         self._app = app
         self._context: Context
+        self._forced = False
+        """Whether stopping waits for nobody."""
         self._lifespan = Lifespan(app, self.config.lifespan)
-        self._listeners: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
+        self._sockets: list[socket.socket] = []
         self._sweep_handle: asyncio.TimerHandle | None = None
         self._second_at_s = 0.0
         self.addresses: list[str] = []
@@ -73,34 +78,32 @@ class Server:
         """Start the application and listen. Raises StartupFailed or CannotListen, with nothing left running."""
         loop = asyncio.get_running_loop()
         self._context = context = Context(self._app, self.config, loop)
-        await self._lifespan.start()
-        context.state = self._lifespan.state
         try:
-            sockets = make_listeners(self.config)
+            await self._lifespan.start()
+            context.state = self._lifespan.state
+            self._sockets = make_listeners(self.config)
+            self._sweep()
+            for listener in self._sockets:
+                self.addresses.append(address_of(listener))
+                name = listener.getsockname()
+                if isinstance(name, tuple) and not self.port:
+                    self.port = name[1]
+                acceptor = Acceptor(context, listener, lambda: HTTPConnection(context))
+                self._acceptors.append(acceptor)
+                acceptor.start()
         except BaseException:
-            await self._lifespan.stop(self.config.graceful_timeout)
+            self._stop_listening()
+            await self._end()
             raise
-        self._sweep()
-        for listener in sockets:
-            self.addresses.append(address_of(listener))
-            name = listener.getsockname()
-            if isinstance(name, tuple) and not self.port:
-                self.port = name[1]
-            self._listeners.append(
-                await loop.create_server(lambda: HTTPConnection(context), sock=listener, backlog=self.config.backlog)
-            )
-        self._sockets = sockets
 
     async def stop(self) -> None:
         """End gracefully; see the top of this file for the order. It always ends."""
         context = self._context
         context.stopping = True
-        for listener in self._listeners:
-            listener.close()
-        close_listeners(self._sockets)
+        self._stop_listening()
         for connection in list(context.connections):
             connection.begin_shutdown()
-        if context.connections or context.tasks:
+        if (context.connections or context.tasks) and not self._forced:
             try:
                 async with asyncio.timeout(self.config.graceful_timeout):
                     await context.quiet.wait()
@@ -110,13 +113,25 @@ class Server:
                     len(context.connections), len(context.tasks), self.config.graceful_timeout,
                 )  # fmt: skip
         await self._end_all()
-        await self._lifespan.stop(self.config.graceful_timeout)
-        if self._sweep_handle is not None:
-            self._sweep_handle.cancel()
+        await self._end()
 
     def force_stop(self) -> None:
-        """Let a running `stop` wait for nobody any more."""
-        self._context.quiet.set()
+        """Let `stop` wait for nobody any more."""
+        self._forced = True
+        self._lifespan.abandon()
+        if self._acceptors:
+            self._context.quiet.set()
+
+    def _stop_listening(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.stop()
+        close_listeners(self._sockets, self.config)
+
+    async def _end(self) -> None:
+        """Stop the application, and the sweep."""
+        await self._lifespan.stop(_CANCEL_S if self._forced else self.config.graceful_timeout)
+        if self._sweep_handle is not None:
+            self._sweep_handle.cancel()
 
     async def _end_all(self) -> None:
         context = self._context
@@ -142,6 +157,8 @@ class Server:
             for encoder in context.encoders.values():
                 encoder.forget()
             context.log.second_passed()
+            for acceptor in self._acceptors:
+                acceptor.on_tick()
         for connection in list(context.connections):
             connection.on_tick(second_passed)
         self._sweep_handle = context.loop.call_later(context.deadlines.tick_s, self._sweep)

@@ -49,19 +49,19 @@ async def serve_app(app: ASGIApp, config: Config, *, started: Callable[[Server],
     `started` is called once the server listens. Signals are only taken in the main thread.
     """
     server = Server(app, config)
-    await server.start()
-    try:
-        with _stop_signals(server) as told_to_stop:
+    with _stop_signals(server) as told_to_stop:
+        if not await _start(server, told_to_stop):
+            LOG.info("stopped before it listened")
+            return
+        try:
             LOG.info("listening on %s (%s)", ", ".join(server.addresses), type(asyncio.get_running_loop()).__module__)
             if started is not None:
                 started(server)
-            try:
-                await told_to_stop.wait()
-            finally:
-                LOG.info("stopping")
-                await server.stop()
-    finally:
-        LOG.info("stopped")
+            await told_to_stop.wait()
+        finally:
+            LOG.info("stopping")
+            await server.stop()
+            LOG.info("stopped")
 
 
 def run_app(app: ASGIApp, config: Config) -> None:
@@ -78,6 +78,23 @@ def run_app(app: ASGIApp, config: Config) -> None:
         _end_loop(loop)
 
 
+async def _start(server: Server, told_to_stop: asyncio.Event) -> bool:
+    """Start the server; gives False when it was told to stop meanwhile, as while a startup waits for its database."""
+    starting = asyncio.create_task(server.start())
+    telling = asyncio.create_task(told_to_stop.wait())
+    try:
+        await asyncio.wait((starting, telling), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        telling.cancel()
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait((starting,))
+    if starting.cancelled():
+        return False
+    starting.result()
+    return True
+
+
 def _end_loop(loop: asyncio.AbstractEventLoop) -> None:
     """Close the loop like `asyncio.run` does, but wait a bounded time for tasks that will not end."""
     tasks = asyncio.all_tasks(loop)
@@ -85,7 +102,10 @@ def _end_loop(loop: asyncio.AbstractEventLoop) -> None:
         task.cancel()
     with contextlib.suppress(RuntimeError):
         if tasks:
-            loop.run_until_complete(asyncio.wait(tasks, timeout=1))
+            _, pending = loop.run_until_complete(asyncio.wait(tasks, timeout=1))
+            if pending:
+                # They ignore their cancellation; that they are destroyed with the loop is not worth a line each.
+                loop.set_exception_handler(lambda loop, details: None)
         loop.run_until_complete(loop.shutdown_asyncgens())
     asyncio.set_event_loop(None)
     loop.close()

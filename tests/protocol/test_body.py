@@ -182,8 +182,8 @@ def test_trailers_are_dropped_whatever_they_say() -> None:
 
 
 @table("size", {
-    "empty": b"", "0x": b"0x3", "plus": b"+3", "minus": b"-3", "underscore": b"1_0", "space-before": b" 3",
-    "letter": b"3g", "space-inside": b"1 0", "fraction": b"3.0",
+    "empty": b"", "0x": b"0x3", "0X": b"0X3", "plus": b"+3", "minus": b"-3", "underscore": b"1_0",
+    "space-before": b" 3", "letter": b"3g", "space-inside": b"1 0", "fraction": b"3.0",
     "8-bit": b"3\xa0", "nul": b"3\0", "x0b": b"3\x0b", "cr": b"3\r", "16-digits": b"0000000000000003",
     "17-digits": b"10000000000000003", "extension-only": b";a", "list": b"3,3",
 })  # fmt: skip
@@ -205,6 +205,7 @@ def test_space_after_a_chunk_size_is_refused_without_an_extension(space: bytes) 
 @table("data", {
     "size": b"3\nabc\r\n0\r\n\r\n", "last-size": b"3\r\nabc\r\n0\n\r\n", "extension": b"3;a\nabc\r\n0\r\n\r\n",
     "extension-with-line": b"3;a\nGET / HTTP/1.1\r\n0\r\n\r\n", "first-byte": b"\n3\r\nabc",
+    "first-byte-before-cr": b"\n3\r",
 })  # fmt: skip
 def test_lf_alone_after_a_chunk_size_is_refused(data: bytes) -> None:
     """RFC 9112 §7.1: some take LF in an extension for its end and some do not."""

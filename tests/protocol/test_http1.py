@@ -428,8 +428,8 @@ def test_pipelined_requests_stay_in_the_buffer() -> None:
     assert [accepted(reader.next_head()).path for _ in "12"] == ["/1", "/2"]
     assert reader.next_head() is None
     assert reader.buffer == b"GET /3"
-    reader.buffer += b" HTTP/1.1\r\n" + HOST + b"\r\n\r\n\x81\x85"
-    assert accepted(reader.next_head()).path == "/3"
+    reader.buffer += b" HTTP/1.1\r\n" + HOST + b"\r\n\r\n" + request() + b"\x81\x85"
+    assert [accepted(reader.next_head()).path for _ in "34"] == ["/3", "/"]
     assert reader.buffer == b"\x81\x85"
 
 
@@ -470,6 +470,18 @@ def test_any_split_gives_the_same_as_one_feed(data: st.DataObject, limits: Limit
         assert split.rule.name in EARLY or split == whole
     else:
         assert (split, split_rest) == (whole, rest)
+
+
+@given(st.data(), st.lists(st.sampled_from([b"", b"\r\n"]), max_size=5))
+def test_any_split_of_pipelined_requests_gives_each(data: st.DataObject, before: list[bytes]) -> None:
+    """RFC 9112 §9.3.2: nothing of one head is remembered for the next."""
+    stream = b"".join(start + request(line=b"GET /%d HTTP/1.1" % at) for at, start in enumerate(before))
+    reader, heads = HeadReader(LIMITS), []
+    for piece in data.draw(cut(stream)):
+        reader.buffer += piece
+        while (head := reader.next_head()) is not None:
+            heads.append(accepted(head).path)
+    assert heads == [f"/{at}" for at in range(len(before))]
 
 
 @given(mutated(SAMPLES) | st.binary(max_size=200))
