@@ -1,0 +1,56 @@
+"""What one connection can cost in memory at most, as a sum of terms that follow from the options.
+
+The README of this folder explains each term, and `tests/limits/test_floods.py` drives a server to each of them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from asgiws.config import Config
+from asgiws.protocol.limits import KIB
+
+__all__ = ["CONNECTION_BYTES", "READ_BYTES", "Terms", "http_terms", "websocket_terms"]
+
+Terms = dict[str, int]
+"""Bytes by what holds them."""
+
+CONNECTION_BYTES: Final = 8 * KIB
+"""An idle connection with its transport and the task of its application, less what the application keeps itself."""
+READ_BYTES: Final = 256 * KIB
+"""The most that an event loop hands over at once: asyncio reads up to 256 KiB, uvloop 64."""
+_CORK_BYTES: Final = 64 * KIB
+_ITEM_BYTES: Final = 100
+_CHARACTER_BYTES: Final = 4
+
+
+def websocket_terms(config: Config) -> Terms:
+    """Give the terms for an open WebSocket, less one message that the application itself is sending."""
+    message = config.max_message_size
+    dedicated = 0
+    if config.compression == "dedicated":
+        # deflate and inflate state as zlib.h gives it, with both windows
+        dedicated = (4 << config.compression_window_bits) + (512 << config.compression_memory_level) + 44 * KIB
+    return {
+        "connection": CONNECTION_BYTES,
+        "compression": dedicated,
+        # The read that filled the inbox, the one that had begun, and both while they are joined
+        "unparsed": 4 * READ_BYTES,
+        # A bytearray grows by an eighth
+        "message in progress": message * 9 // 8,
+        # Parsing stops when the inbox holds its measure, and the message that filled it may be of any size allowed.
+        # Python keeps a text in up to 4 bytes a character.
+        "inbox": (config.max_queue_bytes + message) * _CHARACTER_BYTES + config.max_queue * _ITEM_BYTES,
+        "unsent": config.write_high_water + _CORK_BYTES,
+    }
+
+
+def http_terms(config: Config) -> Terms:
+    """Give the terms for an HTTP connection, less one body piece that the application itself is sending."""
+    return {
+        "connection": CONNECTION_BYTES,
+        # A head, or the head of the next request behind an open one, and the read that overran it
+        "head": config.max_head_size + 2 * READ_BYTES,
+        "body": config.limits().body_buffer_bytes + 2 * READ_BYTES,
+        "unsent": config.write_high_water,
+    }
