@@ -23,24 +23,20 @@ from asgiws.server.importer import ImportFailed, import_app
 from asgiws.server.lifespan import StartupFailed
 from asgiws.server.listeners import CannotListen
 from asgiws.server.serving import loop_factory, run_app
-from asgiws.telemetry.logs import configure
+from asgiws.telemetry.logs import configure, escape
 
 __all__ = ["main", "make_parser", "options_from"]
 
 # For threads of the application to end by themselves
 _THREADS_S = 1.0
+# Whose frames stand above the application's own in the traceback of its import
+_IMPORTING = (__name__, "asgiws.server.importer", "importlib", "importlib._bootstrap", "importlib._bootstrap_external")
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line with the nearest known flag."""
+    """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        for word in message.split():
-            if word.startswith("--"):
-                known = [flag for name, option in OPTIONS.items() for flag in _flags(name, option)]
-                nearest = difflib.get_close_matches(word.partition("=")[0], known, 1)
-                message += f"; did you mean {nearest[0]}?" if nearest and word not in known else ""
-                break
         self.exit(2, f"asgiws: {message} (asgiws --help lists the options)\n")
 
 
@@ -89,8 +85,18 @@ def options_from(environ: Mapping[str, str], flags: Mapping[str, object]) -> Con
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit code."""
+    try:
+        return _leave(_run(argv))
+    except KeyboardInterrupt:
+        return _leave(_fail(1, "interrupted before the application was served"))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = make_parser()
-    arguments = vars(parser.parse_args(argv))
+    known, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(_not_taken(unknown))
+    arguments = vars(known)
     target = arguments.pop("app", None) or os.environ.get("ASGIWS_APP")
     if target is None:
         parser.error("no application was given, name it as module:attribute, such as app:app")
@@ -106,8 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         app = import_app(target, config.app_dir, factory=config.factory)
     except ImportFailed as error:
         return _fail(2, str(error))
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        _print_traceback(error)
         return _fail(1, f"application {target} raised while it was imported, see above")
     try:
         run_app(app, config)
@@ -115,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(3, str(error))
     except CannotListen as error:
         return _fail(1, str(error))
-    return _leave(0)
+    return 0
 
 
 def _leave(code: int) -> int:
@@ -135,6 +141,27 @@ def _leave(code: int) -> int:
 def _fail(code: int, message: str) -> int:
     print(f"asgiws: {message}", file=sys.stderr)  # noqa: T201 - the command line's voice
     return code
+
+
+def _print_traceback(error: Exception) -> None:
+    """Print a traceback from the application's first frame on, without those of our import of it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__") in _IMPORTING:
+        trace = trace.tb_next
+    traceback.print_exception(error.with_traceback(trace))
+
+
+def _not_taken(words: Sequence[str]) -> str:
+    """Say what is wrong with arguments that no option takes, with the nearest flag that is one."""
+    flag = next((word.partition("=")[0] for word in words if word.startswith("-")), None)
+    if flag is None:
+        return f"{words[0]!r} was given behind the application, allowed: one module:attribute, and options"
+    known = ["--help", "--version"]
+    for name, option in OPTIONS.items():
+        known += _flags(name, option)
+        known += [f"--no-{name[2:]}" for name in _flags(name, option) if option.kind == "flag"]
+    nearest = difflib.get_close_matches(flag, known, 1)
+    return f"there is no option {escape(flag)}" + (f"; did you mean {nearest[0]}?" if nearest else "")
 
 
 def _flags(name: str, option: Option) -> list[str]:

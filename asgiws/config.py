@@ -90,7 +90,7 @@ class Option:
         number: float
         if isinstance(value, str):
             units = _UNITS.get(self.kind, {"": 1})
-            match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", value.strip().lower())
+            match = re.fullmatch(r"(-?[0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", value.strip().lower())
             if match is None or match[2] not in units:
                 raise self._error(value, f"a number such as {_EXAMPLES.get(self.kind, '32')}")
             number = float(match[1]) * units[match[2]]
@@ -122,13 +122,14 @@ class Option:
 
 def _check_header(value: str) -> str | None:
     name, colon, text = value.partition(":")
-    if colon and is_token(name.encode()) and "\r" not in text and "\n" not in text and "\0" not in text:
+    # RFC 9110 §5.5: tab, visible characters and spaces, and what is above ASCII as bytes
+    if colon and is_token(name.encode()) and re.fullmatch("[\t -~\x80-\xff]*", text):
         return None
-    return "Name: value, without line ends"
+    return "Name: value, without line ends, in Latin-1"
 
 
 def _check_origin(value: str) -> str | None:
-    if value == "*" or value == "null" or (value.startswith("*.") and "/" not in value) or "://" in value:
+    if re.fullmatch(r"\*|null|\*\.[^/*:]+|[a-z][a-z0-9+.-]*://[^/*]+/?", value, re.IGNORECASE):
         return None
     return "an origin such as https://example.com, or *.example.com for every host below it"
 
@@ -305,6 +306,8 @@ def spelled(name: str) -> str:
 
 def unknown_option(name: str) -> OptionError:
     """Give the error for a name that is no option, with the nearest one that is."""
-    nearest = difflib.get_close_matches(name.lower().replace("-", "_"), OPTIONS, 1)
+    flag = name.lower().replace("_", "-")
+    nearest = [known for known, option in OPTIONS.items() if flag in option.aliases]
+    nearest = nearest or difflib.get_close_matches(flag.replace("-", "_"), OPTIONS, 1)
     hint = f"did you mean {nearest[0]}?" if nearest else "asgiws --help lists the options"
     return OptionError(f"{name}: there is no such option; {hint}")

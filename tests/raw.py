@@ -77,7 +77,7 @@ class RawClient:
     """A blocking socket with a buffer. Reads raise EOFError at the end, TimeoutError when nothing comes."""
 
     def __init__(self, port: int, host: str = "127.0.0.1", receive_buffer: int | None = None) -> None:
-        self.socket = socket.socket()
+        self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(PATIENCE_S)
@@ -96,6 +96,20 @@ class RawClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.socket.close()
+
+    @classmethod
+    def unix(cls, path: str) -> Self:
+        """A client of a Unix socket."""
+        client = cls.__new__(cls)
+        client.buffer = b""
+        client.socket = socket.socket(socket.AF_UNIX)
+        client.socket.settimeout(PATIENCE_S)
+        try:
+            client.socket.connect(path)
+        except OSError:
+            client.socket.close()
+            raise
+        return client
 
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)

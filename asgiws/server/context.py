@@ -19,7 +19,7 @@ from asgiws.protocol.errors import Violation
 from asgiws.protocol.keepalive import KeepalivePolicy, ticks
 from asgiws.telemetry.access import Address, format_address
 from asgiws.telemetry.counters import Counters
-from asgiws.telemetry.logs import RateLimitedLog, escape
+from asgiws.telemetry.logs import LOG, RateLimitedLog, escape
 
 __all__ = [
     "ASGIApp", "ClientDisconnected", "Connection", "Context", "Deadlines", "Event", "Scope",
@@ -127,13 +127,22 @@ class Context:
         """Give what an application raised if it is a fault of the application, and count it.
 
         Its own ClientDisconnected passing through it is none (ASGI C8), alone or as all that a task group raises, nor
-        is the cancellation when the server stops, nor GeneratorExit, with which one that ignored it is destroyed.
+        is the cancellation when the server stops, nor GeneratorExit, with which one that ignored it is destroyed. What
+        was raised in its place is the framework's word for it most of the time, and gets a line without a traceback.
         """
         if isinstance(raised, ClientDisconnected | GeneratorExit):
             return None
         if self.stopping and isinstance(raised, asyncio.CancelledError):
             return None
-        if isinstance(raised, BaseExceptionGroup) and raised.split(ClientDisconnected)[1] is None:
+        if isinstance(raised, BaseExceptionGroup):
+            rest = raised.split(ClientDisconnected)[1]
+            if rest is None:
+                return None
+            followed = rest.split(_follows_disconnect)[1] is None
+        else:
+            followed = _follows_disconnect(raised)
+        if followed:
+            LOG.info("application ended with %s after its client had left", type(raised).__name__)
             return None
         self.counters.app_errors += 1
         return raised
@@ -223,3 +232,13 @@ def server_fields(config: Config, date: str) -> bytes:
         name, _, value = entry.partition(":")
         lines.append(f"{name.lower()}: {value.strip()}\r\n")
     return "".join(lines).encode("latin-1")
+
+
+def _follows_disconnect(raised: BaseException) -> bool:
+    """Tell whether it was raised while a ClientDisconnected was handled, as Starlette raises exceptions of its own."""
+    before = raised.__cause__ or raised.__context__
+    for _ in range(32):  # who sets __cause__ can make a ring
+        if before is None or isinstance(before, ClientDisconnected):
+            break
+        before = before.__cause__ or before.__context__
+    return isinstance(before, ClientDisconnected)

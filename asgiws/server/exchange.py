@@ -17,7 +17,7 @@ from asgiws.protocol.http1 import RequestHead, accepts_trailers
 from asgiws.protocol.response import BODY, DONE, HEAD, TRAILERS, Response, encode_fields
 from asgiws.server.context import ClientDisconnected, Context, Event, Scope
 from asgiws.server.files import file_size
-from asgiws.server.flow import wake
+from asgiws.server.flow import wait_in, wake
 from asgiws.telemetry.logs import LOG, escape
 
 __all__ = ["Exchange"]
@@ -135,9 +135,7 @@ class Exchange:
                 self.expects_continue = False
                 if self.response.state == HEAD:
                     self._connection.write(_CONTINUE)
-            waiter = self._connection.context.loop.create_future()
-            self._waiters.append(waiter)
-            await waiter
+            await wait_in(self._waiters, self._connection.context.loop)
 
     async def send(self, message: Event) -> None:
         """ASGI `send`. Raises ClientDisconnected once the client is gone, ValueError and the like for misuse."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-__all__ = ["Flow", "wake"]
+__all__ = ["Flow", "forget", "wait_in", "wake"]
 
 
 def wake(waiters: list[asyncio.Future[None]]) -> None:
@@ -16,6 +16,23 @@ def wake(waiters: list[asyncio.Future[None]]) -> None:
         if not waiter.done():
             waiter.set_result(None)
     waiters.clear()
+
+
+async def wait_in(waiters: list[asyncio.Future[None]], loop: asyncio.AbstractEventLoop) -> None:
+    """Wait for the next `wake`. Who is cancelled does not stay in `waiters`, however often it comes back."""
+    waiter = loop.create_future()
+    waiters.append(waiter)
+    try:
+        await waiter
+    except asyncio.CancelledError:
+        forget(waiters, waiter)
+        raise
+
+
+def forget(waiters: list[asyncio.Future[None]], waiter: asyncio.Future[None]) -> None:
+    """Take out who was cancelled, unless it was let go on already."""
+    if waiter in waiters:
+        waiters.remove(waiter)
 
 
 class Flow:
@@ -71,9 +88,7 @@ class Flow:
 
     async def wait_writable(self) -> None:
         """Wait until the transport has sent enough, or the connection has ended."""
-        waiter = self._loop.create_future()
-        self._senders.append(waiter)
-        await waiter
+        await wait_in(self._senders, self._loop)
 
     def release_senders(self) -> None:
         """Let the senders find that the connection has ended."""

@@ -42,6 +42,8 @@ __all__ = ["HTTPConnection"]
 
 NEW, IDLE, HEAD, EXCHANGE, SKIPPING, LINGERING, UPGRADED, LOST = range(8)
 
+# Every 128th piece of a response lets the loop turn.
+_TURN_MASK: Final = 127
 # A body that the application did not read is read to its end to keep the connection, but not more than this of it.
 _SKIP_MOST_BYTES: Final = 64 * 1024
 
@@ -51,7 +53,7 @@ class HTTPConnection(asyncio.Protocol):
 
     __slots__ = (
         "_admitted", "_body", "_exchange", "_flow", "_half_closed", "_peer", "_reader", "_skipped_bytes", "_state",
-        "_ticks", "_transport", "context",
+        "_ticks", "_transport", "_writes", "context",
     )  # fmt: skip
 
     def __init__(self, context: Context) -> None:
@@ -64,6 +66,7 @@ class HTTPConnection(asyncio.Protocol):
         self._body: BodyReader | None = None
         self._skipped_bytes = 0
         self._half_closed = False
+        self._writes = 0
         self._admitted = True
         """Whether this connection counts towards the limits of connections; False for one that was refused."""
         self._peer: Peer
@@ -179,13 +182,13 @@ class HTTPConnection(asyncio.Protocol):
 
     @property
     def lost(self) -> bool:
-        """Whether the TCP connection is gone."""
-        return self._state == LOST
+        """Whether the TCP connection is gone, or about to go: the loop tells it only when the application pauses."""
+        return self._state == LOST or (self._state == EXCHANGE and self._transport.is_closing())
 
     @property
     def ended(self) -> bool:
         """Whether nothing can be sent any more: the last answer is out, or the connection is gone."""
-        return self._state in (LINGERING, LOST)
+        return self._state == LINGERING or self.lost
 
     async def send_part(self, file: IO[bytes], offset: int, count: int) -> None:
         """Send a part of a file as it is."""
@@ -197,11 +200,20 @@ class HTTPConnection(asyncio.Protocol):
             self._transport.write(data)
 
     async def wait_writable(self) -> None:
-        """Wait while the transport is full. Raises ClientDisconnected when the connection is lost meanwhile."""
+        """Wait while the transport is full. Raises ClientDisconnected when the connection is lost meanwhile.
+
+        An application that sends without a pause lets the loop turn now and then, so that others are served and it
+        learns when its client has gone.
+        """
+        self._writes += 1
         if self._flow.write_paused:
             await self._flow.wait_writable()
-            if self._state == LOST:
-                raise ClientDisconnected("client left while a response was sent")
+        elif not self._writes & _TURN_MASK or self._transport.is_closing():
+            await asyncio.sleep(0)
+        else:
+            return
+        if self._state == LOST:
+            raise ClientDisconnected("client left while a response was sent")
 
     def on_body_taken(self) -> None:
         """Read on: the application has taken what was held for it."""
@@ -263,8 +275,10 @@ class HTTPConnection(asyncio.Protocol):
         self._exchange = exchange = Exchange(self, head, body_complete=body is None)
         if context.stopping:
             exchange.response.keep_alive = False
-        if body is not None or self._reader.buffer:
+        if self._reader.buffer:
             self._read_body()
+        else:
+            self._flow.resume_reading()
         if self._exchange is exchange:
             context.start(exchange.run(http_scope(context, head, self._peer)))
 

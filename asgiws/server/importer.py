@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +19,7 @@ class ImportFailed(Exception):  # noqa: N818 - what happened
 def import_app(target: str, app_dir: str, *, factory: bool) -> ASGIApp:
     """Import the application. Raises ImportFailed; what its own code raises passes through."""
     module_name, colon, path = target.partition(":")
-    if not colon or not module_name or not path:
+    if not colon or not module_name or not path or module_name.startswith("."):
         raise ImportFailed(f"application {target!r} was given, allowed: module:attribute, such as app:app")
     folder = str(Path(app_dir or ".").resolve())
     if folder not in sys.path:
@@ -44,4 +43,10 @@ def import_app(target: str, app_dir: str, *, factory: bool) -> ASGIApp:
             raise ImportFailed(f"module {module_name!r} has no attribute {path!r}; it has: {known or 'none'}") from None
     if not callable(app):
         raise ImportFailed(f"{target} is {type(app).__name__}, allowed: an ASGI application, which is callable")
-    return cast("ASGIApp", cast("Callable[[], Any]", app)()) if factory else cast("ASGIApp", app)
+    if factory:
+        app = app()
+        if not callable(app):
+            raise ImportFailed(
+                f"factory {target} gave {type(app).__name__}, allowed: an ASGI application, which is callable"
+            )
+    return cast("ASGIApp", app)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
 from pathlib import Path
+from typing import Final
 
 from asgiws.config import Config
 
 __all__ = ["CannotListen", "address_of", "close_listeners", "make_listeners"]
+
+
+_NO_SUCH_FAMILY: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 class CannotListen(Exception):  # noqa: N818 - what happened
@@ -52,19 +57,15 @@ def _internet(host: str, port: int, backlog: int) -> list[socket.socket]:
         why = error.strerror if isinstance(error, OSError) else "not a host name"
         raise CannotListen(f"--host: {host!r} is no address of this machine ({why})") from None
     listeners: list[socket.socket] = []
-    for family, kind, protocol, _, address in dict.fromkeys(found):
-        listener = socket.socket(family, kind, protocol)
-        listeners.append(listener)
+    # A machine may name itself ::1 and have no IPv6; its other address will do. So IPv6 comes last.
+    for family, _, _, _, address in sorted(dict.fromkeys(found), key=lambda entry: entry[0] == socket.AF_INET6):
+        # With port 0 a name that has two addresses gets one port for both.
+        bound = listeners[0].getsockname()[1] if port == 0 and listeners else port
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            # With port 0 a name that has two addresses gets one port for both.
-            bound = listeners[0].getsockname()[1] if port == 0 and len(listeners) > 1 else port
-            listener.bind((address[0], bound, *address[2:]))
-            listener.listen(backlog)
-            listener.setblocking(False)
+            listeners.append(_listen(family, (address[0], bound, *address[2:]), backlog))
         except OSError as error:
+            if listeners and family == socket.AF_INET6 and error.errno in _NO_SUCH_FAMILY:
+                continue
             for opened in listeners:
                 opened.close()
             raise CannotListen(
@@ -72,6 +73,21 @@ def _internet(host: str, port: int, backlog: int) -> list[socket.socket]:
                 "choose another with --host and --port, or stop what has it"
             ) from None
     return listeners
+
+
+def _listen(family: int, address: tuple[object, ...], backlog: int) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+        listener.listen(backlog)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def _unix(path: str, backlog: int) -> socket.socket:

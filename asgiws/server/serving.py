@@ -86,9 +86,8 @@ async def _start(server: Server, told_to_stop: asyncio.Event) -> bool:
         await asyncio.wait((starting, telling), return_when=asyncio.FIRST_COMPLETED)
     finally:
         telling.cancel()
-        if not starting.done():
-            starting.cancel()
-            await asyncio.wait((starting,))
+        starting.cancel()
+        await asyncio.wait((starting, telling))
     if starting.cancelled():
         return False
     starting.result()

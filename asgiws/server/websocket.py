@@ -41,7 +41,7 @@ from asgiws.protocol.handshake import Handshake
 from asgiws.protocol.http1 import Header
 from asgiws.protocol.receiver import ENDED, FRESH_WINDOW, KEPT_WINDOW, Item, Receiver
 from asgiws.server.context import ClientDisconnected, Context, Event, Scope
-from asgiws.server.flow import Flow, wake
+from asgiws.server.flow import Flow, forget, wake
 from asgiws.server.opening import Opening
 from asgiws.server.scope import Peer
 from asgiws.server.watch import ANSWER_LATE, DEAD, IDLE_TOO_LONG, LIFETIME_OVER, OPENING_LATE, PING_NOW, Watch
@@ -53,6 +53,8 @@ __all__ = ["WebSocketConnection"]
 _CORK_MOST_BYTES: Final = 64 * 1024
 _EARLY_MOST_BYTES: Final = 64 * 1024
 _ABNORMAL: Final = Close(1006, "")
+# Every 128th message of a connection lets the loop turn.
+_TURN_MASK: Final = 127
 _PING_FRAME: Final = encode_frame(FIN | PING, b"asgiws")
 
 
@@ -120,13 +122,19 @@ class WebSocketConnection(asyncio.Protocol):
         if receiver.pings or receiver.pong is not None:
             self._on_controls()
         if self._inbox:
-            if self._waiters:
-                wake(self._waiters)
+            # What `wake` does, written out: a call less for each message.
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+            self._waiters.clear()
             if receiver.state == ENDED:
                 self._on_end_received()
 
     def eof_received(self) -> None:
         """Let the transport close: a client that half-closes without a Close frame is gone (RFC 6455 §7.1.5)."""
+        if self._state == OPEN and self._receiver.state != ENDED:
+            self._ended_by = self._ended_by or "client"
+            self._enter(closing.CLOSE_DONE)
 
     def pause_writing(self) -> None:
         """Make `send` wait: the transport holds more than the high-water mark."""
@@ -183,7 +191,11 @@ class WebSocketConnection(asyncio.Protocol):
                     self._flush()
                 waiter = self._loop.create_future()
                 self._waiters.append(waiter)
-                await waiter
+                try:  # `wait_in` written out: a call less for each message
+                    await waiter
+                except asyncio.CancelledError:
+                    forget(self._waiters, waiter)
+                    raise
             else:
                 end = self._final_close()
                 return {"type": "websocket.disconnect", "code": end.code, "reason": end.reason}
@@ -222,8 +234,8 @@ class WebSocketConnection(asyncio.Protocol):
                 self._flush()
         else:
             self._transport.write(frame)
-        if self._flow.write_paused:
-            await self._wait_writable()
+        if self._flow.write_paused or self._transport.is_closing() or not self.messages_out & _TURN_MASK:
+            await self._settle()
 
     # ---- called by the sweep and the server
 
@@ -317,14 +329,20 @@ class WebSocketConnection(asyncio.Protocol):
         self.bytes_out += len(frame)
         self._flush()
         self._transport.write(frame)
-        await self._wait_writable()
+        await self._settle()
 
-    async def _wait_writable(self) -> None:
-        """Wait while the transport is full. Raises ClientDisconnected when the connection ends meanwhile."""
+    async def _settle(self) -> None:
+        """Wait while the transport is full, else let the loop turn. Raises ClientDisconnected when that ended it all.
+
+        An application that sends without a pause to a client that keeps up would otherwise never let the loop turn:
+        nobody else were served, and it would never learn that this client has gone.
+        """
         if self._flow.write_paused:
             await self._flow.wait_writable()
-            if self._state >= CLOSING:
-                raise ClientDisconnected(f"websocket closed while sending ({self._final_close().code})")
+        else:
+            await asyncio.sleep(0)
+        if self._state >= CLOSING:
+            raise ClientDisconnected(f"websocket closed while sending ({self._final_close().code})")
 
     # ---- the opening
 

@@ -9,6 +9,7 @@ from itertools import cycle, pairwise
 from operator import xor
 from typing import NamedTuple
 
+from hypothesis import settings
 from websockets.extensions import Extension
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side
@@ -20,6 +21,8 @@ from asgiws.protocol.limits import Limits
 from asgiws.protocol.receiver import ENDED, NO_COMPRESSION, Item, Receiver
 
 LIMITS = Limits()
+relaxed = settings(deadline=None)
+"""Of properties: what a slow machine takes its time for is no failure."""
 KEY = bytes((0x37, 0xFA, 0x21, 0x3D))
 """The masking key of the examples in RFC 6455 §5.7."""
 NO_KEY = bytes(4)

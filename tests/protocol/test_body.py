@@ -154,7 +154,7 @@ def test_body_reader_is_what_the_head_announces(field: bytes, body: bytes) -> No
     "line-ends-as-data": (b"4\r\n\r\n\r\n\r\n0\r\n\r\n", b"\r\n\r\n"),
     "hexadecimal": (b"fF\r\n" + b"a" * 255 + b"\r\n0\r\n\r\n", b"a" * 255),
     "leading-zeros": (b"000000000000003\r\nabc\r\n00\r\n\r\n", b"abc"),
-    "extension": (b"3;a=b;c=\"d e\" ; \xe9\r\nabc\r\n0;e\r\n\r\n", b"abc"),
+    "extension": (b"3;a=b;c=\"d\te\" ;~\x80\xff\r\nabc\r\n0;e\r\n\r\n", b"abc"),
     "space-before-extension": (b"3 \t;a\r\nabc\r\n0\r\n\r\n", b"abc"),
     "trailers": (b"3\r\nabc\r\n0\r\nA: b\r\nc:\t\xe9\r\n\r\n", b"abc"),
 })  # fmt: skip
@@ -205,14 +205,15 @@ def test_space_after_a_chunk_size_is_refused_without_an_extension(space: bytes) 
 @table("data", {
     "size": b"3\nabc\r\n0\r\n\r\n", "last-size": b"3\r\nabc\r\n0\n\r\n", "extension": b"3;a\nabc\r\n0\r\n\r\n",
     "extension-with-line": b"3;a\nGET / HTTP/1.1\r\n0\r\n\r\n", "first-byte": b"\n3\r\nabc",
-    "first-byte-before-cr": b"\n3\r",
+    "first-byte-before-cr": b"\n3\r", "behind-a-chunk": b"3\r\nabc\r\n\n0\r\n\r\n",
 })  # fmt: skip
 def test_lf_alone_after_a_chunk_size_is_refused(data: bytes) -> None:
     """RFC 9112 §7.1: some take LF in an extension for its end and some do not."""
-    refused(chunked(data), "bad-chunk-size", 400, "line end without CR", "lines end with CR LF")
+    for result in (chunked(data), read(ChunkedBody(LIMITS), *each_byte(data))[0]):
+        refused(result, "bad-chunk-size", 400, "line end without CR", "lines end with CR LF")
 
 
-@pytest.mark.parametrize("byte", [b"\0", b"\r", b"\x0b", b"\x1b", b"\x1e", b"\x7f"])
+@pytest.mark.parametrize("byte", [b"\0", b"\r", b"\x0b", b"\x1b", b"\x1f", b"\x7f"])
 def test_control_character_in_a_chunk_extension_is_refused(byte: bytes) -> None:
     """RFC 9112 §7.1.1: names and values of extensions are tokens and quoted strings."""
     result = chunked(b"3;a" + byte + b"b\r\nabc\r\n0\r\n\r\n")
@@ -272,7 +273,7 @@ def test_trailer_limit(cut_up: CutUp) -> None:
         result = read(ChunkedBody(SMALL), *cut_up(at_limit.replace(b"A:", b"AA:")))[0]
         refused(result, "trailers-too-large", 431, "trailers of 21 bytes or more", "limit 20")
     # before their end arrives
-    refused(read(ChunkedBody(SMALL), *cut_up(b"0\r\n" + b"a" * 22))[0], "trailers-too-large", 431, "limit 20")
+    refused(read(ChunkedBody(SMALL), *cut_up(b"0\r\n" + b"a" * 22))[0], "trailers-too-large", 431, "of 21 bytes")
 
 
 @BOTH

@@ -22,7 +22,7 @@ from asgiws.protocol.frames import (
     encode_frame,
     frame_head,
 )
-from tests.protocol.frame_help import IndependentClient, cut, delivered, run
+from tests.protocol.frame_help import IndependentClient, cut, delivered, relaxed, run
 
 SIZES = (0, 1, 2, 124, 125, 126, 127, 255, 256, 65534, 65535, 65536, 65537, 1_000_000)
 
@@ -92,6 +92,7 @@ def test_frames_of_an_independent_client_are_its_messages(size: int) -> None:
     assert run([stream], fast=False).items == [text, binary]
 
 
+@relaxed
 @given(
     messages=st.lists(st.tuples(st.text(max_size=60) | st.binary(max_size=200), st.integers(1, 5)), max_size=6),
     places=st.lists(st.integers(0, 1500), max_size=8),

@@ -175,6 +175,7 @@ def offers(*values: bytes) -> list[tuple[str, dict[str, str | None]]]:
     "quoted-pair": ([b'x; a="\\1\\0"'], [("x", {"a": "10"})]),
     "quoted-pair-quote": ([b'x; a="\\"", y'], [("y", {})]),
     "quoted-pair-backslash": ([b'x; a="1\\\\0", y'], [("y", {})]),
+    "quoted-pair-at-end": ([b'x; a="1\\"', b"y"], [("y", {})]),
     "quoted-pair-backslash-last": ([b'x; a="10\\\\", y'], [("y", {})]),
     "odd-names": ([b"constructor; __proto__, __proto__; toString=hasOwnProperty"],
                   [("constructor", {"__proto__": None}), ("__proto__", {"tostring": "hasOwnProperty"})]),
@@ -199,6 +200,7 @@ def test_parameters_keep_order_and_duplicates() -> None:
     "two-equals": b"x; a=b=c", "quoted-empty": b'x; a=""', "quoted-space": b'x; a="b c"',
     "quoted-twice": b'x; a="b""c"', "text-after-quote": b'x; a="b"c', "text-before-quote": b'x; a=b"c"',
     "name-with-value": b"x=1", "one-of-two": b"x; a=1; b=(", "list-in-quotes": b'x; a="b, y; c="d',
+    "backslash-outside-quotes": b'x; a="b"; c=\\',
 })  # fmt: skip
 def test_malformed_element_is_left_out(element: bytes) -> None:
     """RFC 6455 §9.1: as if it were not offered; those beside it stay."""

@@ -271,9 +271,9 @@ def line_of(size: int) -> bytes:
     return b"GET /%s HTTP/1.1" % (b"a" * (size - 14))
 
 
-def head_of(size: int) -> bytes:
-    """Give a head of `size` bytes, without the empty line that ends it."""
-    head = request(b"a: ")[:-4]
+def head_of(size: int, limits: Limits) -> bytes:
+    """Give a head of `size` bytes, without the empty line that ends it, and a request line as long as may be."""
+    head = request(b"a: ", line=line_of(limits.request_line_bytes))[:-4]
     return head + b"b" * (size - len(head)) + b"\r\n\r\n"
 
 
@@ -300,11 +300,11 @@ def test_request_line_is_refused_for_its_shape_only_below_its_limit() -> None:
 def test_head_limit(send: Send, limits: Limits) -> None:
     """RFC 6585 §5: a server answers 431 to header fields too large as a whole."""
     most = limits.head_bytes
-    accepted(send(head_of(most), limits))
-    result = send(head_of(most + 1), limits)
+    accepted(send(head_of(most, limits), limits))
+    result = send(head_of(most + 1, limits), limits)
     refused(result, "head-too-large", 431, "request head of ", " bytes or more", f"limit {most}")
     # before its end arrives
-    refused(send(head_of(most + 1)[:-1], limits), "head-too-large", 431, f"limit {most}")
+    refused(send(head_of(most + 1, limits)[:-1], limits), "head-too-large", 431, f"limit {most}")
 
 
 def test_head_smaller_than_its_request_line_may_be_is_refused_as_head() -> None:

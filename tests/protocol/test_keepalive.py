@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asgiws.protocol.keepalive import DEAD, NOTHING, PING_NOW, KeepalivePolicy, ticks
+from tests.protocol.frame_help import relaxed
 
 
 def story(policy: KeepalivePolicy, until: int) -> dict[int, int]:
@@ -34,6 +35,7 @@ def test_without_an_interval_nothing_is_ever_due(timeout: int) -> None:
     assert story(KeepalivePolicy(interval_ticks=0, timeout_ticks=timeout), 100) == {}
 
 
+@relaxed
 @given(interval=st.integers(1, 500), timeout=st.integers(1, 500))
 def test_a_silent_peer_gets_one_ping_and_the_whole_timeout_to_answer(interval: int, timeout: int) -> None:
     assert story(KeepalivePolicy(interval, timeout), interval + timeout) == {
@@ -59,6 +61,7 @@ def test_ticks_make_at_least_the_seconds(seconds: float, tick_s: float, count: i
     assert ticks(seconds, tick_s) == count
 
 
+@relaxed
 @given(seconds=st.integers(1, 10**6), parts=st.integers(1, 64))
 def test_ticks_are_the_fewest_that_are_enough(seconds: int, parts: int) -> None:
     tick_s = Fraction(1, 64) * parts

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asgiws.protocol.masking import UNMASK_IN_C, unmask, unmask_python
-from tests.protocol.frame_help import KEY
+from tests.protocol.frame_help import KEY, relaxed
 
 KEYS = st.binary(min_size=4, max_size=4)
 needs_c = pytest.mark.skipif(
@@ -45,6 +45,7 @@ def test_every_remainder_and_both_branches_equal_the_naive_loop(way: Unmask, siz
 
 
 @both
+@relaxed
 @given(data=st.binary(max_size=3000), places=st.tuples(st.integers(0, 3000), st.integers(0, 3000)), key=KEYS)
 def test_any_part_equals_the_naive_loop(way: Unmask, data: bytes, places: tuple[int, int], key: bytes) -> None:
     start, stop = sorted(min(place, len(data)) for place in places)
@@ -52,6 +53,7 @@ def test_any_part_equals_the_naive_loop(way: Unmask, data: bytes, places: tuple[
 
 
 @both
+@relaxed
 @given(data=st.binary(max_size=3000), key=KEYS)
 def test_masking_twice_is_the_identity(way: Unmask, data: bytes, key: bytes) -> None:
     size = len(data)
@@ -111,6 +113,7 @@ def test_c_module_takes_no_keywords() -> None:
 
 
 @needs_c
+@relaxed
 @given(
     data=st.one_of(st.binary(max_size=40), st.none(), st.text(max_size=3)),
     start=st.integers(-(2**70), 2**70) | st.integers(-3, 45),

@@ -29,13 +29,14 @@ from tests.protocol.frame_help import (
     fragments,
     mask,
     octets,
+    relaxed,
     run,
 )
 
 MIB = 2**20
 RSV1 = 4
+thorough = settings(relaxed, max_examples=200)
 COMPRESSIONS = st.sampled_from([NO_COMPRESSION, FRESH_WINDOW, KEPT_WINDOW])
-relaxed = settings(deadline=None, max_examples=200)
 
 # ---- streams
 
@@ -150,7 +151,7 @@ def same(one: Outcome, other: Outcome) -> bool:
 # ---- (1), (2): splits and paths
 
 
-@relaxed
+@thorough
 @given(stream=streams(), places=st.lists(st.integers(0, 400), max_size=6), bounds=limits(), compression=COMPRESSIONS)
 def test_any_split_gives_the_same_events(stream: bytes, places: list[int], bounds: Limits, compression: int) -> None:
     whole = run([stream], bounds, compression)
@@ -160,7 +161,7 @@ def test_any_split_gives_the_same_events(stream: bytes, places: list[int], bound
         assert whole == run(cut(stream, places), bounds)
 
 
-@relaxed
+@thorough
 @given(stream=streams(), places=st.lists(st.integers(0, 400), max_size=3), bounds=limits(), compression=COMPRESSIONS)
 def test_fast_path_equals_general_path(stream: bytes, places: list[int], bounds: Limits, compression: int) -> None:
     pieces = cut(stream, places)
@@ -199,7 +200,7 @@ def test_limits_on_inflating_decide_alike_for_every_split_and_path(
 # ---- (3): encode, mask, feed
 
 
-@relaxed
+@thorough
 @given(
     sent=st.lists(
         st.tuples(st.text(max_size=50) | st.binary(max_size=300), st.lists(st.integers(0, 99)), st.booleans())
@@ -274,7 +275,7 @@ def stored_block(octet: bytes) -> bytes:
 EDGES = st.sampled_from([bytes((octet,)) for row in WELL_FORMED for octet in (*row[0], *sum(row[1], ()))])
 
 
-@relaxed
+@thorough
 @given(st.lists(EDGES | SCRAPS | TEXTS, max_size=8).map(b"".join) | st.binary(max_size=12))
 @example(b"\xed\xa0\x80")
 @example(b"\xf4\x90\x80\x80")
@@ -305,7 +306,7 @@ def test_text_is_refused_at_the_first_octet_that_utf8_cannot_have(payload: bytes
 # ---- (6): no exception, bounded memory
 
 
-@relaxed
+@thorough
 @given(stream=streams() | st.binary(max_size=3000), bounds=limits(), compression=COMPRESSIONS, step=st.integers(1, 700))
 def test_receiver_never_raises_and_keeps_no_more_than_the_limits_allow(
     stream: bytes, bounds: Limits, compression: int, step: int
