@@ -2,8 +2,7 @@
 
 States of a WebSocket connection, and who moves it:
 
-    REQUESTED   the handshake was read, the application has not yet asked for `websocket.connect`
-    CONNECTING  the application knows of it and owes an answer
+    CONNECTING  the handshake was read, the application owes an answer
     DENYING     the application answers with an HTTP response instead (`websocket.http.response`)
     OPEN        both sides may send messages
     CLOSING     our Close is out, the peer's is awaited
@@ -24,26 +23,21 @@ from asgiws.protocol.errors import Violation
 from asgiws.protocol.frames import CLOSE, FIN, encode_frame
 
 __all__ = [
-    "ACCEPTED", "ASKED", "CLOSED", "CLOSE_DONE", "CLOSE_SENT", "CLOSING", "CONNECTING", "DENYING", "DENY_BEGAN",
-    "LINGERING", "NEXT", "OPEN", "REFUSED", "REQUESTED", "STATE_NAMES", "TCP_LOST", "Close", "advance", "check_close",
+    "ACCEPTED", "CLOSED", "CLOSE_DONE", "CLOSE_SENT", "CLOSING", "CONNECTING", "DENYING", "DENY_BEGAN",
+    "LINGERING", "NEXT", "OPEN", "REFUSED", "STATE_NAMES", "TCP_LOST", "Close", "advance", "check_close",
     "encode_close", "is_close_code", "parse_close",
 ]  # fmt: skip
 
-REQUESTED, CONNECTING, DENYING, OPEN, CLOSING, LINGERING, CLOSED = range(7)
-STATE_NAMES: Final = ("requested", "connecting", "denying", "open", "closing", "lingering", "closed")
+CONNECTING, DENYING, OPEN, CLOSING, LINGERING, CLOSED = range(6)
+STATE_NAMES: Final = ("connecting", "denying", "open", "closing", "lingering", "closed")
 
-ASKED, ACCEPTED, DENY_BEGAN, REFUSED, CLOSE_SENT, CLOSE_DONE, TCP_LOST = range(7)
-"""What moves the state: the application called receive() for websocket.connect; the 101 is out; the head of an HTTP
-answer is out; its last byte is out; our Close is out and the peer owes one; it is out and the peer owes none; the
-transport is gone."""
+ACCEPTED, DENY_BEGAN, REFUSED, CLOSE_SENT, CLOSE_DONE, TCP_LOST = range(6)
+"""What moves the state: the 101 is out; the head of an HTTP answer is out; its last byte is out; our Close is out and
+the peer owes one; it is out and the peer owes none; the transport is gone."""
 
 NEXT: Final[Mapping[tuple[int, int], int]] = {
-    (REQUESTED, ASKED): CONNECTING,
-    (REQUESTED, ACCEPTED): OPEN,
     (CONNECTING, ACCEPTED): OPEN,
-    (REQUESTED, DENY_BEGAN): DENYING,
     (CONNECTING, DENY_BEGAN): DENYING,
-    (REQUESTED, REFUSED): LINGERING,
     (CONNECTING, REFUSED): LINGERING,
     (DENYING, REFUSED): LINGERING,
     (OPEN, CLOSE_SENT): CLOSING,

@@ -203,16 +203,17 @@ class HTTPConnection(asyncio.Protocol):
         """Wait while the transport is full. Raises ClientDisconnected when the connection is lost meanwhile.
 
         An application that sends without a pause lets the loop turn now and then, so that others are served and it
-        learns when its client has gone.
+        learns when its client has gone. Once its response is whole, the end of the connection is no news to it.
         """
         self._writes += 1
+        sending = self._state == EXCHANGE
         if self._flow.write_paused:
             await self._flow.wait_writable()
-        elif not self._writes & _TURN_MASK or self._transport.is_closing():
+        elif sending and (not self._writes & _TURN_MASK or self._transport.is_closing()):
             await asyncio.sleep(0)
         else:
             return
-        if self._state == LOST:
+        if sending and self._state == LOST:
             raise ClientDisconnected("client left while a response was sent")
 
     def on_body_taken(self) -> None:

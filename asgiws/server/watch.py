@@ -93,7 +93,7 @@ class Watch:
         """Count a tick before the accept or after the Close; gives OPENING_LATE, STUCK or NOTHING."""
         deadlines = self._deadlines
         self._state_ticks += 1
-        if state <= CONNECTING:
+        if state == CONNECTING:
             return OPENING_LATE if deadlines.handshake and self._state_ticks >= deadlines.handshake else NOTHING
         if state == DENYING:
             late = deadlines.write and self._flow.ticks_without_progress() >= deadlines.write

@@ -33,7 +33,7 @@ from collections import deque
 from typing import Any, Final, cast
 
 from asgiws.protocol import closing, errors
-from asgiws.protocol.closing import CLOSED, CLOSING, CONNECTING, DENYING, OPEN, REQUESTED, Close
+from asgiws.protocol.closing import CLOSED, CLOSING, CONNECTING, DENYING, OPEN, Close
 from asgiws.protocol.encoder import Encoder
 from asgiws.protocol.errors import Violation
 from asgiws.protocol.frames import BINARY_HEADS, FIN, PING, PONG, TEXT_HEADS, encode_frame
@@ -62,9 +62,9 @@ class WebSocketConnection(asyncio.Protocol):
     """A connection from the handshake request to the end of its TCP connection."""
 
     __slots__ = (
-        "_began_s", "_context", "_cork", "_corked_bytes", "_encoder", "_end", "_ended_by", "_flow", "_inbox", "_loop",
-        "_opening", "_path", "_peer", "_ping_sent_s", "_pong_held", "_receiver", "_rule", "_short_below", "_state",
-        "_transport", "_waiters", "_watch", "bytes_out", "messages_out", "round_trip_s",
+        "_began_s", "_connect_owed", "_context", "_cork", "_corked_bytes", "_encoder", "_end", "_ended_by", "_flow",
+        "_inbox", "_loop", "_opening", "_path", "_peer", "_ping_sent_s", "_pong_held", "_receiver", "_rule",
+        "_short_below", "_state", "_transport", "_waiters", "_watch", "bytes_out", "messages_out", "round_trip_s",
     )  # fmt: skip
 
     def __init__(
@@ -76,7 +76,9 @@ class WebSocketConnection(asyncio.Protocol):
         self._flow = flow
         self._peer = peer
         self._path = path
-        self._state = REQUESTED
+        self._state = CONNECTING
+        self._connect_owed = True
+        """Whether `websocket.connect` is still to be given, the first event whatever happens (ASGI W4)."""
         self._opening: Opening | None = Opening(context, handshake)
         """The answer to the handshake; None once that was a 101."""
         self._inbox: deque[Item] = deque()
@@ -168,6 +170,9 @@ class WebSocketConnection(asyncio.Protocol):
 
     async def receive(self) -> Event:
         """ASGI `receive`: the next message, or the disconnect event, again and again once it was reached."""
+        if self._connect_owed:
+            self._connect_owed = False
+            return {"type": "websocket.connect"}
         inbox, receiver = self._inbox, self._receiver
         while True:
             if inbox and self._state >= OPEN:
@@ -183,9 +188,6 @@ class WebSocketConnection(asyncio.Protocol):
                 # The inbox was full. The other connections get a turn before the next part of it is parsed.
                 self._parse_on()
                 await asyncio.sleep(0)
-            elif self._state == REQUESTED:
-                self._state = closing.advance(REQUESTED, closing.ASKED)
-                return {"type": "websocket.connect"}
             elif self._state <= OPEN:
                 if self._cork:
                     self._flush()
@@ -258,7 +260,7 @@ class WebSocketConnection(asyncio.Protocol):
         if self._state == OPEN:
             self._inbox.clear()
             self._begin_close(Close(self._context.config.shutdown_code, "service restart"), "server")
-        elif self._state in (REQUESTED, CONNECTING):
+        elif self._state == CONNECTING:
             self._refuse(503, "server", [(b"retry-after", b"1")])
 
     def abort(self) -> None:
@@ -276,7 +278,7 @@ class WebSocketConnection(asyncio.Protocol):
             error = self._context.judge(raised)
         if error is not None:
             LOG.error("application raised in websocket %s", escape(self._path), exc_info=error)
-        if self._state in (REQUESTED, CONNECTING):
+        if self._state == CONNECTING:
             if error is None and not self._context.stopping:
                 LOG.error("application returned without accepting or refusing websocket %s", escape(self._path))
             self._refuse(500, "app")
@@ -410,8 +412,10 @@ class WebSocketConnection(asyncio.Protocol):
             self._flow.resume_reading()
         if receiver.pings or receiver.pong is not None:
             self._on_controls()
-        if self._inbox and receiver.state == ENDED:
-            self._on_end_received()
+        if self._inbox:
+            wake(self._waiters)
+            if receiver.state == ENDED:
+                self._on_end_received()
 
     def _on_controls(self) -> None:
         """Answer pings, each with its payload (RFC 6455 §5.5.2), and measure a pong."""

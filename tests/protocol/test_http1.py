@@ -79,7 +79,7 @@ def test_connect_is_not_implemented() -> None:
 
 @table("target", {
     "empty": b"", "relative": b"path", "authority-form": b"example.com:80", "other-scheme": b"ftp://example.com/",
-    "one-slash": b"http:/example.com/", "asterisk-without-options": b"*", "fragment": b"/a#b",
+    "one-slash": b"http:/example.com/", "scheme-alone": b"http", "asterisk-without-options": b"*", "fragment": b"/a#b",
     "8-bit": b"/\xc3\xa9", "x85": b"/\x85", "tab": b"/a\tb",
 })  # fmt: skip
 def test_target_of_no_known_form_is_refused(target: bytes) -> None:
@@ -115,9 +115,9 @@ def test_origin_form_gives_path_and_query(target: bytes, path: bytes, decoded: s
 })  # fmt: skip
 def test_absolute_form_replaces_host(target: bytes, host: bytes, path: bytes, query: bytes) -> None:
     """RFC 9112 §3.2.2: the server MUST ignore the received Host and use the host of the target."""
-    head = accepted(parse(request(b"A: b", line=b"GET %s HTTP/1.1" % target)))
+    head = accepted(parse(request(b"A: b", b"C: d", line=b"GET %s HTTP/1.1" % target)))
     assert (head.target, head.query) == (path, query)
-    assert head.headers == [(b"host", host), (b"a", b"b")]
+    assert head.headers == [(b"host", host), (b"a", b"b"), (b"c", b"d")]
     assert not any("scheme" in field for field in head._fields)
 
 
@@ -132,6 +132,7 @@ def test_asterisk_form_comes_with_options() -> None:
     """RFC 9112 §3.2.4."""
     head = accepted(parse(request(line=b"OPTIONS * HTTP/1.1")))
     assert (head.method, head.target, head.path) == ("OPTIONS", b"*", "*")
+    refused(parse(request(line=b"OPTIONS ** HTTP/1.1")), "bad-target", 400, "target **", "* with OPTIONS")
 
 
 def test_method_keeps_its_case() -> None:
