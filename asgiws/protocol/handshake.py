@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from asgiws.protocol import errors
 from asgiws.protocol.errors import Violation
 from asgiws.protocol.http1 import RequestHead, is_token, printable
-from asgiws.protocol.response import encode_fields
+from asgiws.protocol.response import encode_fields, without_field
 
 __all__ = ["ExtensionOffer", "Handshake", "asks_for_websocket", "check_handshake", "encode_accept", "origin_allowed"]
 
@@ -127,9 +127,7 @@ def encode_accept(
         if field in _RESERVED_FIELDS:
             raise ValueError(f"header {field.decode()} in websocket.accept, the server writes it (ASGI websocket)")
         if field == b"date" or field == b"server":
-            default_fields = b"".join(
-                kept + b"\r\n" for kept in default_fields.split(b"\r\n") if kept and not kept.startswith(field + b":")
-            )
+            default_fields = without_field(default_fields, field)
         lines.append(line)
     lines.append(default_fields)
     lines.append(b"\r\n")

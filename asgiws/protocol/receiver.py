@@ -14,7 +14,8 @@ single chain of comparisons at the head of the loop. Everything else takes the g
     PAYLOAD  inside a data frame; its bytes are unmasked, inflated and checked as they come
     ENDED    a Close or a Violation was delivered; everything later is ignored (§5.5.1, §7.1.7)
 
-Both paths agree on every input and every split of it, which a property test holds them to.
+Both paths agree on every input and every split of it, which a property test holds them to. (But of a compressed
+message that is not DEFLATE and breaks another rule in front of that, either may be named: zlib drops what it inflated.)
 """
 
 from __future__ import annotations

@@ -19,7 +19,17 @@ from typing import Final
 from asgiws.protocol.errors import Violation
 from asgiws.protocol.http1 import TOKEN_BYTES, Header, header_tokens, printable
 
-__all__ = ["BODY", "DONE", "HEAD", "TRAILERS", "Response", "encode_fields", "encode_rejection", "status_line"]
+__all__ = [
+    "BODY",
+    "DONE",
+    "HEAD",
+    "TRAILERS",
+    "Response",
+    "encode_fields",
+    "encode_rejection",
+    "status_line",
+    "without_field",
+]
 
 HEAD, BODY, TRAILERS, DONE = range(4)
 
@@ -114,7 +124,7 @@ class Response:
                 length = int(text)
                 continue
             if field == b"date" or field == b"server":
-                default_fields = _without(default_fields, field)
+                default_fields = without_field(default_fields, field)
             lines.append(b"%s: %s\r\n" % (field, text))
         lines.append(default_fields)
         # RFC 9110 §8.6 and §15.3.5, §15.4.5: 204 and 304 have no body; HEAD has the fields of a body, not the body
@@ -203,5 +213,6 @@ class Response:
             self.state = TRAILERS if self._trailers else DONE
 
 
-def _without(fields: bytes, name: bytes) -> bytes:
+def without_field(fields: bytes, name: bytes) -> bytes:
+    """Give encoded fields less those of one name: the application's own goes before the server's."""
     return b"".join(line + b"\r\n" for line in fields.split(b"\r\n") if line and not line.startswith(name + b":"))
