@@ -93,7 +93,7 @@ class Lifespan:
             self._on_raise(error)
         if self._state == STARTING:
             self._move(ABSENT)
-        elif self._state == STOPPING:
+        elif self._state in (STARTED, STOPPING):
             self._move(ENDED)
 
     def _on_raise(self, error: BaseException) -> None:

@@ -15,7 +15,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import Self
 
 from asgiws.config import Config
 from asgiws.server.context import ASGIApp
@@ -48,8 +49,15 @@ async def serve_app(app: ASGIApp, config: Config, *, started: Callable[[Server],
 
     `started` is called once the server listens. Signals are only taken in the main thread.
     """
+    with _LastResort() as last_resort:
+        await _serve(app, config, last_resort, started)
+
+
+async def _serve(
+    app: ASGIApp, config: Config, last_resort: _LastResort, started: Callable[[Server], None] | None = None
+) -> None:
     server = Server(app, config)
-    with _stop_signals(server) as told_to_stop:
+    with _stop_signals(server, last_resort) as told_to_stop:
         if not await _start(server, told_to_stop):
             LOG.info("stopped before it listened")
             return
@@ -68,14 +76,15 @@ def run_app(app: ASGIApp, config: Config) -> None:
     """Serve in an event loop of its own until SIGTERM or SIGINT; leaves no task of the server behind."""
     loop = loop_factory(config.loop)()
     threads = ThreadPoolExecutor(thread_name_prefix="asgiws")
-    try:
-        asyncio.set_event_loop(loop)
-        loop.set_default_executor(threads)
-        loop.run_until_complete(serve_app(app, config))
-    finally:
-        # Not waited for: a thread that the application blocks must not keep the server from ending.
-        threads.shutdown(wait=False, cancel_futures=True)
-        _end_loop(loop)
+    with _LastResort() as last_resort:
+        try:
+            asyncio.set_event_loop(loop)
+            loop.set_default_executor(threads)
+            loop.run_until_complete(_serve(app, config, last_resort))
+        finally:
+            # Not waited for: a thread that the application blocks must not keep the server from ending.
+            threads.shutdown(wait=False, cancel_futures=True)
+            _end_loop(loop)
 
 
 async def _start(server: Server, told_to_stop: asyncio.Event) -> bool:
@@ -95,23 +104,23 @@ async def _start(server: Server, told_to_stop: asyncio.Event) -> bool:
 
 
 def _end_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Close the loop like `asyncio.run` does, but wait a bounded time for tasks that will not end."""
+    """Close the loop like `asyncio.run` does, but wait a bounded time for what will not end."""
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()
     with contextlib.suppress(RuntimeError):
-        if tasks:
-            _, pending = loop.run_until_complete(asyncio.wait(tasks, timeout=1))
-            if pending:
-                # They ignore their cancellation; that they are destroyed with the loop is not worth a line each.
-                loop.set_exception_handler(lambda loop, details: None)
-        loop.run_until_complete(loop.shutdown_asyncgens())
+        _, left = loop.run_until_complete(asyncio.wait(tasks, timeout=1)) if tasks else ((), set())
+        ending = loop.create_task(loop.shutdown_asyncgens())
+        left |= loop.run_until_complete(asyncio.wait((ending,), timeout=1))[1]
+        if left:
+            # They ignore their cancellation; that they are destroyed with the loop is not worth a line each.
+            loop.set_exception_handler(lambda loop, details: None)
     asyncio.set_event_loop(None)
     loop.close()
 
 
 @contextlib.contextmanager
-def _stop_signals(server: Server) -> Iterator[asyncio.Event]:
+def _stop_signals(server: Server, last_resort: _LastResort) -> Iterator[asyncio.Event]:
     """Give an event that the first stop signal sets; the second one forces the stop that is under way."""
     loop = asyncio.get_running_loop()
     told_to_stop = asyncio.Event()
@@ -120,7 +129,7 @@ def _stop_signals(server: Server) -> Iterator[asyncio.Event]:
     def on_signal(number: int, frame: FrameType | None) -> None:
         received.append(number)
         forced = len(received) > 1
-        _end_process_after(_FORCED_S if forced else 2 * server.config.graceful_timeout + _EXTRA_S)
+        last_resort.end_process_after(_FORCED_S if forced else 2 * server.config.graceful_timeout + _EXTRA_S)
         loop.call_soon_threadsafe(server.force_stop if forced else told_to_stop.set)
 
     if threading.current_thread() is not threading.main_thread():
@@ -134,14 +143,29 @@ def _stop_signals(server: Server) -> Iterator[asyncio.Event]:
             signal.signal(number, handler)
 
 
-def _end_process_after(seconds: float) -> None:
-    """Start the thread that ends a process whose loop is blocked. It dies with the process otherwise."""
+class _LastResort:
+    """Threads, one for each signal, that end a process whose loop is blocked; gone once the server has stopped."""
 
-    def end() -> None:
+    def __init__(self) -> None:
+        self._timers: list[threading.Timer] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for timer in self._timers:
+            timer.cancel()
+
+    def end_process_after(self, seconds: float) -> None:
+        """Start a thread that ends the process with exit code 1."""
+        timer = threading.Timer(seconds, self._end_process)
+        timer.daemon = True
+        timer.start()
+        self._timers.append(timer)
+
+    def _end_process(self) -> None:
         LOG.critical("the application blocks the event loop, the process ends now")
         logging.shutdown()
         os._exit(1)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()

@@ -20,7 +20,6 @@ from typing import Any, Final, cast
 from asgiws.protocol import closing
 from asgiws.protocol.closing import CLOSED, CLOSING, CONNECTING, DENYING, OPEN, Close
 from asgiws.protocol.encoder import Encoder
-from asgiws.protocol.errors import Violation
 from asgiws.protocol.frames import BINARY_HEADS, FIN, PONG, TEXT_HEADS, encode_frame
 from asgiws.protocol.handshake import Handshake
 from asgiws.protocol.receiver import ENDED, FRESH_WINDOW, KEPT_WINDOW
@@ -184,15 +183,12 @@ class WebSocketConnection(Ending):
                 LOG.error("application returned without accepting or refusing websocket %s", escape(self._path))
             self._refuse(500, "app")
         elif self._state == DENYING:
-            LOG.error("application left its answer to websocket %s incomplete", escape(self._path))
+            if error is None and not self._context.stopping:
+                LOG.error("application left its answer to websocket %s incomplete", escape(self._path))
             self.abort()
         elif self._state == OPEN:
             # ASGI C6 and W2: the connection does not outlive its application
-            pending = self._inbox[-1] if self._receiver.state == ENDED else None
-            if error is None and isinstance(pending, Close | Violation):
-                self._end_with(pending)
-            else:
-                self._begin_close(Close(1011, "internal error") if error is not None else Close(1000, ""), "app")
+            self._begin_close(Close(1011, "internal error") if error is not None else Close(1000, ""), "app")
 
     async def _send_other(self, message: Event) -> None:
         """Everything but a message on an open connection."""
