@@ -130,7 +130,6 @@ class Ending(asyncio.Protocol):
     def begin_shutdown(self) -> None:
         """Say goodbye: the server stops."""
         if self._state == OPEN:
-            self._inbox.clear()
             self._begin_close(Close(self._context.config.shutdown_code, "service restart"), "server")
         elif self._state == CONNECTING:
             self._refuse(503, "server", [(b"retry-after", b"1")])

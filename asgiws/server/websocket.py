@@ -18,7 +18,7 @@ import time
 from typing import Any, Final, cast
 
 from asgiws.protocol import closing
-from asgiws.protocol.closing import CLOSED, CLOSING, CONNECTING, DENYING, OPEN, Close
+from asgiws.protocol.closing import CLOSED, CLOSING, CONNECTING, DENYING, LINGERING, OPEN, Close
 from asgiws.protocol.encoder import Encoder
 from asgiws.protocol.frames import BINARY_HEADS, FIN, PONG, TEXT_HEADS, encode_frame
 from asgiws.protocol.handshake import Handshake
@@ -113,7 +113,7 @@ class WebSocketConnection(Ending):
                     receiver.queued -= len(item)
                     return {"type": "websocket.receive", "bytes": item}
                 self._end_with(item)
-            elif receiver.blocked and self._state in (OPEN, CLOSED) and self._opening is None:
+            elif receiver.blocked and self._state in (OPEN, LINGERING, CLOSED) and self._opening is None:
                 # The inbox was full. The other connections get a turn before the next part of it is parsed.
                 self._parse_on()
                 await asyncio.sleep(0)

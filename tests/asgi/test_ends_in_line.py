@@ -201,10 +201,10 @@ def test_close_alone_is_answered_at_once_also_when_the_app_is_busy(serve: Serve,
 
 @every_end
 @pytest.mark.parametrize("messages", [0, 1])
-def test_app_that_returns_with_an_end_in_line_closes_with_that(
+def test_app_that_returns_with_an_end_in_line_closes_1000_and_the_connection_ends(
     serve: Serve, end: bytes, sent: Sent, event: Event, messages: int
 ) -> None:
-    """Who ended it is the peer, though the application did not read so far."""
+    """The end in line has not taken effect, so it is the application that ended it; no answer has to be awaited."""
     seen, go_on = Recorder(), asyncio.Event()
 
     async def talk(receive: Receive, send: Send) -> None:
@@ -212,14 +212,14 @@ def test_app_that_returns_with_an_end_in_line_closes_with_that(
         await go_on.wait()
         await say(send, "answer")
 
-    server = serve(on_websocket(talk), answer_timeout=NEVER_S)
+    server = serve(on_websocket(talk), answer_timeout=NEVER_S, close_timeout=NEVER_S)
     with RawClient(server.port) as client:
         client.open_websocket()
         client.send(text("one") + text("unread") * messages + end)
         assert seen.next() == received("one")
         server.call(go_on.set)
         assert client.read_text() == "answer"
-        assert client.read_close() == sent
+        assert client.read_close() == (1000, "")
         assert client.read_to_end() == b""
 
 
@@ -271,12 +271,16 @@ def test_close_of_the_app_crosses_an_end_in_line(serve: Serve, end: bytes, sent:
 
 @every_end
 def test_stop_of_the_server_crosses_an_end_in_line(serve: Serve, end: bytes, sent: Sent, event: Event) -> None:
-    """The stop ends the connection at once, with one Close."""
+    """The peer's Close, or its fault, is the answer to ours: the connection ends at once, the application goes on."""
     seen, go_on = Recorder(), asyncio.Event()
 
     async def talk(receive: Receive, send: Send) -> None:
         seen.put(await receive())
-        await go_on.wait()
+        try:
+            await go_on.wait()
+        except asyncio.CancelledError:
+            seen.put("cancelled at the end of the graceful timeout")
+            raise
 
     server = serve(on_websocket(talk), answer_timeout=NEVER_S, close_timeout=NEVER_S)
     with RawClient(server.port) as client:
@@ -286,6 +290,7 @@ def test_stop_of_the_server_crosses_an_end_in_line(serve: Serve, end: bytes, sen
         server.begin_stop()
         assert client.read_close() == (1012, "service restart")
         assert client.read_to_end() == b""
+        assert seen.empty
         server.call(go_on.set)
 
 
@@ -314,3 +319,22 @@ def test_tcp_connection_that_is_lost_behind_messages_is_told_behind_them(serve: 
         error = seen.next()
         assert error is None or type(error) is asgiws.ClientDisconnected
         assert [seen.next(), seen.next()] == [received("two"), disconnected(1006)]
+
+
+@pytest.mark.parametrize("count", [10, 100, 5000])
+def test_messages_in_the_packet_before_a_half_close_are_all_delivered_and_then_the_disconnect(
+    serve: Serve, count: int
+) -> None:
+    """ASGI W8: also more messages than the inbox holds; one disconnect, and no message behind it."""
+    seen = Recorder()
+
+    async def talk(receive: Receive, send: Send) -> None:
+        for _ in range(count + 3):
+            seen.put(await receive())
+
+    with RawClient(serve(on_websocket(talk)).port) as client:
+        client.open_websocket()
+        client.send(b"".join(text(str(number)) for number in range(count)))
+        client.half_close()
+        assert [seen.next() for _ in range(count)] == [received(str(number)) for number in range(count)]
+        assert [seen.next() for _ in range(3)] == [disconnected(1006)] * 3
