@@ -45,7 +45,7 @@ class Encoder:
         """The message last encoded, and its frame: who is about to send the same object sends this."""
         self.frame = b""
         self.compressed_from = 0
-        """Payload bytes before compression, of the messages that were compressed."""
+        """Bytes before compression, of the messages that were compressed; characters of large texts."""
         self.compressed_to = 0
 
     def encode(self, message: str | bytes) -> bytes:
