@@ -186,11 +186,14 @@ class Exchange:
             return
         opened = message["file"]
         with open(opened if isinstance(opened, int) else opened.fileno(), "rb", closefd=False) as file:  # noqa: ASYNC230
-            offset = message.get("offset")
-            start = os.lseek(file.fileno(), 0, os.SEEK_CUR) if offset is None else offset
-            count = message.get("count")
-            size = file_size(file) - start if count is None else count
+            offset, count = message.get("offset"), message.get("count")
+            start = _position(opened) if offset is None else offset
+            size = max(0, file_size(file) - start) if count is None else count
+            if start < 0 or size < 0:
+                raise ValueError(f"offset {offset}, count {count}, allowed: 0 or more")
             await self._send_part(file, start, size, bool(message.get("more_body", False)))
+        if offset is None:
+            _move(opened, start + size)  # as sendfile(2) does
 
     async def _send_part(self, file: IO[bytes], offset: int, count: int, more: bool) -> None:
         before, after = self._checked(self.response.reserve, count, more)
@@ -198,7 +201,8 @@ class Exchange:
         if self.response.sends_body:
             try:
                 await self._connection.send_part(file, offset, count)
-            except ValueError:
+            except BaseException:
+                # A part of what was promised is missing, whatever the reason is: also a cancelled application.
                 self._connection.abort()
                 raise
             self.sent_bytes += count
@@ -253,6 +257,18 @@ class Exchange:
         self._connection.write(response.body(_FAILED, more=False))
         self.sent_bytes = len(_FAILED)
         self._connection.on_response_done(self)
+
+
+def _position(file: int | IO[bytes]) -> int:
+    """Give where the application has read to: of a file object that is not where its descriptor stands."""
+    return os.lseek(file, 0, os.SEEK_CUR) if isinstance(file, int) else file.tell()
+
+
+def _move(file: int | IO[bytes], position: int) -> None:
+    if isinstance(file, int):
+        os.lseek(file, position, os.SEEK_SET)
+    else:
+        file.seek(position)
 
 
 def _as_bytes(body: object) -> bytes:

@@ -50,8 +50,10 @@ async def send_part(
             transport.abort()
             raise ClientDisconnected("client read nothing of a file") from None
         except (OSError, RuntimeError) as error:
-            # A transport that closes during sendfile says so in one of these, depending on when.
-            if transport.is_closing():
+            # A transport that closes during sendfile says so in one of these, depending on when; and sendfile meets a
+            # client that left before the transport does, which does not read meanwhile.
+            if transport.is_closing() or isinstance(error, ConnectionError):
+                transport.abort()
                 raise ClientDisconnected("client left while a file was sent") from error
             raise
         if transport.is_closing():

@@ -42,6 +42,8 @@ __all__ = ["HTTPConnection"]
 
 NEW, IDLE, HEAD, EXCHANGE, SKIPPING, LINGERING, UPGRADED, LOST = range(8)
 
+# Connections that were refused and are still being told so; beyond that, they are cut off without a word.
+_REFUSED_MOST: Final = 256
 # Every 128th piece of a response lets the loop turn.
 _TURN_MASK: Final = 127
 # A body that the application did not read is read to its end to keep the connection, but not more than this of it.
@@ -84,9 +86,13 @@ class HTTPConnection(asyncio.Protocol):
         config = context.config
         self._flow = Flow(transport, context.loop, config.write_high_water, config.write_low_water)
         violation = context.came(peer.client)
-        context.connections.add(self)
         if violation is not None:
             self._admitted = False
+            if len(context.connections) - context.admitted >= _REFUSED_MOST:
+                transport.abort()
+                return
+        context.connections.add(self)
+        if violation is not None:
             self._reject(violation)
         elif context.stopping:
             transport.close()

@@ -257,3 +257,19 @@ def test_origins_are_checked_before_the_application_is_called(serve: Serve, orig
         assert client.read_answer().status == status
     refused = server.call(lambda: server.server.counters.rejections["origin-not-allowed"])
     assert refused == (1 if status == 403 else 0)
+
+
+def test_refused_connections_that_linger_are_bounded(serve: Serve) -> None:
+    """Refusing politely takes a descriptor until the client closes; a flood of such clients is cut off instead."""
+    server = serve(echo, max_connections=1)
+    clients = [RawClient(server.port) for _ in range(300)]
+    try:
+        clients[0].open_websocket()
+        answers = [client.read_to_end() for client in clients[1:]]
+        assert sum(answer.startswith(b"HTTP/1.1 503") for answer in answers) == 256
+        assert answers.count(b"") == 299 - 256
+        clients[0].send(text("still here"))
+        assert clients[0].read_text() == "still here"
+    finally:
+        for client in clients:
+            client.socket.close()
