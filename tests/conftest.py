@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
@@ -41,8 +42,10 @@ class RunningServer:
 
     def stop(self) -> None:
         """Stop gracefully and wait; may be called twice."""
+        # It may be ending by itself: then the loop can be closed while the thread is still there.
         if self._thread.is_alive():
-            self.loop.call_soon_threadsafe(self._stop.set)
+            with contextlib.suppress(RuntimeError):
+                self.loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive(), "the server did not stop"
 
