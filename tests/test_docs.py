@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from asgiws.cli import make_parser
+from asgiws.config import OPTIONS, spelled
+from asgiws.protocol import errors
 from tests.docs import ROOT, TABLES, with_table
 
 DOCUMENTS = sorted(
@@ -65,3 +67,17 @@ def test_readme_test_command_is_what_ci_runs() -> None:
     commands = re.findall(r"```sh\n(python3 -m venv .*?pytest[^\n]*)\n```", words_of(ROOT / "README.md"))
     assert len(commands) == 1
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_every_limit_and_deadline_is_listed_with_its_reason() -> None:
+    text = words_of(ROOT / "asgiws" / "server" / "README.md")
+    for name, option in OPTIONS.items():
+        if option.group != "Serving":
+            assert f"`{spelled(name)}`" in text, name
+
+
+def test_every_rule_that_a_peer_can_break_is_named_by_a_test() -> None:
+    constants = {id(value): name for name, value in vars(errors).items() if isinstance(value, errors.Rule)}
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("*/*.py"))
+    for rule in errors.RULES.values():
+        assert rule.name in tests or constants[id(rule)] in tests, rule.name

@@ -35,7 +35,7 @@ Header = tuple[bytes, bytes]
 
 TOKEN_BYTES: Final = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # RFC 9110 §5.5: field-vchar, obs-text, space and tab
-_TEXT_BYTES: Final = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
+TEXT_BYTES: Final = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
 # RFC 3986 §2: what stands in a path or query, and the brackets, braces, quotes and bars that clients leave unescaped
 _TARGET_BYTES: Final = bytes(range(0x21, 0x7F)).replace(b"#", b"")
 # RFC 3986 §3.2.2: what stands in a name or IPv4 address; between brackets also colons
@@ -148,7 +148,7 @@ class HeadReader:
 def parse_head(head: bytes, limits: Limits) -> RequestHead | Violation:
     """Parse a head without its final empty line; every check of RFC 9112 that needs no body is made here."""
     lines = head.split(b"\r\n")
-    if head.translate(None, _TEXT_BYTES) != b"\r\n" * (len(lines) - 1):
+    if head.translate(None, TEXT_BYTES) != b"\r\n" * (len(lines) - 1):
         return _illegal_byte(head)
     if len(lines[0]) > limits.request_line_bytes:
         return _line_too_long(len(lines[0]), limits)
@@ -375,7 +375,7 @@ def _illegal_byte(head: bytes) -> Violation:
     plain = head.replace(b"\r\n", b"")
     if b"\r" in plain or b"\n" in plain:
         return Violation(errors.BARE_LINE_END, "CR or LF alone in the request head, lines end with CR LF")
-    found = plain.translate(None, _TEXT_BYTES)[:1]
+    found = plain.translate(None, TEXT_BYTES)[:1]
     return Violation(
         errors.CONTROL_CHARACTER, f"control character {printable(found)} in the request head, allowed: tab"
     )

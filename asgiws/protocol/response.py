@@ -2,8 +2,8 @@
 
 `Response` frames one response: by Content-Length where the application gives one, chunked for HTTP/1.1 otherwise, by
 the end of the connection for HTTP/1.0. It never writes: each method returns the bytes to send. What would make the
-response ambiguous (CR, LF or NUL in a field, a second length, more or fewer bytes than promised) raises, whatever the
-application does.
+response ambiguous (a control character in a field, a second length, more or fewer bytes than promised) raises,
+whatever the application does.
 
 States, moved only by the methods here:
 
@@ -17,7 +17,7 @@ from http import HTTPStatus
 from typing import Final
 
 from asgiws.protocol.errors import Violation
-from asgiws.protocol.http1 import TOKEN_BYTES, Header, header_tokens, printable
+from asgiws.protocol.http1 import TEXT_BYTES, TOKEN_BYTES, Header, header_tokens, printable
 
 __all__ = [
     "BODY",
@@ -55,9 +55,11 @@ def check_field(name: object, value: object) -> Header:
         raise TypeError(f"header {name!r}: {value!r}, allowed: name and value as bytes")
     if not name or name.translate(None, TOKEN_BYTES):
         raise ValueError(f"header name {name!r}, allowed: a token (RFC 9110 §5.1)")
-    # RFC 9110 §5.5: CR, LF and NUL are invalid and dangerous
-    if b"\n" in value or b"\r" in value or b"\0" in value:
-        raise ValueError(f"header {name.decode()}: {value!r}, allowed: no CR, LF or NUL (RFC 9110 §5.5)")
+    # RFC 9110 §5.5: CR, LF and NUL are invalid and dangerous, "other CTL characters are also invalid"
+    if value.translate(None, TEXT_BYTES):
+        raise ValueError(
+            f"header {name.decode()}: {value!r}, allowed: no CR, LF or NUL, of control characters tab (RFC 9110 §5.5)"
+        )
     return name.lower(), value
 
 

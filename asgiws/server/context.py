@@ -59,7 +59,8 @@ class Connection(Protocol):
 class Deadlines:
     """The deadlines in ticks of the sweep; 0 is none.
 
-    The sweep is as coarse as the shortest deadline allows: a quarter of it, at most a second.
+    The sweep is as coarse as the shortest deadline allows: a quarter of it, at most a second. Only the answer timeout,
+    which is short and an act of grace, may be off by a whole tick.
     """
 
     __slots__ = (
@@ -71,7 +72,7 @@ class Deadlines:
         seconds = (
             config.head_timeout, config.body_timeout, config.keep_alive_timeout, config.handshake_timeout,
             config.close_timeout, config.write_timeout, config.idle_timeout, config.max_lifetime, config.ping_interval,
-            config.ping_timeout, config.answer_timeout,
+            config.ping_timeout, 4 * config.answer_timeout,
         )  # fmt: skip
         shortest = min((value for value in seconds if value), default=_SWEEP_MOST_S)
         self.tick_s = tick_s = max(_SWEEP_LEAST_S, min(_SWEEP_MOST_S, shortest / 4))

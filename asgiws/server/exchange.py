@@ -185,15 +185,25 @@ class Exchange:
                 await self._send_part(file, 0, file_size(file), more=False)
             return
         opened = message["file"]
-        with open(opened if isinstance(opened, int) else opened.fileno(), "rb", closefd=False) as file:  # noqa: ASYNC230
+        descriptor = opened if isinstance(opened, int) else opened.fileno()
+        with open(descriptor, "rb", closefd=False) as file:  # noqa: ASYNC230
+            # A file object reads ahead: it and its descriptor stand in two places.
+            stands = os.lseek(descriptor, 0, os.SEEK_CUR)
             offset, count = message.get("offset"), message.get("count")
-            start = _position(opened) if offset is None else offset
+            start = offset if offset is not None else stands if opened is descriptor else opened.tell()
             size = max(0, file_size(file) - start) if count is None else count
             if start < 0 or size < 0:
                 raise ValueError(f"offset {offset}, count {count}, allowed: 0 or more")
-            await self._send_part(file, start, size, bool(message.get("more_body", False)))
+            try:
+                await self._send_part(file, start, size, bool(message.get("more_body", False)))
+            finally:
+                os.lseek(descriptor, stands, os.SEEK_SET)  # asyncio moves it, uvloop does not
         if offset is None:
-            _move(opened, start + size)  # as sendfile(2) does
+            # As sendfile(2) does
+            if opened is descriptor:
+                os.lseek(descriptor, start + size, os.SEEK_SET)
+            else:
+                opened.seek(start + size)
 
     async def _send_part(self, file: IO[bytes], offset: int, count: int, more: bool) -> None:
         before, after = self._checked(self.response.reserve, count, more)
@@ -257,18 +267,6 @@ class Exchange:
         self._connection.write(response.body(_FAILED, more=False))
         self.sent_bytes = len(_FAILED)
         self._connection.on_response_done(self)
-
-
-def _position(file: int | IO[bytes]) -> int:
-    """Give where the application has read to: of a file object that is not where its descriptor stands."""
-    return os.lseek(file, 0, os.SEEK_CUR) if isinstance(file, int) else file.tell()
-
-
-def _move(file: int | IO[bytes], position: int) -> None:
-    if isinstance(file, int):
-        os.lseek(file, position, os.SEEK_SET)
-    else:
-        file.seek(position)
 
 
 def _as_bytes(body: object) -> bytes:

@@ -2,13 +2,15 @@
 
 Two standard loggers: `asgiws` for what the server does, `asgiws.access` for what clients do. Only the command line sets
 handlers (`configure`); a program that embeds the server keeps its own logging. Whatever came from a peer or from the
-application is escaped: a line is printable ASCII from the first character to the last.
+application is escaped: a line is printable ASCII from the first character to the last. Only the traceback of an
+application takes more lines; they are indented, so that none of them passes for a record.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from types import TracebackType
 from typing import Final
 
 __all__ = ["ACCESS", "LOG", "RateLimitedLog", "configure", "escape"]
@@ -32,12 +34,34 @@ def escape(value: str | bytes) -> str:
 def configure(level: str) -> None:
     """Send both loggers to standard error, one line a record."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     for logger in (LOG, ACCESS):
         logger.setLevel(level.upper())
         logger.propagate = False
     LOG.handlers = [handler]
     ACCESS.handlers = [handler]
+
+
+class _Formatter(logging.Formatter):
+    """Writes a traceback below its record: what an exception says may be what a peer has sent."""
+
+    def formatException(  # noqa: N802 - the name is logging's
+        self,
+        ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None],
+    ) -> str:
+        lines = super().formatException(ei).split("\n")
+        return "\n".join("    " + _plain_line(line) for line in lines)
+
+
+def _plain_line(line: str) -> str:
+    """Give a line of a traceback as printable ASCII, with the quotes and backslashes that source code has."""
+    cut = line[:_MOST_CHARACTERS]
+    if not (cut.isascii() and cut.isprintable()):
+        cut = "".join(
+            character if " " <= character <= "~" else character.encode("unicode_escape").decode("ascii")
+            for character in cut
+        )
+    return cut if len(line) <= _MOST_CHARACTERS else cut + "..."
 
 
 class RateLimitedLog:

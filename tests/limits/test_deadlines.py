@@ -127,6 +127,7 @@ def test_handshake_that_the_application_does_not_answer_gets_503(serve: Serve) -
     assert recorder.next() == "websocket.connect"
     assert recorder.next() == {"type": "websocket.disconnect", "code": 1006, "reason": ""}
     assert recorder.next() == "ClientDisconnected"
+    assert server.call(lambda: server.server.counters.rejections["handshake-timeout"]) == 1
 
 
 def test_websocket_without_messages_is_closed_after_the_idle_timeout(serve: Serve) -> None:
@@ -234,6 +235,7 @@ def test_handshakes_over_the_rate_get_429(serve: Serve) -> None:
         third.send(handshake())
         answer = third.read_answer()
         assert (answer.status, answer.header(b"retry-after")) == (429, b"1")
+        assert answer.body == b"too-many-handshakes: over 2 handshakes in a second, the limit\n"
 
 
 @pytest.mark.parametrize(
