@@ -1,7 +1,7 @@
 """Sending a part of a file as a response body: by `sendfile` where the loop and the transport have it, else in pieces.
 
-Never is more of the file in memory than one piece. A client that takes nothing for `write_timeout` seconds is dropped,
-as it is for bytes that wait in the transport.
+Never is more of the file in memory than one piece. A client that does not take a piece in `write_timeout`
+seconds is dropped, as it is for bytes that wait in the transport.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from asgiws.server.flow import Flow
 
 __all__ = ["file_size", "send_part"]
 
-_PIECE_BYTES: Final = 256 * 1024
+_PIECE_BYTES: Final = 64 * 1024
 
 
 def file_size(file: IO[bytes]) -> int:

@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 
+import asgiws
 from asgiws.server.context import ASGIApp, Event, Scope
 from tests.apps import Receive, Recorder, Send, accept, refuse_lifespan
 from tests.conftest import PATIENCE_S, RunningServer
 from tests.raw import Answer
+
+NEVER_S = 10 * PATIENCE_S
+"""A deadline that no test lives to see."""
 
 Talk = Callable[[Receive, Send], Coroutine[Any, Any, None]]
 
@@ -143,3 +147,9 @@ def assert_logged_once(caplog: pytest.LogCaptureFixture, name: str) -> None:
     assert record.exc_info[0] is not None
     assert record.exc_info[0].__name__ == name
     assert record.exc_info[2] is not None
+
+
+def assert_app_saw(seen: Recorder, event: Event) -> None:
+    """What `websocket_watcher` wrote: the disconnect, the same again, and the error of a later send."""
+    assert [seen.next(), seen.next()] == [event, event]
+    assert type(seen.next()) is asgiws.ClientDisconnected

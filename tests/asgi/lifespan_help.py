@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 
 from asgiws.config import Config
 from asgiws.server.context import ASGIApp
@@ -13,13 +12,6 @@ from asgiws.server.serving import loop_factory
 
 STARTUP, COMPLETE = {"type": "lifespan.startup"}, {"type": "lifespan.startup.complete"}
 SHUTDOWN, ENDED = {"type": "lifespan.shutdown"}, {"type": "lifespan.shutdown.complete"}
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 async def accepts_connections(port: int) -> bool:

@@ -15,6 +15,7 @@ import asgiws
 from asgiws.server.context import Event
 from tests.apps import Receive, Recorder, Send, echo, say
 from tests.asgi.app_help import (
+    NEVER_S,
     disconnected,
     error_lines,
     error_of,
@@ -23,10 +24,9 @@ from tests.asgi.app_help import (
     received,
     websocket_watcher,
 )
-from tests.conftest import PATIENCE_S, Serve
+from tests.conftest import Serve
 from tests.raw import RawClient, close, frame, text
 
-NEVER_S = 10 * PATIENCE_S
 SOON_S = 0.2
 
 UNMASKED = "unmasked text frame, allowed: masked frames"
@@ -267,6 +267,29 @@ def test_close_of_the_app_crosses_an_end_in_line(serve: Serve, end: bytes, sent:
         assert client.read_close() == (4001, "mine")
         assert client.read_to_end() == b""
         assert seen.next() == disconnected(4001, "mine")
+
+
+def test_close_of_the_app_reads_on_behind_a_full_inbox(serve: Serve) -> None:
+    """RFC 6455 §7.1.2: the peer's Close is looked for, though reading had stopped before messages nobody took."""
+    seen, go_on = Recorder(), asyncio.Event()
+
+    async def talk(receive: Receive, send: Send) -> None:
+        seen.put("open")
+        await go_on.wait()
+        await send({"type": "websocket.close"})
+        seen.put(await receive())
+
+    server = serve(on_websocket(talk), close_timeout=NEVER_S)
+    with RawClient(server.port) as client, RawClient(server.port) as other:
+        client.open_websocket()
+        client.send(text("unread") * 100_000)
+        other.open_websocket()
+        assert [seen.next(), seen.next()] == ["open", "open"]
+        server.call(go_on.set)
+        assert client.read_close() == (1000, "")
+        client.send(close())
+        assert client.read_to_end() == b""
+        assert other.read_close() == (1000, "")
 
 
 @every_end

@@ -135,7 +135,7 @@ def test_client_that_half_closes_is_answered(serve: Serve) -> None:
         await half_closed.wait()
         await body(send, b"two")
 
-    server = serve(on_request(talk))
+    server = serve(on_request(talk), keep_alive_timeout=0)
     with RawClient(server.port) as client:
         client.send(get())
         client.half_close()

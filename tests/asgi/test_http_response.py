@@ -10,6 +10,7 @@ from http import HTTPStatus
 
 import pytest
 
+import asgiws
 from asgiws.server.context import Scope
 from tests.apps import Receive, Recorder, Send, refuse_lifespan
 from tests.asgi.app_help import POST, answer, begin_answer, body, error_of, get, on_request, values
@@ -242,6 +243,8 @@ MISMATCHES = {
     "too long by one": [b"hello!"],
     "too long in the second piece": [b"hello", SMUGGLED],
     "too long across pieces": [b"hel", b"lo" + SMUGGLED],
+    "too long with more to come": [b"hello" + SMUGGLED, b""],
+    "too long in the second of three": [b"hello", SMUGGLED, b""],
     "too short": [b"hell"],
     "too short in pieces": [b"he", b"", b"l"],
     "empty": [b""],
@@ -280,6 +283,27 @@ def test_body_of_another_length_than_promised_raises_and_ends_the_connection(
         assert sent.count(b"HTTP/1.1") <= 1
         if pieces:
             assert isinstance(seen.next(), ValueError)
+
+
+@pytest.mark.parametrize("pieces", [[b"hello", SMUGGLED], [b"hell"]], ids=["too long", "too short"])
+def test_connection_ends_with_the_mismatch_and_not_with_the_app(serve: Serve, pieces: list[bytes]) -> None:
+    """RFC 9110 §8.6: whoever catches the error cannot go on with that response, nor begin another."""
+    seen, go_on = Recorder(), asyncio.Event()
+
+    async def talk(receive: Receive, send: Send) -> None:
+        await begin_answer(send, LENGTH_5)
+        for at, piece in enumerate(pieces):
+            seen.put(await error_of(body(send, piece, more=at < len(pieces) - 1)))
+        await go_on.wait()
+        seen.put(await error_of(body(send, b"hello")))
+
+    server = serve(on_request(talk))
+    with RawClient(server.port) as client:
+        client.send(get() + get())
+        assert SMUGGLED not in client.read_to_end()
+        server.call(go_on.set)
+        errors = [seen.next() for _ in range(len(pieces) + 1)]
+        assert [type(error) for error in errors[-2:]] == [ValueError, asgiws.ClientDisconnected]
 
 
 def test_response_with_length_0_may_have_no_byte_more(serve: Serve) -> None:

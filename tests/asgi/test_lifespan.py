@@ -28,7 +28,6 @@ from tests.asgi.lifespan_help import (
     SHUTDOWN,
     STARTUP,
     accepts_connections,
-    free_port,
     serve_once,
     turn_the_loop,
 )
@@ -135,21 +134,21 @@ def test_l8_state_is_what_the_app_has_put_there_by_the_time_of_the_request(serve
 # ---- L4: the start
 
 
-def test_l4_no_connection_is_accepted_before_startup_is_complete(serve: Serve) -> None:
+def test_l4_no_connection_is_accepted_before_startup_is_complete(serve: Serve, free_port: int) -> None:
     """ASGI L4: the application starts before anybody can connect."""
-    seen, port = Recorder(), free_port()
+    seen = Recorder()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "lifespan"
         await receive()
-        seen.put(await accepts_connections(port))
+        seen.put(await accepts_connections(free_port))
         await send(COMPLETE)
         await receive()
         await send(ENDED)
 
-    with RawClient(serve(app, port=port).port) as client:
+    with RawClient(serve(app, port=free_port).port) as client:
         assert seen.next() is False
-        assert client.socket.getpeername()[1] == port
+        assert client.socket.getpeername()[1] == free_port
 
 
 def test_l4_request_that_waits_in_an_inherited_socket_is_served_behind_the_startup(serve: Serve) -> None:
@@ -288,10 +287,10 @@ def test_lifespan_off_never_calls_the_app_for_it(serve: Serve) -> None:
 @pytest.mark.parametrize("then", ["returns", "raises", "receives"])
 @pytest.mark.parametrize("mode", ["auto", "on"])
 def test_l5_startup_failed_is_the_end_with_the_message_of_the_app(
-    loop_name: str, fields: dict[str, object], message: str, then: str, mode: str
+    loop_name: str, free_port: int, fields: dict[str, object], message: str, then: str, mode: str
 ) -> None:
     """ASGI L5: the server says what the application said and exits, whatever that does behind it."""
-    seen, port = Recorder(), free_port()
+    seen = Recorder()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -304,7 +303,7 @@ def test_l5_startup_failed_is_the_end_with_the_message_of_the_app(
         finally:
             seen.put("ended")
 
-    assert failure_of(loop_name, app, lifespan=mode, port=port).rstrip(": ") == message
+    assert failure_of(loop_name, app, lifespan=mode, port=free_port).rstrip(": ") == message
     assert seen.next() == "ended"
     with pytest.raises(ConnectionRefusedError):
-        RawClient(port)
+        RawClient(free_port)

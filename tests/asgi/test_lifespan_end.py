@@ -15,7 +15,6 @@ from tests.asgi.lifespan_help import (
     SHUTDOWN,
     STARTUP,
     accepts_connections,
-    free_port,
     serve_once,
     turn_the_loop,
 )
@@ -25,16 +24,18 @@ from tests.raw import RawClient, close
 # ---- L6, L7: the end
 
 
-def test_l6_shutdown_comes_when_nothing_is_accepted_and_all_connections_have_ended(serve: Serve) -> None:
+def test_l6_shutdown_comes_when_nothing_is_accepted_and_all_connections_have_ended(
+    serve: Serve, free_port: int
+) -> None:
     """ASGI L6: after accepting has stopped and all connections have closed, with the open requests answered."""
-    seen, go_on, port = Recorder(), asyncio.Event(), free_port()
+    seen, go_on = Recorder(), asyncio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await receive()
             await send(COMPLETE)
             seen.put(await receive())
-            seen.put(await accepts_connections(port))
+            seen.put(await accepts_connections(free_port))
             await send(ENDED)
         elif scope["type"] == "http":
             seen.put("request")
@@ -47,7 +48,7 @@ def test_l6_shutdown_comes_when_nothing_is_accepted_and_all_connections_have_end
             await go_on.wait()
             seen.put("websocket ended")
 
-    server = serve(app, port=port, graceful_timeout=PATIENCE_S)
+    server = serve(app, port=free_port, graceful_timeout=PATIENCE_S)
     with RawClient(server.port) as client, RawClient(server.port) as websocket:
         client.send(get())
         assert seen.next() == "request"
@@ -63,6 +64,32 @@ def test_l6_shutdown_comes_when_nothing_is_accepted_and_all_connections_have_end
         events = [seen.next() for _ in range(4)]
         assert sorted(events[:2]) == ["answered", "websocket ended"]
         assert events[2:] == [SHUTDOWN, False]
+
+
+def test_l6_shutdown_comes_behind_applications_that_had_to_be_cancelled(serve: Serve) -> None:
+    """ASGI L6: nothing that the shutdown takes away is taken from an application that still runs."""
+    seen = Recorder()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send(COMPLETE)
+            seen.put(await receive())
+            await send(ENDED)
+            return
+        seen.put("called")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await turn_the_loop()
+            seen.put("cancelled")
+
+    server = serve(app, graceful_timeout=0.2)
+    with RawClient(server.port) as client:
+        client.send(get())
+        assert seen.next() == "called"
+        server.stop()
+        assert [seen.next(), seen.next()] == ["cancelled", SHUTDOWN]
 
 
 def test_l6_server_ends_when_shutdown_is_complete_and_not_before(loop_name: str) -> None:
