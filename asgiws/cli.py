@@ -173,4 +173,6 @@ def _shown(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, tuple):
         return ", ".join(value) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value) or "none"
+    if value in ("", -1):
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)

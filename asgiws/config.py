@@ -168,7 +168,7 @@ class Config:
     uds: str = _serving("text", "", "path of a Unix socket to listen on, instead of host and port")
     fd: int = _serving("count", -1, "file descriptor of a listening socket, instead of host and port", least=-1)
     backlog: int = _serving("count", 2048, "connections that the kernel holds until they are accepted", least=1)
-    app_dir: str = _serving("text", "", "folder to import the application from (default: the current one)")
+    app_dir: str = _serving("text", "", "folder to import the application from; none: the current one")
     factory: bool = _serving("flag", False, "the attribute is a function that makes the application")
     lifespan: str = _serving("choice", "auto", "lifespan events of ASGI", choices=("auto", "on", "off"))
     loop: str = _serving("choice", "auto", "event loop; auto takes uvloop when it is installed",
