@@ -185,6 +185,11 @@ class Response:
         return before, after
 
     @property
+    def head_pending(self) -> bool:
+        """Whether no byte of the response was given out yet, so that a 100 may still stand before it."""
+        return self.state == HEAD or bool(self._head)
+
+    @property
     def sends_body(self) -> bool:
         """Whether body bytes go on the wire: not for HEAD, 204 and 304."""
         return not self._bodyless

@@ -21,8 +21,14 @@ __all__ = ["Acceptor"]
 
 # Connections taken in one turn of the loop; the others that are due get theirs between.
 _ACCEPTS_A_TURN: Final = 64
-# accept(2): out of descriptors or memory, here or in the whole system
-_EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+# accept(2): errors of the one connection, such as a client that left before it was accepted. All others, out of
+# descriptors or memory first of all, would come again at once.
+_OF_ONE_CLIENT: Final = frozenset(
+    (
+        errno.ECONNABORTED, errno.EPROTO, errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET, errno.EHOSTUNREACH,
+        errno.ENETDOWN, errno.ENETUNREACH, errno.EOPNOTSUPP, errno.EPERM,
+    )
+)  # fmt: skip
 
 
 class Acceptor:
@@ -58,10 +64,10 @@ class Acceptor:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    self._pause(error)
-                    return
-                continue  # the client left before it was accepted (ECONNABORTED and the like)
+                if error.errno in _OF_ONE_CLIENT:
+                    continue
+                self._pause(error)
+                return
             if self._paused:
                 self._paused = False
                 LOG.warning("accepting connections again, %d are open", len(self._context.connections))

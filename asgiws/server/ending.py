@@ -88,11 +88,19 @@ class Ending(asyncio.Protocol):
 
     # ---- called by the transport
 
-    def eof_received(self) -> None:
-        """Let the transport close: a client that half-closes without a Close frame is gone (RFC 6455 §7.1.5)."""
-        if self._state == OPEN and self._receiver.state != ENDED:
-            self._ended_by = self._ended_by or "client"
-            self._enter(closing.CLOSE_DONE)
+    def eof_received(self) -> bool:
+        """Take the end of what the client sends; gives whether our side stays open (RFC 6455 §7.1.5).
+
+        A client that half-closes without a Close frame is gone. One whose Close waits in line, or may stand in what is
+        not parsed yet, still gets the answers to what came before it, for as long as `answer_timeout`.
+        """
+        if self._state != OPEN:
+            return False
+        if (self._receiver.state == ENDED or self._receiver.blocked) and self._transport.can_write_eof():
+            self._watch.expect_answer()
+            return True
+        self._end_lost()
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End: tell whoever waits, and fold the counts in."""
@@ -166,6 +174,11 @@ class Ending(asyncio.Protocol):
             self._write_close(self._end if isinstance(item, Violation) else Close(item.code, ""))
             self._linger(closing.CLOSE_DONE, discard=isinstance(item, Violation))
 
+    def _end_lost(self) -> None:
+        """End a connection whose client has gone without a Close."""
+        self._ended_by = self._ended_by or "client"
+        self._enter(closing.CLOSE_DONE)
+
     def _look_for_close(self) -> None:
         """Read on only for the peer's Close, which ends the closing handshake."""
         receiver, inbox = self._receiver, self._inbox
@@ -177,9 +190,18 @@ class Ending(asyncio.Protocol):
             if isinstance(last, Close | Violation):
                 self._linger(closing.CLOSE_DONE, discard=isinstance(last, Violation))
             elif receiver.blocked:
-                receiver.resume()
-            else:
+                # One inbox a turn: what is thrown away has to be inflated all the same.
+                self._flow.pause_reading()
+                self._loop.call_soon(self._discard_more)
                 return
+            else:
+                self._flow.resume_reading()
+                return
+
+    def _discard_more(self) -> None:
+        if self._state == CLOSING:
+            self._receiver.resume()
+            self._look_for_close()
 
     # ---- our end
 
@@ -249,7 +271,11 @@ class Ending(asyncio.Protocol):
             # The loop turns once, so that the Close can leave, and then the connection is gone.
             self._loop.call_soon(self._transport.abort)
         elif due == ANSWER_LATE:
-            self._end_with(cast("Close | Violation", self._inbox.pop()))
+            if self._inbox and isinstance(self._inbox[-1], Close | Violation):
+                self._end_with(cast("Close | Violation", self._inbox.pop()))
+            else:
+                self._end_lost()
+                self._transport.close()
         elif due == IDLE_TOO_LONG:
             self._begin_close(Close(1001, "idle timeout"), "server")
         elif due == LIFETIME_OVER:
@@ -267,17 +293,17 @@ class Ending(asyncio.Protocol):
     # ---- what is known
 
     def _final_close(self) -> Close:
-        """What the disconnect event says; a connection that ended without a cause of its own was lost."""
-        if self._end is None:
-            self._end = _ABNORMAL
-        return self._end
+        """What the disconnect event says: what took effect, else what waits in line, else that it was lost."""
+        if self._end is not None:
+            return self._end
+        last = self._inbox[-1] if self._inbox else None
+        if isinstance(last, Violation):
+            return Close(last.rule.code, last.reason)
+        return last if isinstance(last, Close) else _ABNORMAL
 
     def _report_end(self) -> None:
         """Count and log the end; the application may still be on its way to it through the inbox."""
-        context, receiver = self._context, self._receiver
-        end = self._end or _ABNORMAL
-        if self._end is None and self._inbox and isinstance(self._inbox[-1], Close):
-            end = self._inbox[-1]
+        context, receiver, end = self._context, self._receiver, self._final_close()
         context.counters.closes[self._ended_by, end.code] += 1
         if context.config.access_log:
             log_websocket_end(

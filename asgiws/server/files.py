@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from typing import IO, Any, Final
 
 from asgiws.server.context import ClientDisconnected, Context
@@ -24,9 +25,13 @@ def file_size(file: IO[bytes]) -> int:
 
 
 async def send_part(
-    context: Context, transport: asyncio.Transport, flow: Flow, file: IO[bytes], offset: int, count: int
-) -> None:
-    """Send `count` bytes of `file` from `offset` on. Raises ClientDisconnected, and ValueError for a shorter file."""
+    context: Context, transport: asyncio.Transport, flow: Flow, file: IO[bytes], offset: int, count: int,
+    ended: Callable[[], bool],
+) -> None:  # fmt: skip
+    """Send `count` bytes of `file` from `offset` on, unless the connection has `ended`.
+
+    Raises ClientDisconnected, and ValueError for a shorter file.
+    """
     end = offset + count
     by_sendfile = transport.get_extra_info("sslcontext") is None
     while offset < end:
@@ -42,7 +47,8 @@ async def send_part(
                 else:
                     data = await context.loop.run_in_executor(None, _read, file, offset, piece)
                     sent = len(data)
-                    transport.write(data)
+                    if not ended():
+                        transport.write(data)
                     if flow.write_paused:
                         await flow.wait_writable()
         except TimeoutError:
@@ -52,11 +58,11 @@ async def send_part(
         except (OSError, RuntimeError) as error:
             # A transport that closes during sendfile says so in one of these, depending on when; and sendfile meets a
             # client that left before the transport does, which does not read meanwhile.
-            if transport.is_closing() or isinstance(error, ConnectionError):
+            if ended() or isinstance(error, ConnectionError):
                 transport.abort()
                 raise ClientDisconnected("client left while a file was sent") from error
             raise
-        if transport.is_closing():
+        if ended():
             raise ClientDisconnected("client left while a file was sent")
         if not sent:
             raise ValueError(f"file ends {end - offset} bytes before the part that was to be sent")

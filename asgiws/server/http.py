@@ -170,7 +170,7 @@ class HTTPConnection(asyncio.Protocol):
         else:
             deadline = {NEW: deadlines.head, IDLE: deadlines.keep_alive}.get(state, deadlines.close)
             if deadline and self._ticks >= deadline:
-                self._transport.close()
+                self._end_after_answer(discard=False)
 
     def begin_shutdown(self) -> None:
         """End when the open response is done, at once when there is none."""
@@ -178,7 +178,7 @@ class HTTPConnection(asyncio.Protocol):
             if self._exchange is not None and self._exchange.response.state == NOT_STARTED:
                 self._exchange.response.keep_alive = False
         elif self._state in (NEW, IDLE, HEAD, SKIPPING):
-            self._transport.close()
+            self._end_after_answer(discard=False)
 
     def abort(self) -> None:
         """End the TCP connection now."""
@@ -187,18 +187,16 @@ class HTTPConnection(asyncio.Protocol):
     # ---- called by the exchange
 
     @property
-    def lost(self) -> bool:
-        """Whether the TCP connection is gone, or about to go: the loop tells it only when the application pauses."""
-        return self._state == LOST or (self._state == EXCHANGE and self._transport.is_closing())
-
-    @property
     def ended(self) -> bool:
-        """Whether nothing can be sent any more: the last answer is out, or the connection is gone."""
-        return self._state == LINGERING or self.lost
+        """Whether nothing can be sent any more: the last answer is out, or the TCP connection is gone or about to go.
+
+        The loop tells of a loss only when the application pauses; the transport knows before.
+        """
+        return self._state in (LINGERING, LOST) or (self._state == EXCHANGE and self._transport.is_closing())
 
     async def send_part(self, file: IO[bytes], offset: int, count: int) -> None:
         """Send a part of a file as it is."""
-        await send_part(self.context, self._transport, self._flow, file, offset, count)
+        await send_part(self.context, self._transport, self._flow, file, offset, count, lambda: self.ended)
 
     def write(self, data: bytes) -> None:
         """Write, or do nothing once the connection has ended."""

@@ -148,6 +148,7 @@ class Server:
     def _sweep(self) -> None:
         """Count a tick for every connection; nothing else in a worker has a timer."""
         context = self._context
+        self._sweep_handle = context.loop.call_later(context.deadlines.tick_s, self._sweep)
         now = time.monotonic()
         second_passed = now - self._second_at_s >= 1
         if second_passed:
@@ -161,4 +162,3 @@ class Server:
                 acceptor.on_tick()
         for connection in list(context.connections):
             connection.on_tick(second_passed)
-        self._sweep_handle = context.loop.call_later(context.deadlines.tick_s, self._sweep)

@@ -32,8 +32,8 @@ class Watch:
     """What one connection has waited for, and how long."""
 
     __slots__ = (
-        "_answer_ticks", "_deadlines", "_flow", "_idle_count", "_idle_ticks", "_lifetime_ticks", "_state_ticks",
-        "quiet_ticks",
+        "_answer_ticks", "_blocked_ticks", "_deadlines", "_flow", "_idle_count", "_idle_ticks", "_lifetime_ticks",
+        "_state_ticks", "quiet_ticks",
     )  # fmt: skip
 
     def __init__(self, deadlines: Deadlines, flow: Flow) -> None:
@@ -44,6 +44,7 @@ class Watch:
         self._state_ticks = 0
         """Ticks in a state that has a deadline: until accepted, and from the Close on."""
         self._answer_ticks = 0
+        self._blocked_ticks = 0
         self._idle_ticks = 0
         self._idle_count = 0
         spread = 1 - _LIFETIME_SPREAD * random.random()  # noqa: S311 - not a secret
@@ -66,9 +67,15 @@ class Watch:
         deadlines = self._deadlines
         self.quiet_ticks = quiet = self.quiet_ticks + 1
         if reading_blocked:
-            # We do not read, so the silence is ours and not the peer's.
+            # We do not read, so the silence is ours and not the peer's. A ping still goes out now and then: to write to
+            # a peer that has gone is the only way to find out while nothing is read.
             self.quiet_ticks = 0
+            self._blocked_ticks += 1
+            interval = deadlines.keepalive.interval_ticks
+            if interval and self._blocked_ticks % interval == 0:
+                return PING_NOW
         else:
+            self._blocked_ticks = 0
             due = deadlines.keepalive.due(quiet)
             if due:
                 return due

@@ -128,7 +128,8 @@ class WebSocketConnection(Ending):
                     forget(self._waiters, waiter)
                     raise
             else:
-                end = self._final_close()
+                await asyncio.sleep(0)  # an application that asks again and again must not keep the loop from turning
+                self._end = end = self._final_close()
                 return {"type": "websocket.disconnect", "code": end.code, "reason": end.reason}
 
     async def send(self, message: Event) -> None:
@@ -269,10 +270,13 @@ class WebSocketConnection(Ending):
         self._transport.write(opening.denial_body(message))
         if opening.denied:
             self._on_denied("app")
-        elif self._flow.write_paused:
+            return
+        if self._flow.write_paused:
             await self._flow.wait_writable()
-            if self._state != DENYING:
-                raise ClientDisconnected("client left while its handshake was answered")
+        else:
+            await asyncio.sleep(0)  # so that an answer without an end does not keep the loop from turning
+        if self._state != DENYING:
+            raise ClientDisconnected("client left while its handshake was answered")
 
     # ---- in
 
@@ -280,8 +284,11 @@ class WebSocketConnection(Ending):
         """Take bytes that are not parsed now: before the accept, behind a full inbox, or after the end."""
         receiver = self._receiver
         if self._state == CLOSING:
-            receiver.feed(data)
-            self._look_for_close()
+            if receiver.blocked:
+                receiver.hold(data)
+            else:
+                receiver.feed(data)
+                self._look_for_close()
         elif self._state <= OPEN:
             receiver.hold(data)
             # Two reads at most: the one that filled the inbox, and the one that had begun.
