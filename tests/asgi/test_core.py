@@ -187,6 +187,30 @@ def test_c6_app_that_raises_in_its_response_ends_the_connection_and_the_response
     assert_logged_once(caplog, "AppFault")
 
 
+@pytest.mark.parametrize("begun", [False, True], ids=["before its response", "in its response"])
+def test_c6_app_that_returns_without_a_whole_response_is_logged_once_and_its_connection_ends(
+    serve: Serve, caplog: pytest.LogCaptureFixture, begun: bool
+) -> None:
+    """ASGI H13, C6: 500 when nothing was sent, else an end that nobody takes for that of the response."""
+
+    async def talk(receive: Receive, send: Send) -> None:
+        if begun:
+            await begin_answer(send)
+            await body(send, b"begun", more=True)
+
+    server = serve(on_request(talk))
+    with RawClient(server.port) as client:
+        client.send(get() + get("/never"))
+        head, _, rest = client.read_to_end().partition(b"\r\n\r\n")
+        if begun:
+            assert b"5\r\nbegun\r\n".startswith(rest)
+        else:
+            assert head.startswith(b"HTTP/1.1 500 ")
+    server.stop()
+    (record,) = error_lines(caplog)
+    assert record.getMessage() == "application returned without a whole response to GET /"
+
+
 def test_c6_app_that_raises_on_an_open_websocket_closes_1011_and_ends_the_connection(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -88,6 +88,7 @@ def test_c4_invalid_event_in_a_response_raises_out_of_send_and_sends_nothing(ser
 
     async def talk(receive: Receive, send: Send) -> None:
         await begin_answer(send)
+        seen.put(await error_of(send(event)))
         await body(send, b"be", more=True)
         seen.put(await error_of(send(event)))
         await body(send, b"hind")
@@ -95,6 +96,7 @@ def test_c4_invalid_event_in_a_response_raises_out_of_send_and_sends_nothing(ser
     with RawClient(serve(on_request(talk)).port) as client:
         client.send(get("/", "Connection: close"))
         assert client.read_answer().body == b"behind"
+        assert_misuse(seen.next())
         assert_misuse(seen.next())
         assert client.read_to_end() == b""
 

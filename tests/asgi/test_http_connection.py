@@ -248,7 +248,7 @@ def test_100_continue_is_not_sent_behind_the_begin_of_the_response(serve: Serve)
         get("/", "Expect: 100-continue", "Content-Length: 0", method="POST"),
         get("/", "Expect: 100-continue"),
     ],
-    ids=["body is there", "length 0", "no body"],
+    ids=["the body", "length 0", "no body"],
 )
 def test_100_continue_is_not_sent_for_a_body_that_is_there(serve: Serve, request_bytes: bytes) -> None:
     """RFC 9110 §10.1.1: a server may omit 100 when it has received some of the body; without one it has no sense."""
@@ -257,9 +257,31 @@ def test_100_continue_is_not_sent_for_a_body_that_is_there(serve: Serve, request
         await answer(send, (await receive())["body"] + b"!")
 
     with RawClient(serve(on_request(talk)).port) as client:
-        client.send(request_bytes)
+        client.send(request_bytes + get())
+        for _ in range(2):
+            answered = client.read_answer()
+            assert (answered.status, answered.body[-1:]) == (200, b"!")
+
+
+def test_100_continue_is_not_sent_when_the_body_has_begun_to_come(serve: Serve) -> None:
+    """RFC 9110 §10.1.1: a server may omit 100 when it has received some of the body; this client did not wait."""
+    seen = Recorder()
+
+    async def talk(receive: Receive, send: Send) -> None:
+        seen.put(await receive())
+        rest = asyncio.ensure_future(receive())
+        await asyncio.sleep(0)
+        seen.put("waits")
+        seen.put(await rest)
+        await answer(send, b"read")
+
+    with RawClient(serve(on_request(talk)).port) as client:
+        client.send(get("/", "Expect: 100-continue", "Content-Length: 4", method="POST") + b"bo")
+        assert [seen.next()["body"], seen.next()] == [b"bo", "waits"]
+        client.send(b"dy")
+        assert seen.next()["body"] == b"dy"
         answered = client.read_answer()
-        assert (answered.status, answered.body[-1:]) == (200, b"!")
+        assert (answered.status, answered.body) == (200, b"read")
 
 
 def test_100_continue_is_not_sent_to_http_1_0(serve: Serve) -> None:

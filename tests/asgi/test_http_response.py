@@ -398,3 +398,18 @@ def test_app_that_does_not_read_its_body_leaves_none_for_the_next_request(serve:
         client.send(b"HTTP/1.1\r\n" + POST + get("/3", CLOSE))
         assert [client.read_answer().body for _ in range(2)] == [b"/", b"/3"]
         assert client.read_to_end() == b""
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 4000000", "Transfer-Encoding: chunked"])
+def test_answer_reaches_a_client_that_is_still_sending_a_body_nobody_reads(serve: Serve, framing: str) -> None:
+    """RFC 9112 §9.6: closing at once would reset the connection, and the answer be lost on its way."""
+
+    async def talk(receive: Receive, send: Send) -> None:
+        await answer(send, b"too much", status=413)
+
+    with RawClient(serve(on_request(talk)).port) as client:
+        chunk = b"3d0900\r\n" if framing.endswith("chunked") else b""
+        client.send(get("/", framing, method="POST") + chunk + bytes(4_000_000))
+        answered = client.read_answer()
+        assert (answered.status, answered.body) == (413, b"too much")
+        assert client.read_to_end() == b""

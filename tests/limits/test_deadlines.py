@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 
@@ -143,6 +144,23 @@ def test_websocket_without_messages_is_closed_after_the_idle_timeout(serve: Serv
         client.send(close(1001))
     assert recorder.next()["type"] == "websocket.connect"
     assert recorder.next() == {"type": "websocket.disconnect", "code": 1001, "reason": "idle timeout"}
+
+
+def test_round_trip_of_an_answered_ping_is_measured(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """RFC 6455 §5.5.2; the line at the end of the connection has it."""
+    caplog.set_level("INFO")
+    server = serve(echo, ping_interval=0.1, access_log=True)
+    with RawClient(server.port) as client:
+        client.open_websocket()
+        first, payload = client.read_frame()
+        assert first == 0x89
+        client.send(frame(10, payload) + text("after"))
+        assert client.read_text() == "after"
+        client.send(close())
+        client.read_to_end()
+    server.stop()
+    (line,) = [message for message in caplog.messages if " closed 1000 by client" in message]
+    assert re.search(r" round-trip=\d+\.\dms$", line)
 
 
 def test_websocket_ends_after_its_maximum_lifetime(serve: Serve) -> None:

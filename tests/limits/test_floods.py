@@ -144,10 +144,11 @@ def test_a_compression_bomb_costs_less_than_two_messages(server: ServerProcess) 
     assert still_serves(server)
 
 
-def test_half_open_handshakes_cost_a_connection_each(start: Start) -> None:
+@pytest.mark.usefixtures("many_files")
+def test_thousands_of_half_open_handshakes_cost_a_connection_each(start: Start) -> None:
     server = start(APP, "--no-access-log", "--head-timeout", "60")
     assert still_serves(server)
-    count = 900
+    count = 4000
     memory = Memory(server)
     clients = [RawClient(server.port) for _ in range(count)]
     for client in clients:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,22 +10,10 @@ from asgiws.server.memory import CONNECTION_BYTES
 from tests.process.helpers import ServerProcess, Start
 from tests.raw import RawClient, text
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("many_files")]
 
 COUNT = 10_000
 BROWSER_OFFER = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
-
-
-@pytest.fixture(autouse=True)
-def descriptors() -> Iterator[None]:
-    """Let this process and the servers it starts have enough descriptors."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = COUNT + 500
-    if hard not in (resource.RLIM_INFINITY,) and hard < needed:
-        pytest.skip(f"{needed} open files are needed, the hard limit (ulimit -Hn) is {hard}")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def proportional_set_bytes(process: ServerProcess) -> int:
