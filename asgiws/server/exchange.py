@@ -17,7 +17,7 @@ from asgiws.protocol.http1 import RequestHead, accepts_trailers
 from asgiws.protocol.response import BODY, DONE, HEAD, TRAILERS, Response, encode_fields
 from asgiws.server.context import ClientDisconnected, Context, Event, Scope
 from asgiws.server.files import file_size
-from asgiws.server.flow import wait_in, wake
+from asgiws.server.flow import turn_now_and_then, wait_in, wake
 from asgiws.telemetry.logs import LOG, escape
 
 __all__ = ["Exchange"]
@@ -66,7 +66,7 @@ class Exchange:
     """One request and its response."""
 
     __slots__ = (
-        "_body", "_body_bytes", "_connection", "_disconnected", "_waiters", "began_s", "body_complete",
+        "_body", "_body_bytes", "_connection", "_disconnected", "_repeats", "_waiters", "began_s", "body_complete",
         "body_delivered", "expects_continue", "head", "response", "sent_bytes",
     )  # fmt: skip
 
@@ -89,6 +89,8 @@ class Exchange:
         """Whether the client waits for 100 Continue before it sends the body (RFC 9110 §10.1.1)."""
         self._waiters: list[asyncio.Future[None]] = []
         self._disconnected = False
+        self._repeats = 0
+        """Calls of `receive` and `send` that changed nothing, because the exchange is over."""
         self.sent_bytes = 0
         self.began_s = time.monotonic()
 
@@ -116,8 +118,7 @@ class Exchange:
         """ASGI `receive`: the request body in pieces, then the disconnect once the exchange is over."""
         while True:
             if self.response.state == DONE:
-                await asyncio.sleep(0)  # who asks again and again must not keep the loop from turning
-                return {"type": "http.disconnect"}
+                return await self._disconnect_event()
             if self._body or (self.body_complete and not self.body_delivered):
                 body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
                 self._body.clear()
@@ -127,8 +128,7 @@ class Exchange:
                     self._connection.on_body_taken()
                 return {"type": "http.request", "body": body, "more_body": not self.body_complete}
             if self._disconnected:
-                await asyncio.sleep(0)
-                return {"type": "http.disconnect"}
+                return await self._disconnect_event()
             if self.expects_continue:
                 self.expects_continue = False
                 if self.response.head_pending:
@@ -141,7 +141,8 @@ class Exchange:
         response, connection = self.response, self._connection
         if response.state == DONE:
             # ASGI H15: messages after the response are ignored; the loop turns, however many there are.
-            await asyncio.sleep(0)
+            self._repeats += 1
+            await turn_now_and_then(self._repeats)
             return
         if connection.ended:
             raise ClientDisconnected(f"{kind} after the client left")
@@ -176,6 +177,12 @@ class Exchange:
         if response.state == DONE:
             connection.on_response_done(self)
         await connection.wait_writable()
+
+    async def _disconnect_event(self) -> Event:
+        """Give the last event, however often it is asked for."""
+        self._repeats += 1
+        await turn_now_and_then(self._repeats)
+        return {"type": "http.disconnect"}
 
     async def _send_file(self, message: Event) -> None:
         """Send a file, or a part of an open one (ASGI E3, E4)."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-__all__ = ["Flow", "forget", "wait_in", "wake"]
+__all__ = ["Flow", "forget", "turn_now_and_then", "wait_in", "wake"]
 
 
 def wake(waiters: list[asyncio.Future[None]]) -> None:
@@ -33,6 +33,16 @@ def forget(waiters: list[asyncio.Future[None]], waiter: asyncio.Future[None]) ->
     """Take out who was cancelled, unless it was let go on already."""
     if waiter in waiters:
         waiters.remove(waiter)
+
+
+async def turn_now_and_then(count: int) -> None:
+    """Let the loop turn when `count` is a multiple of 128.
+
+    For what an application may repeat without a pause. Mostly it returns at once: frameworks ask `receive` for what is
+    there and cancel it when it waits.
+    """
+    if not count & 127:
+        await asyncio.sleep(0)
 
 
 class Flow:

@@ -25,7 +25,7 @@ from asgiws.protocol.handshake import Handshake
 from asgiws.protocol.receiver import ENDED, FRESH_WINDOW, KEPT_WINDOW
 from asgiws.server.context import ClientDisconnected, Context, Event, Scope
 from asgiws.server.ending import Ending
-from asgiws.server.flow import Flow, forget, wake
+from asgiws.server.flow import Flow, forget, turn_now_and_then, wake
 from asgiws.server.opening import Opening
 from asgiws.server.scope import Peer
 from asgiws.telemetry.access import log_websocket_open
@@ -42,7 +42,7 @@ _TURN_MASK: Final = 127
 class WebSocketConnection(Ending):
     """A connection from the handshake request to the end of its TCP connection."""
 
-    __slots__ = ("_connect_owed", "_encoder", "_pong_held", "_short_below")
+    __slots__ = ("_connect_owed", "_encoder", "_pong_held", "_repeats", "_short_below")
 
     def __init__(
         self, context: Context, transport: asyncio.Transport, flow: Flow, peer: Peer, path: str, handshake: Handshake
@@ -53,6 +53,8 @@ class WebSocketConnection(Ending):
         self._encoder: Encoder = context.encoder(None)
         self._short_below = 126
         """Messages of fewer characters than this are framed in `send`, without the encoder."""
+        self._repeats = 0
+        """How often `receive` has given the disconnect event."""
         self._pong_held: bytes | None = None
         """The newest pong that could not be written while writing was paused; an older one is replaced."""
 
@@ -128,7 +130,8 @@ class WebSocketConnection(Ending):
                     forget(self._waiters, waiter)
                     raise
             else:
-                await asyncio.sleep(0)  # an application that asks again and again must not keep the loop from turning
+                self._repeats += 1
+                await turn_now_and_then(self._repeats)
                 self._end = end = self._final_close()
                 return {"type": "websocket.disconnect", "code": end.code, "reason": end.reason}
 
