@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from asgiws.addresses import check_address
 from asgiws.protocol.closing import is_close_code
 from asgiws.protocol.deflate import DeflateSettings
 from asgiws.protocol.http1 import is_token
@@ -128,6 +129,14 @@ def _check_header(value: str) -> str | None:
     return "Name: value, without line ends, in Latin-1"
 
 
+def _check_mode(value: str) -> str | None:
+    return None if re.fullmatch("0?[0-7]{3}", value) else "an octal file mode such as 660"
+
+
+def _check_owner(value: str) -> str | None:
+    return None if re.fullmatch(r"[\w.-]+(?::[\w.-]+)?|:[\w.-]+", value) else "user:group, user or :group"
+
+
 def _check_origin(value: str) -> str | None:
     if re.fullmatch(r"\*|null|\*\.[^/*:]+|[a-z][a-z0-9+.-]*://[^/*]+/?", value, re.IGNORECASE):
         return None
@@ -150,6 +159,10 @@ def _limit(kind: str, default: float, text: str, **known: Any) -> Any:
     return _option(kind, default, text, group="Limits", **known)
 
 
+def _workers(kind: str, default: Any, text: str, **known: Any) -> Any:
+    return _option(kind, default, text, group="Workers", **known)
+
+
 def _compression(kind: str, default: Any, text: str, **known: Any) -> Any:
     return _option(kind, default, text, group="Compression", **known)
 
@@ -165,7 +178,14 @@ class Config:
     # ---- Serving
     host: str = _serving("text", "127.0.0.1", "address or name to listen on")
     port: int = _serving("count", 8000, "TCP port; 0 takes a free one", most=65535)
+    bind: tuple[str, ...] = _serving(
+        "list", (), "host:port, [::]:port, unix:/path or fd:3 to listen on, instead of host and port; may be repeated",
+        check=check_address,
+    )  # fmt: skip
     uds: str = _serving("text", "", "path of a Unix socket to listen on, instead of host and port")
+    uds_mode: str = _serving("text", "", "mode of the Unix sockets, such as 660; none: as the umask has it",
+                             check=_check_mode)  # fmt: skip
+    uds_owner: str = _serving("text", "", "user:group that the Unix sockets are given to", check=_check_owner)
     fd: int = _serving("count", -1, "file descriptor of a listening socket, instead of host and port", least=-1)
     backlog: int = _serving("count", 2048, "connections that the kernel holds until they are accepted", least=1)
     app_dir: str = _serving("text", "", "folder to import the application from; none: the current one")
@@ -187,6 +207,18 @@ class Config:
     shutdown_code: int = _serving("count", 1012, "close code for WebSockets when the server stops",
                                   least=1000, most=4999)  # fmt: skip
 
+    # ---- Workers
+    workers: int = _workers("count", 0, "worker processes, under a supervisor; 0: one process and no supervisor",
+                            most=1024)  # fmt: skip
+    worker_timeout: float = _workers("seconds", 30, "without a heartbeat until a worker is replaced; 0: for ever",
+                                     aliases=("timeout-worker-healthcheck",))  # fmt: skip
+    worker_memory: int = _workers("bytes", 0, "resident memory at which a process is replaced; 0: no limit")
+    worker_lifetime: float = _workers("seconds", 0, "until a process is replaced, spread by a tenth; 0: no limit")
+    max_requests: int = _workers("count", 0, "requests and WebSockets after which a process is replaced; 0: no limit",
+                                 aliases=("limit-max-requests",))  # fmt: skip
+    max_requests_jitter: int = _workers("count", 0, "added to --max-requests at random, at most this many",
+                                        aliases=("limit-max-requests-jitter",))  # fmt: skip
+
     # ---- Compression
     compression: str = _compression(
         "choice", _DEFLATE.mode, "permessage-deflate: one compressor for all, one for each connection, or none",
@@ -201,6 +233,8 @@ class Config:
     # ---- Deadlines
     graceful_timeout: float = _deadline(30, "for open requests and WebSockets to end when the server stops",
                                         aliases=("timeout-graceful-shutdown",))  # fmt: skip
+    drain_delay: float = _deadline(0, "on which the server still accepts when told to stop, for a balancer to notice")
+    drain_spread: float = _deadline(0, "over which WebSockets are closed when the server stops")
     head_timeout: float = _deadline(10, "for a whole request head, from its first byte or the connection; 0: none")
     body_timeout: float = _deadline(30, "between two pieces of a request body the application waits for; 0: none")
     keep_alive_timeout: float = _deadline(5, "for the next request on a connection; 0: none",
@@ -250,6 +284,11 @@ class Config:
             raise OptionError(
                 f"--write-low-water: {self.write_low_water} was given, allowed: at most --write-high-water, "
                 f"which is {self.write_high_water}"
+            )
+        if self.drain_spread > self.graceful_timeout:
+            raise OptionError(
+                f"--drain-spread: {self.drain_spread:g} s was given, allowed: at most --graceful-timeout, "
+                f"which is {self.graceful_timeout:g} s"
             )
         if not is_close_code(self.shutdown_code):
             raise OptionError(

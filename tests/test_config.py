@@ -26,7 +26,7 @@ LEAST = {
 }  # fmt: skip
 MOST = {
     "port": 65535, "shutdown_code": 4999, "compression_level": 9, "compression_window_bits": 15,
-    "compression_memory_level": 9,
+    "compression_memory_level": 9, "workers": 1024,
 }  # fmt: skip
 
 
@@ -36,7 +36,11 @@ def least(name: str) -> float:
 
 def alone(name: str, value: object) -> dict[str, object]:
     """Options in which one value is at its bound, and the one bound to it makes room."""
-    bound = {"write_high_water": {"write_low_water": 0}, "write_low_water": {"write_high_water": 2**62}}
+    bound = {
+        "write_high_water": {"write_low_water": 0},
+        "write_low_water": {"write_high_water": 2**62},
+        "drain_spread": {"graceful_timeout": 2**62},
+    }
     return {**bound.get(name, {}), name: value}
 
 
@@ -308,6 +312,14 @@ def test_low_water_is_at_most_the_high_water() -> None:
     with pytest.raises(OptionError) as raised:
         Config(write_high_water=100, write_low_water=101)
     assert str(raised.value) == ("--write-low-water: 101 was given, allowed: at most --write-high-water, which is 100")
+
+
+def test_spread_of_a_drain_may_be_as_long_as_the_graceful_timeout_and_no_longer() -> None:
+    """Every WebSocket gets its Close before the server ends what is left."""
+    assert Config(graceful_timeout=10, drain_spread=10).drain_spread == 10
+    with pytest.raises(OptionError) as raised:
+        Config(graceful_timeout=10, drain_spread="10.1s")  # type: ignore[arg-type]  # a Config converts what it is given
+    assert str(raised.value) == "--drain-spread: 10.1 s was given, allowed: at most --graceful-timeout, which is 10 s"
 
 
 def test_config_is_checked_however_it_is_made() -> None:

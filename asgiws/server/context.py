@@ -34,6 +34,8 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _SWEEP_MOST_S: Final = 1.0
 _SWEEP_LEAST_S: Final = 0.02
+# For a request that is on its way when another process takes over
+_LAST_REQUEST_S: Final = 1.0
 
 
 class ClientDisconnected(OSError):  # noqa: N818 - what happened, and the name that applications know
@@ -64,7 +66,7 @@ class Deadlines:
     """
 
     __slots__ = (
-        "answer", "body", "close", "handshake", "head", "idle", "keep_alive", "keepalive", "lifetime", "tick_s",
+        "answer", "body", "close", "handshake", "head", "idle", "keep_alive", "keepalive", "last", "lifetime", "tick_s",
         "write",
     )  # fmt: skip
 
@@ -85,6 +87,7 @@ class Deadlines:
         self.idle = ticks(config.idle_timeout, tick_s)
         self.lifetime = ticks(config.max_lifetime, tick_s)
         self.answer = ticks(config.answer_timeout, tick_s) or 1
+        self.last = ticks(_LAST_REQUEST_S, tick_s)
         self.keepalive = KeepalivePolicy(ticks(config.ping_interval, tick_s), ticks(config.ping_timeout, tick_s))
 
 
@@ -93,7 +96,8 @@ class Context:
 
     __slots__ = (
         "addresses", "admitted", "app", "config", "connections", "counters", "date", "deadlines", "default_fields",
-        "deflate_settings", "encoders", "handshakes", "limits", "log", "loop", "quiet", "state", "stopping", "tasks",
+        "deflate_settings", "draining", "encoders", "handshakes", "limits", "log", "loop", "quiet", "replaced", "state",
+        "stopping", "tasks",
     )  # fmt: skip
 
     def __init__(self, app: ASGIApp, config: Config, loop: asyncio.AbstractEventLoop) -> None:
@@ -120,7 +124,12 @@ class Context:
         """Encoded fields that every response has: Date, Server and those of the operator."""
         self.state: dict[str, Any] | None = None
         """The lifespan state; None when the application has no lifespan."""
+        self.draining = False
+        """Whether the server was told to stop: what it still answers says that the connection ends."""
         self.stopping = False
+        """Whether connections are being ended; from then on, no new ones come."""
+        self.replaced = False
+        """Whether another process accepts in this one's place, so that no client has to see a refusal."""
         self.quiet = asyncio.Event()
         """Set when, while stopping, the last connection and the last application have ended."""
 

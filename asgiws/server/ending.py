@@ -139,7 +139,7 @@ class Ending(asyncio.Protocol):
         """Say goodbye: the server stops."""
         if self._state == OPEN:
             self._begin_close(Close(self._context.config.shutdown_code, "service restart"), "server")
-        elif self._state == CONNECTING:
+        elif self._state == CONNECTING and not self._context.replaced:
             self._refuse(503, "server", [(b"retry-after", b"1")])
 
     def abort(self) -> None:

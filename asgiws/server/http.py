@@ -94,7 +94,7 @@ class HTTPConnection(asyncio.Protocol):
         context.connections.add(self)
         if violation is not None:
             self._reject(violation)
-        elif context.stopping:
+        elif context.stopping and not context.replaced:
             transport.close()
 
     def data_received(self, data: bytes) -> None:
@@ -169,15 +169,23 @@ class HTTPConnection(asyncio.Protocol):
                 self._reject(Violation(errors.HEAD_TIMEOUT, f"no whole head in {self.context.config.head_timeout:g} s"))
         else:
             deadline = {NEW: deadlines.head, IDLE: deadlines.keep_alive}.get(state, deadlines.close)
+            if self.context.stopping:
+                deadline = min(deadline or deadlines.last, deadlines.last)
             if deadline and self._ticks >= deadline:
                 self._end_after_answer(discard=False)
 
     def begin_shutdown(self) -> None:
-        """End when the open response is done, at once when there is none."""
+        """End when the open response is done, at once when there is none.
+
+        Where another process goes on in this one's place, nobody should notice: the next request of a client that was
+        active a moment ago is probably on its way. It is awaited for a second and answered with `connection: close`.
+        """
         if self._state == EXCHANGE:
             if self._exchange is not None and self._exchange.response.state == NOT_STARTED:
                 self._exchange.response.keep_alive = False
-        elif self._state in (NEW, IDLE, HEAD, SKIPPING):
+        elif self._state in (NEW, IDLE, HEAD, SKIPPING) and not (
+            self.context.replaced and self._ticks < self.context.deadlines.last
+        ):
             self._end_after_answer(discard=False)
 
     def abort(self) -> None:
@@ -278,7 +286,7 @@ class HTTPConnection(asyncio.Protocol):
         )
         self._state, self._ticks = EXCHANGE, 0
         self._exchange = exchange = Exchange(self, head, body_complete=body is None)
-        if context.stopping:
+        if context.draining:
             exchange.response.keep_alive = False
         if self._reader.buffer:
             self._read_body()
@@ -339,7 +347,7 @@ class HTTPConnection(asyncio.Protocol):
         if violation is not None:
             self._reject(violation)
             return
-        if context.stopping:
+        if context.stopping and not context.replaced:
             self._transport.close()
             return
         self._state = UPGRADED

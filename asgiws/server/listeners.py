@@ -1,88 +1,180 @@
-"""Listening sockets: made from the options, or inherited from whoever started the process."""
+"""Listening sockets: made from the options, or inherited from whoever started the process.
+
+    --bind, --uds, --fd     each a socket, or two for a name with an IPv4 and an IPv6 address
+    none of them            --host and --port
+
+With several workers, each has TCP sockets of its own on the same address (SO_REUSEPORT): the kernel spreads the
+connections evenly, and what waits in a socket's backlog stays there while its worker is replaced. Unix sockets, and
+sockets that were inherited, are shared.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import grp
 import os
+import pwd
 import socket
 import stat
+import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
+from asgiws.addresses import FD, TCP, UNIX, Address, parse_address
 from asgiws.config import Config
 
-__all__ = ["CannotListen", "address_of", "close_listeners", "make_listeners"]
+__all__ = ["CannotListen", "Listeners"]
 
 
 _NO_SUCH_FAMILY: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+# Elsewhere the option exists and does not spread connections.
+_REUSE_PORT: Final = sys.platform == "linux"
 
 
 class CannotListen(Exception):  # noqa: N818 - what happened
     """A socket cannot be made; the message is one line that says what to do."""
 
 
-def make_listeners(config: Config) -> list[socket.socket]:
-    """Bind and listen. Raises CannotListen; nothing stays open then."""
-    if config.fd >= 0:
-        return [_inherited(config.fd)]
+class Listeners:
+    """The listening sockets of one process, or of one worker's slot."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._files: list[tuple[str, int]] = []
+        """Unix sockets that were made here: path, and the inode that tells whether the file is still that one."""
+        self._own: list[socket.socket] = []
+        self._shared: list[socket.socket] = []
+
+    @classmethod
+    def open(cls, config: Config, *, reuse_port: bool = False) -> Self:
+        """Bind and listen. Raises CannotListen; nothing stays open then.
+
+        With `reuse_port`, `again` can make more sockets on the same addresses.
+        """
+        listeners = cls(config)
+        try:
+            for option, address in _addresses(config):
+                listeners._open_one(option, address, reuse_port=reuse_port and _REUSE_PORT)
+        except CannotListen:
+            listeners.close()
+            raise
+        return listeners
+
+    def again(self) -> Listeners:
+        """Make the sockets of another slot: own ones on the same TCP addresses, and the shared ones."""
+        more = Listeners(self._config)
+        more._shared = self._shared
+        try:
+            for listener in self._own:
+                address = listener.getsockname()
+                more._own.append(_listen(listener.family, address, self._config.backlog, reuse_port=True))
+        except OSError as error:
+            more.close_own()
+            raise CannotListen(f"cannot listen for another worker: {_why(error)}") from None
+        return more
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """All sockets to accept from."""
+        return self._own + self._shared
+
+    @property
+    def port(self) -> int:
+        """The first TCP port; 0 when there is none."""
+        names = [listener.getsockname() for listener in self.sockets]
+        return next((name[1] for name in names if isinstance(name, tuple)), 0)
+
+    def urls(self, scheme: str) -> list[str]:
+        """Give what each socket answers, for people."""
+        return list(dict.fromkeys(_url(listener, scheme) for listener in self.sockets))
+
+    def close_own(self) -> None:
+        """Close the sockets that nobody shares."""
+        for listener in self._own:
+            listener.close()
+
+    def close(self) -> None:
+        """Close all, and remove the files of Unix sockets that were made here."""
+        for listener in self.sockets:
+            listener.close()
+        for path, inode in self._files:
+            with contextlib.suppress(OSError):
+                if os.stat(path).st_ino == inode:
+                    os.unlink(path)
+        self._files.clear()
+
+    def _open_one(self, option: str, address: Address, *, reuse_port: bool) -> None:
+        if address.kind == FD:
+            self._shared.append(_inherited(option, address.fd))
+        elif address.kind == UNIX:
+            listener = _unix(option, address.path, self._config)
+            self._shared.append(listener)
+            self._files.append((address.path, os.stat(address.path).st_ino))
+        else:
+            made = _internet(option, address.host, address.port, self._config.backlog, reuse_port=reuse_port)
+            (self._own if reuse_port else self._shared).extend(made)
+
+
+def _addresses(config: Config) -> list[tuple[str, Address]]:
+    """Give each address with the option that it comes from."""
+    addresses = [("--bind", parse_address(text)) for text in config.bind]
     if config.uds:
-        return [_unix(config.uds, config.backlog)]
-    return _internet(config.host, config.port, config.backlog)
+        addresses.append(("--uds", Address(UNIX, path=config.uds)))
+    if config.fd >= 0:
+        addresses.append(("--fd", Address(FD, fd=config.fd)))
+    return addresses or [("--host", Address(TCP, host=config.host, port=config.port))]
 
 
-def address_of(listener: socket.socket) -> str:
-    """Give the URL that a listener answers, for people."""
+def _url(listener: socket.socket, scheme: str) -> str:
     name = listener.getsockname()
     if listener.family == socket.AF_UNIX:
         return f"unix:{name}"
     host = f"[{name[0]}]" if ":" in name[0] else name[0]
-    return f"http://{host}:{name[1]}"
+    return f"{scheme}://{host}:{name[1]}"
 
 
-def close_listeners(listeners: list[socket.socket], config: Config) -> None:
-    """Close listeners, and remove the file of a Unix socket that was made here; that of an inherited one stays."""
-    for listener in listeners:
-        listener.close()
-    if listeners and config.uds and config.fd < 0:
-        with contextlib.suppress(OSError):
-            Path(config.uds).unlink()
+# ---- TCP
 
 
-def _internet(host: str, port: int, backlog: int) -> list[socket.socket]:
+def _internet(option: str, host: str, port: int, backlog: int, *, reuse_port: bool) -> list[socket.socket]:
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
         # UnicodeError: an empty label, or one of more than 63 characters
         why = error.strerror if isinstance(error, OSError) else "not a host name"
-        raise CannotListen(f"--host: {host!r} is no address of this machine ({why})") from None
+        raise CannotListen(f"{option}: {host!r} is no address of this machine ({why})") from None
     listeners: list[socket.socket] = []
     # A machine may name itself ::1 and have no IPv6; its other address will do. So IPv6 comes last.
     for family, _, _, _, address in sorted(dict.fromkeys(found), key=lambda entry: entry[0] == socket.AF_INET6):
         # With port 0 a name that has two addresses gets one port for both.
         bound = listeners[0].getsockname()[1] if port == 0 and listeners else port
         try:
-            listeners.append(_listen(family, (address[0], bound, *address[2:]), backlog))
+            if reuse_port and bound:
+                # Another server with SO_REUSEPORT on this address would not be noticed, and get half the connections.
+                _bind(family, (address[0], bound, *address[2:])).close()
+            listeners.append(_listen(family, (address[0], bound, *address[2:]), backlog, reuse_port=reuse_port))
         except OSError as error:
             if listeners and family == socket.AF_INET6 and error.errno in _NO_SUCH_FAMILY:
                 continue
             for opened in listeners:
                 opened.close()
             raise CannotListen(
-                f"cannot listen on {host} port {port}: {_why(error)}; "
-                "choose another with --host and --port, or stop what has it"
+                f"cannot listen on {host} port {port}: {_why(error)}; choose another with "
+                f"{'--bind' if option == '--bind' else '--host and --port'}, or stop what has it"
             ) from None
     return listeners
 
 
-def _listen(family: int, address: tuple[object, ...], backlog: int) -> socket.socket:
+def _bind(family: int, address: tuple[object, ...], *, reuse_port: bool = False) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
-        listener.listen(backlog)
         listener.setblocking(False)
     except OSError:
         listener.close()
@@ -90,23 +182,47 @@ def _listen(family: int, address: tuple[object, ...], backlog: int) -> socket.so
     return listener
 
 
-def _unix(path: str, backlog: int) -> socket.socket:
+def _listen(family: int, address: tuple[object, ...], backlog: int, *, reuse_port: bool = False) -> socket.socket:
+    listener = _bind(family, address, reuse_port=reuse_port)
     try:
-        if stat.S_ISSOCK(Path(path).stat().st_mode) and not _answers(path):
-            Path(path).unlink()  # left over from a process that was killed
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise CannotListen(f"--uds: {path}: {_why(error)}; choose another path") from None
+        listener.listen(backlog)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+# ---- Unix
+
+
+def _unix(option: str, path: str, config: Config) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        if _is_stale(path):
+            os.unlink(path)  # left over from a process that was killed
         listener.bind(path)
-        listener.listen(backlog)
+        try:
+            # Nobody can connect before it listens, so nobody sees the file with other rights.
+            _set_rights(path, config)
+            listener.listen(config.backlog)
+        except BaseException:
+            os.unlink(path)
+            raise
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise CannotListen(f"--uds: {path}: {_why(error)}; choose another path") from None
+        raise CannotListen(f"{option}: {path}: {_why(error)}; choose another path") from None
+    except CannotListen:
+        listener.close()
+        raise
     return listener
+
+
+def _is_stale(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(Path(path).stat().st_mode) and not _answers(path)
+    except FileNotFoundError:
+        return False
 
 
 def _answers(path: str) -> bool:
@@ -124,15 +240,37 @@ def _answers(path: str) -> bool:
     return True
 
 
-def _inherited(fd: int) -> socket.socket:
+def _set_rights(path: str, config: Config) -> None:
+    if config.uds_mode:
+        os.chmod(path, int(config.uds_mode, 8))
+    if not config.uds_owner:
+        return
+    user, _, group = config.uds_owner.partition(":")
+    try:
+        uid = -1 if not user else int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
+        gid = -1 if not group else int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise CannotListen(
+            f"--uds-owner: {config.uds_owner} is not known here, allowed: user:group, user or :group"
+        ) from None
+    try:
+        os.chown(path, uid, gid)
+    except OSError as error:
+        raise CannotListen(f"--uds-owner: {config.uds_owner}: {_why(error)}; only root gives files away") from None
+
+
+# ---- inherited
+
+
+def _inherited(option: str, fd: int) -> socket.socket:
     try:
         listener = socket.socket(fileno=fd)
         listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
-        raise CannotListen(f"--fd: {fd} is no socket ({_why(error)})") from None
+        raise CannotListen(f"{option}: {fd} is no socket ({_why(error)})") from None
     if not listening:
         listener.detach()
-        raise CannotListen(f"--fd: {fd} is a socket that does not listen, allowed: a listening one")
+        raise CannotListen(f"{option}: {fd} is a socket that does not listen, allowed: a listening one")
     listener.setblocking(False)
     return listener
 

@@ -3,26 +3,34 @@
     async with Server(app, Config(port=0)) as server:
         print(server.port)
 
-Order of a start: lifespan startup, then listening. Order of a stop: listening ends; idle HTTP connections close, open
-requests finish, WebSockets get Close 1012; up to `graceful_timeout` seconds are waited for all of them; what is left is
-aborted and its applications cancelled; then lifespan shutdown.
+Order of a start: lifespan startup, then listening. Order of a stop:
+
+    draining    for `drain_delay` seconds everything goes on, but each answer says `connection: close`
+    stopping    listening ends; idle HTTP connections close, open requests finish, WebSockets get Close 1012, spread
+                over `drain_spread` seconds; up to `graceful_timeout` seconds are waited for all of them
+    ending      what is left is aborted and its applications cancelled; then lifespan shutdown
+
+A server that is `replaced` has a successor on the same socket. It stops listening first, without a delay, and no client
+sees a refusal: a connection that was accepted but has sent nothing yet is still served, a handshake still completed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 from types import TracebackType
 from typing import Self
 
 from asgiws.config import Config
 from asgiws.server.acceptor import Acceptor
-from asgiws.server.context import ASGIApp, Context, server_fields
+from asgiws.server.context import ASGIApp, Connection, Context, server_fields
 from asgiws.server.http import HTTPConnection
 from asgiws.server.lifespan import Lifespan
-from asgiws.server.listeners import address_of, close_listeners, make_listeners
+from asgiws.server.listeners import Listeners
+from asgiws.server.recycling import Recycling
+from asgiws.server.websocket import WebSocketConnection
 from asgiws.telemetry.counters import Counters
 from asgiws.telemetry.logs import LOG
 
@@ -42,28 +50,43 @@ class Server:
     def __init__(self, app: ASGIApp, config: Config | None = None) -> None:
         self.config = config or Config()
         self._app = app
-        self._context: Context
-        self._forced = False
-        """Whether stopping waits for nobody."""
+        self._context: Context | None = None
+        self._forced = asyncio.Event()
+        """Set when stopping waits for nobody any more."""
         self._lifespan = Lifespan(app, self.config.lifespan)
         self._acceptors: list[Acceptor] = []
-        self._sockets: list[socket.socket] = []
+        self._listeners: Listeners | None = None
+        self._recycling = Recycling(self.config)
         self._sweep_handle: asyncio.TimerHandle | None = None
         self._second_at_s = 0.0
+        self.on_due: Callable[[str], None] | None = None
+        """Called once, with the reason, when this process has served enough (`asgiws.server.recycling`)."""
         self.addresses: list[str] = []
         """Where it listens, as URLs."""
         self.port = 0
         """The bound TCP port; 0 when it listens on none."""
 
     @property
+    def context(self) -> Context:
+        """What the connections share. Raises RuntimeError before the start."""
+        if self._context is None:
+            raise RuntimeError("the server was not started")
+        return self._context
+
+    @property
     def counters(self) -> Counters:
         """What the server has counted since it started."""
-        return self._context.counters
+        return self.context.counters
 
     @property
     def connection_count(self) -> int:
         """How many connections are open."""
-        return len(self._context.connections)
+        return len(self.context.connections)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it accepts connections and will go on doing so."""
+        return bool(self._acceptors) and not self.context.draining
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -81,13 +104,10 @@ class Server:
         try:
             await self._lifespan.start()
             context.state = self._lifespan.state
-            self._sockets = make_listeners(self.config)
+            self._listeners = listeners = Listeners.open(self.config)
+            self.addresses, self.port = listeners.urls("http"), listeners.port
             self._sweep()
-            for listener in self._sockets:
-                self.addresses.append(address_of(listener))
-                name = listener.getsockname()
-                if isinstance(name, tuple) and not self.port:
-                    self.port = name[1]
+            for listener in listeners.sockets:
                 acceptor = Acceptor(context, listener, lambda: HTTPConnection(context))
                 self._acceptors.append(acceptor)
                 acceptor.start()
@@ -96,45 +116,77 @@ class Server:
             await self._end()
             raise
 
-    async def stop(self) -> None:
-        """End gracefully; see the top of this file for the order. It always ends."""
+    async def stop(self, *, replaced: bool = False) -> None:
+        """End gracefully; see the top of this file for the order. It always ends.
+
+        `replaced`: another process accepts on the same sockets from now on.
+        """
         context = self._context
-        context.stopping = True
+        if context is None:
+            return
+        context.draining = True
+        if self.config.drain_delay and not replaced and self._acceptors:
+            LOG.info("draining: connections are accepted for another %g s", self.config.drain_delay)
+            await self._pause(self.config.drain_delay)
+        context.stopping, context.replaced = True, replaced
         self._stop_listening()
-        for connection in list(context.connections):
-            connection.begin_shutdown()
-        if (context.connections or context.tasks) and not self._forced:
-            try:
-                async with asyncio.timeout(self.config.graceful_timeout):
+        try:
+            async with asyncio.timeout(self.config.graceful_timeout):
+                await self._close_connections(context)
+                if (context.connections or context.tasks) and not self._forced.is_set():
                     await context.quiet.wait()
-            except TimeoutError:
-                LOG.warning(
-                    "%d connections and %d applications did not end within %g s, they are ended now",
-                    len(context.connections), len(context.tasks), self.config.graceful_timeout,
-                )  # fmt: skip
-        await self._end_all()
+        except TimeoutError:
+            LOG.warning(
+                "%d connections and %d applications did not end within %g s, they are ended now",
+                len(context.connections), len(context.tasks), self.config.graceful_timeout,
+            )  # fmt: skip
+        await self._end_all(context)
         await self._end()
 
     def force_stop(self) -> None:
         """Let `stop` wait for nobody any more."""
-        self._forced = True
+        self._forced.set()
         self._lifespan.abandon()
-        if self._acceptors:
+        if self._context is not None:
             self._context.quiet.set()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, unless the stop is forced."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._forced.wait()
+        except TimeoutError:
+            pass
+
+    async def _close_connections(self, context: Context) -> None:
+        """Tell every connection to end; WebSockets spread over time, so that they do not all come back at once."""
+        websockets: list[Connection] = []
+        for connection in list(context.connections):
+            if isinstance(connection, WebSocketConnection):
+                websockets.append(connection)
+            else:
+                connection.begin_shutdown()
+        spread_s, began_s = self.config.drain_spread, time.monotonic()
+        for place, websocket in enumerate(websockets):
+            due_in_s = began_s + spread_s * place / len(websockets) - time.monotonic()
+            if due_in_s > 0:
+                await self._pause(due_in_s)
+            if websocket in context.connections:
+                websocket.begin_shutdown()
 
     def _stop_listening(self) -> None:
         for acceptor in self._acceptors:
             acceptor.stop()
-        close_listeners(self._sockets, self.config)
+        if self._listeners is not None:
+            self._listeners.close()
 
     async def _end(self) -> None:
         """Stop the application, and the sweep."""
-        await self._lifespan.stop(_CANCEL_S if self._forced else self.config.graceful_timeout)
+        await self._lifespan.stop(_CANCEL_S if self._forced.is_set() else self.config.graceful_timeout)
         if self._sweep_handle is not None:
             self._sweep_handle.cancel()
 
-    async def _end_all(self) -> None:
-        context = self._context
+    async def _end_all(self, context: Context) -> None:
         for connection in list(context.connections):
             connection.abort()
         tasks = list(context.tasks)
@@ -147,18 +199,28 @@ class Server:
 
     def _sweep(self) -> None:
         """Count a tick for every connection; nothing else in a worker has a timer."""
-        context = self._context
+        context = self.context
         self._sweep_handle = context.loop.call_later(context.deadlines.tick_s, self._sweep)
         now = time.monotonic()
         second_passed = now - self._second_at_s >= 1
         if second_passed:
             self._second_at_s = now
-            context.default_fields = server_fields(self.config, formatdate(usegmt=True))
-            context.handshakes.clear()
-            for encoder in context.encoders.values():
-                encoder.forget()
-            context.log.second_passed()
-            for acceptor in self._acceptors:
-                acceptor.on_tick()
+            self._on_second(context)
         for connection in list(context.connections):
-            connection.on_tick(second_passed)
+            try:
+                connection.on_tick(second_passed)
+            except Exception:  # a fault of ours in one connection; the others have deadlines too
+                LOG.exception("a deadline could not be kept, its connection is ended")
+                connection.abort()
+
+    def _on_second(self, context: Context) -> None:
+        context.default_fields = server_fields(self.config, formatdate(usegmt=True))
+        context.handshakes.clear()
+        for encoder in context.encoders.values():
+            encoder.forget()
+        context.log.second_passed()
+        for acceptor in self._acceptors:
+            acceptor.on_tick()
+        if self.on_due is not None and not context.draining and (why := self._recycling.due(context.counters)):
+            on_due, self.on_due = self.on_due, None
+            on_due(why)

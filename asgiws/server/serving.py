@@ -1,8 +1,14 @@
-"""Serving until told to stop: signals, the event loop, and an end that comes whatever the application does.
+"""Serving until told to stop: the event loop, who may tell, and an end that comes whatever the application does.
 
-The first SIGTERM or SIGINT stops the server gracefully, the second at once. Both handlers only set things: the loop
-does the work. Should the application block the loop itself, a daemon thread ends the process after the time that a
-graceful stop may take.
+A `Run` is a server while it serves, and takes the orders. Who gives them is a `Control`: the signals of a process of
+its own (`Signals`, here), or the supervisor of a worker (`asgiws.process.worker`).
+
+    SIGTERM, SIGINT     stop gracefully; a second one at once
+    SIGHUP              read certificates anew; from a terminal that has gone: stop
+    SIGUSR1             open log files anew
+
+Handlers only set things: the loop does the work. Should the application block the loop itself, a daemon thread ends the
+process after the time that a graceful stop may take.
 """
 
 from __future__ import annotations
@@ -15,20 +21,21 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Final, Protocol, Self
 
 from asgiws.config import Config
 from asgiws.server.context import ASGIApp
 from asgiws.server.server import Server
+from asgiws.server.systemd import Notifier
 from asgiws.telemetry.logs import LOG
 
-__all__ = ["loop_factory", "run_app", "serve_app"]
+__all__ = ["Control", "Run", "Signals", "Terminal", "loop_factory", "run_app", "serve_app", "stop_most_s"]
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Beside the graceful timeout: for cancelled applications and the lifespan shutdown to end.
-_EXTRA_S = 5.0
-_FORCED_S = 2.0
+# Beside the timeouts of a stop: for cancelled applications and the lifespan shutdown to end.
+_EXTRA_S: Final = 5.0
+_FORCED_S: Final = 2.0
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
@@ -44,47 +51,90 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
     return asyncio.new_event_loop
 
 
-async def serve_app(app: ASGIApp, config: Config, *, started: Callable[[Server], None] | None = None) -> None:
+def stop_most_s(config: Config) -> float:
+    """Give the seconds after which a stop must have ended."""
+    return config.drain_delay + 2 * config.graceful_timeout + _EXTRA_S
+
+
+class Run:
+    """A server while it serves, and what it can be told, from the loop's thread or from a signal handler."""
+
+    def __init__(self, server: Server, last_resort: LastResort) -> None:
+        self.server = server
+        self.replaced = False
+        """Whether another process goes on in this one's place."""
+        self.told_to_stop = asyncio.Event()
+        self._last_resort = last_resort
+        self._loop = asyncio.get_running_loop()
+
+    def stop(self, *, replaced: bool = False) -> None:
+        """Stop gracefully."""
+        self.replaced = replaced
+        self._last_resort.end_process_after(stop_most_s(self.server.config))
+        self._loop.call_soon_threadsafe(self.told_to_stop.set)
+
+    def force(self) -> None:
+        """Stop, and wait for nobody."""
+        self._last_resort.end_process_after(_FORCED_S)
+        self._loop.call_soon_threadsafe(self.told_to_stop.set)
+        self._loop.call_soon_threadsafe(self.server.force_stop)
+
+
+class Control(Protocol):
+    """Who tells a server what to do."""
+
+    def attach(self, run: Run) -> AbstractContextManager[None]:
+        """Give orders to `run` from now on, until the context ends."""
+
+    def on_ready(self, server: Server) -> None:
+        """Take note that the server listens."""
+
+    def on_due(self, why: str) -> None:
+        """Take note that the process has served enough."""
+
+    def on_stopping(self) -> None:
+        """Take note that the server stops."""
+
+
+async def serve_app(app: ASGIApp, config: Config) -> None:
     """Serve on the running loop until SIGTERM or SIGINT, or until cancelled; then stop gracefully.
 
-    `started` is called once the server listens. Signals are only taken in the main thread.
+    Signals are only taken in the main thread.
     """
-    with _LastResort() as last_resort:
-        await _serve(app, config, last_resort, started)
+    with LastResort() as last_resort:
+        await _serve(app, config, last_resort, Signals())
 
 
-async def _serve(
-    app: ASGIApp, config: Config, last_resort: _LastResort, started: Callable[[Server], None] | None = None
-) -> None:
-    server = Server(app, config)
-    with _stop_signals(server, last_resort) as told_to_stop:
-        if not await _start(server, told_to_stop):
-            LOG.info("stopped before it listened")
-            return
-        try:
-            LOG.info("listening on %s (%s)", ", ".join(server.addresses), type(asyncio.get_running_loop()).__module__)
-            if started is not None:
-                started(server)
-            await told_to_stop.wait()
-        finally:
-            LOG.info("stopping")
-            await server.stop()
-            LOG.info("stopped")
-
-
-def run_app(app: ASGIApp, config: Config) -> None:
-    """Serve in an event loop of its own until SIGTERM or SIGINT; leaves no task of the server behind."""
+def run_app(app: ASGIApp, config: Config, control: Control | None = None) -> None:
+    """Serve in an event loop of its own until told to stop; leaves no task of the server behind."""
     loop = loop_factory(config.loop)()
     threads = ThreadPoolExecutor(thread_name_prefix="asgiws")
-    with _LastResort() as last_resort:
+    with LastResort() as last_resort:
         try:
             asyncio.set_event_loop(loop)
             loop.set_default_executor(threads)
-            loop.run_until_complete(_serve(app, config, last_resort))
+            loop.run_until_complete(_serve(app, config, last_resort, control or Signals()))
         finally:
             # Not waited for: a thread that the application blocks must not keep the server from ending.
             threads.shutdown(wait=False, cancel_futures=True)
             _end_loop(loop)
+
+
+async def _serve(app: ASGIApp, config: Config, last_resort: LastResort, control: Control) -> None:
+    server = Server(app, config)
+    server.on_due = control.on_due
+    run = Run(server, last_resort)
+    with control.attach(run):
+        if not await _start(server, run.told_to_stop):
+            LOG.info("stopped before it listened")
+            return
+        try:
+            control.on_ready(server)
+            await run.told_to_stop.wait()
+        finally:
+            control.on_stopping()
+            await server.stop(replaced=run.replaced)
+            LOG.info("stopped")
 
 
 async def _start(server: Server, told_to_stop: asyncio.Event) -> bool:
@@ -119,32 +169,86 @@ def _end_loop(loop: asyncio.AbstractEventLoop) -> None:
     loop.close()
 
 
-@contextlib.contextmanager
-def _stop_signals(server: Server, last_resort: _LastResort) -> Iterator[asyncio.Event]:
-    """Give an event that the first stop signal sets; the second one forces the stop that is under way."""
-    loop = asyncio.get_running_loop()
-    told_to_stop = asyncio.Event()
-    received: list[int] = []
+class Signals:
+    """The control of a process of its own: signals, and the service manager that started it."""
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        forced = len(received) > 1
-        last_resort.end_process_after(_FORCED_S if forced else 2 * server.config.graceful_timeout + _EXTRA_S)
-        loop.call_soon_threadsafe(server.force_stop if forced else told_to_stop.set)
+    def __init__(self) -> None:
+        self._run: Run
+        self._notifier = Notifier(os.environ)
+        self._terminal = Terminal()
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._stops = 0
 
-    if threading.current_thread() is not threading.main_thread():
-        yield told_to_stop
-        return
-    before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
-    try:
-        yield told_to_stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    @contextlib.contextmanager
+    def attach(self, run: Run) -> Iterator[None]:
+        """Take signals, if this is the main thread; what handled them before does so again afterwards."""
+        self._run = run
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        handlers = {
+            signal.SIGTERM: self._on_stop,
+            signal.SIGINT: self._on_stop,
+            signal.SIGHUP: self._on_hangup,
+        }
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            if self._watchdog is not None:
+                self._watchdog.cancel()
+
+    def on_ready(self, server: Server) -> None:
+        """Say where it listens."""
+        loop = asyncio.get_running_loop()
+        LOG.info("listening on %s (%s)", ", ".join(server.addresses), type(loop).__module__)
+        self._notifier.ready("listening on " + ", ".join(server.addresses))
+        if self._notifier.watchdog_s:
+            self._on_watchdog(loop)
+
+    def on_due(self, why: str) -> None:
+        """Stop: whoever started this process starts the next."""
+        LOG.info("%s, so it stops", why)
+        self._run.stop()
+
+    def on_stopping(self) -> None:
+        """Say so."""
+        LOG.info("stopping")
+        self._notifier.stopping()
+
+    def _on_watchdog(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._notifier.alive()
+        self._watchdog = loop.call_later(self._notifier.watchdog_s, self._on_watchdog, loop)
+
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        self._stops += 1
+        if self._stops > 1:
+            self._run.force()
+        else:
+            self._run.stop()
+
+    def _on_hangup(self, number: int, frame: FrameType | None) -> None:
+        if self._terminal.has_gone():
+            self._on_stop(number, frame)
+        else:
+            LOG.info("nothing to reload; rolling restarts take a supervisor: --workers 1 or more")
 
 
-class _LastResort:
-    """Threads, one for each signal, that end a process whose loop is blocked; gone once the server has stopped."""
+class Terminal:
+    """The terminal that a process was started from, if it was."""
+
+    def __init__(self) -> None:
+        self._was_there = os.isatty(0)
+
+    def has_gone(self) -> bool:
+        """Tell whether it was closed: then SIGHUP says just that, and not that somebody asks for a reload."""
+        return self._was_there and not os.isatty(0)
+
+
+class LastResort:
+    """Threads, one for each order, that end a process whose loop is blocked; gone once the server has stopped."""
 
     def __init__(self) -> None:
         self._timers: list[threading.Timer] = []

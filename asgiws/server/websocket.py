@@ -267,6 +267,8 @@ class WebSocketConnection(Ending):
             log_websocket_open(self._peer.client, self._path, subprotocol, compression)
         if self._receiver.blocked:
             self._parse_on()
+        if context.stopping:
+            self.begin_shutdown()
 
     async def _send_denial(self, message: Event) -> None:
         opening = cast("Opening", self._opening)
