@@ -8,29 +8,18 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import logging
 import os
-import sys
-import threading
-import time
-import traceback
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from asgiws._version import __version__
 from asgiws.config import OPTIONS, Config, Option, OptionError, spelled
-from asgiws.server.importer import ImportFailed, import_app
-from asgiws.server.lifespan import StartupFailed
-from asgiws.server.listeners import CannotListen
-from asgiws.server.serving import loop_factory, run_app
+from asgiws.process.supervisor import supervise
+from asgiws.server.program import CANNOT_START, USAGE, fail, leave, run_target
+from asgiws.server.serving import loop_factory
 from asgiws.telemetry.logs import configure, escape
 
 __all__ = ["main", "make_parser", "options_from"]
-
-# For threads of the application to end by themselves
-_THREADS_S = 1.0
-# Whose frames stand above the application's own in the traceback of its import
-_IMPORTING = (__name__, "asgiws.server.importer", "importlib", "importlib._bootstrap", "importlib._bootstrap_external")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -86,9 +75,9 @@ def options_from(environ: Mapping[str, str], flags: Mapping[str, object]) -> Con
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit code."""
     try:
-        return _leave(_run(argv))
+        return leave(_run(argv))
     except KeyboardInterrupt:
-        return _leave(_fail(1, "interrupted before the application was served"))
+        return leave(fail(CANNOT_START, "interrupted before the application was served"))
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -104,51 +93,13 @@ def _run(argv: Sequence[str] | None) -> int:
         config = options_from(os.environ, arguments)
         loop_factory(config.loop)
     except OptionError as error:
-        return _fail(2, str(error))
+        return fail(USAGE, str(error))
     except ModuleNotFoundError:
-        return _fail(1, "--loop uvloop: uvloop is not installed; install asgiws[uvloop], or use --loop auto")
+        return fail(CANNOT_START, "--loop uvloop: uvloop is not installed; install asgiws[uvloop], or use --loop auto")
     configure(config.log_level)
-    try:
-        app = import_app(target, config.app_dir, factory=config.factory)
-    except ImportFailed as error:
-        return _fail(2, str(error))
-    except Exception as error:
-        _print_traceback(error)
-        return _fail(1, f"application {target} raised while it was imported, see above")
-    try:
-        run_app(app, config)
-    except StartupFailed as error:
-        return _fail(3, str(error))
-    except CannotListen as error:
-        return _fail(1, str(error))
-    return 0
-
-
-def _leave(code: int) -> int:
-    """Give the exit code, or exit here when a thread of the application would keep the process from ending."""
-    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon]
-    patience_until_s = time.monotonic() + _THREADS_S
-    for thread in others:
-        thread.join(max(0.0, patience_until_s - time.monotonic()))
-    if any(thread.is_alive() for thread in others):
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    return code
-
-
-def _fail(code: int, message: str) -> int:
-    print(f"asgiws: {message}", file=sys.stderr)  # noqa: T201 - the command line's voice
-    return code
-
-
-def _print_traceback(error: Exception) -> None:
-    """Print a traceback from the application's first frame on, without those of our import of it."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_globals.get("__name__") in _IMPORTING:
-        trace = trace.tb_next
-    traceback.print_exception(error.with_traceback(trace))
+    if config.workers:
+        return supervise(target, config)
+    return run_target(target, config)
 
 
 def _not_taken(words: Sequence[str]) -> str:

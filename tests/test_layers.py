@@ -25,14 +25,18 @@ FLOORS = {
         "protocol.masking", "protocol.frames", "protocol.closing", "protocol.http1", "protocol.body",
         "protocol.response", "protocol.handshake", "protocol.deflate", "protocol.encoder", "protocol.receiver",
     ],
-    "telemetry": ["_version", "addresses", "config", "telemetry", "telemetry.logs", "telemetry.access", "telemetry.counters"],
+    "telemetry": [
+        "_version", "addresses", "config", "telemetry", "telemetry.logs", "telemetry.access", "telemetry.counters",
+    ],
     "server": [
         "server", "server.memory", "server.listeners", "server.context", "server.importer", "server.lifespan",
         "server.acceptor", "server.flow", "server.files", "server.scope", "server.exchange", "server.watch",
         "server.opening", "server.ending", "server.websocket", "server.http", "server.recycling", "server.server",
-        "server.systemd", "server.serving",
+        "server.systemd", "server.serving", "server.program",
     ],
-    "process": ["process"],
+    "process": [
+        "process", "process.channel", "process.worker", "process.child", "process.slot", "process.supervisor",
+    ],
     "top": ["demo.app", "demo", "", "cli", "__main__"],
 }  # fmt: skip
 ORDER = [name for floor in FLOORS.values() for name in floor]

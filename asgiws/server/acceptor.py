@@ -48,6 +48,9 @@ class Acceptor:
 
     def stop(self) -> None:
         """Accept no more; connections that wait in the kernel stay there."""
+        if self._context.replaced:
+            # Should nobody else listen on this very socket (one worker less), they would be reset.
+            self._on_readable()
         self._context.loop.remove_reader(self._listener.fileno())
         self._paused = False
 

@@ -19,9 +19,9 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 from types import FrameType, TracebackType
 from typing import Final, Protocol, Self
 
@@ -83,7 +83,7 @@ class Run:
 class Control(Protocol):
     """Who tells a server what to do."""
 
-    def attach(self, run: Run) -> AbstractContextManager[None]:
+    def attach(self, run: Run) -> AbstractAsyncContextManager[None]:
         """Give orders to `run` from now on, until the context ends."""
 
     def on_ready(self, server: Server) -> None:
@@ -94,6 +94,9 @@ class Control(Protocol):
 
     def on_stopping(self) -> None:
         """Take note that the server stops."""
+
+    def on_stopped(self) -> None:
+        """Take note that it has stopped, before it listened or afterwards."""
 
 
 async def serve_app(app: ASGIApp, config: Config) -> None:
@@ -124,9 +127,9 @@ async def _serve(app: ASGIApp, config: Config, last_resort: LastResort, control:
     server = Server(app, config)
     server.on_due = control.on_due
     run = Run(server, last_resort)
-    with control.attach(run):
+    async with control.attach(run):
         if not await _start(server, run.told_to_stop):
-            LOG.info("stopped before it listened")
+            control.on_stopped()
             return
         try:
             control.on_ready(server)
@@ -134,7 +137,7 @@ async def _serve(app: ASGIApp, config: Config, last_resort: LastResort, control:
         finally:
             control.on_stopping()
             await server.stop(replaced=run.replaced)
-            LOG.info("stopped")
+            control.on_stopped()
 
 
 async def _start(server: Server, told_to_stop: asyncio.Event) -> bool:
@@ -179,8 +182,8 @@ class Signals:
         self._watchdog: asyncio.TimerHandle | None = None
         self._stops = 0
 
-    @contextlib.contextmanager
-    def attach(self, run: Run) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def attach(self, run: Run) -> AsyncIterator[None]:
         """Take signals, if this is the main thread; what handled them before does so again afterwards."""
         self._run = run
         if threading.current_thread() is not threading.main_thread():
@@ -217,6 +220,10 @@ class Signals:
         """Say so."""
         LOG.info("stopping")
         self._notifier.stopping()
+
+    def on_stopped(self) -> None:
+        """Say so."""
+        LOG.info("stopped")
 
     def _on_watchdog(self, loop: asyncio.AbstractEventLoop) -> None:
         self._notifier.alive()

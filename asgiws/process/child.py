@@ -1,0 +1,175 @@
+"""One worker process as its supervisor sees it, from the spawn to the end.
+
+STARTING    the interpreter, the application's import and its lifespan startup
+SERVING     it said that it is ready
+STOPPING    it was told to stop, or is being ended
+ENDED       the process is gone; `code` is its exit code
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import asgiws._version
+from asgiws.config import Config
+from asgiws.process.channel import Channel, Message, send_order
+from asgiws.server.serving import stop_most_s
+from asgiws.telemetry.logs import LOG
+
+__all__ = ["ENDED", "SERVING", "STARTING", "STOPPING", "Child", "describe_exit"]
+
+STARTING, SERVING, STOPPING, ENDED = range(4)
+
+_ROOT: Final = str(Path(asgiws._version.__file__).parent.parent)
+# For a worker that is aborted to write where it hung, and for one that was forced to end
+_LAST_WORDS_S: Final = 2.0
+
+
+class Child:
+    """A worker process. `on_change` is called when it is ready, due or ended."""
+
+    def __init__(self, number: int, config: Config, on_change: Callable[[Child], None]) -> None:
+        self.number = number
+        """Of the slot that it serves in, from 1."""
+        self.state = STARTING
+        self.code = 0
+        """The exit code once it has ended, negative for a signal, as `subprocess` has it."""
+        self.due = ""
+        """Why it asks for a successor; empty while it does not."""
+        self.pid = 0
+        self.report: Message = {}
+        """What its last heartbeat said."""
+        self.ended = asyncio.Event()
+        self._config = config
+        self._on_change = on_change
+        self._alive_at_s = time.monotonic()
+        self._began_s = self._alive_at_s
+        self._channel: Channel | None = None
+        self._kill_timer: asyncio.TimerHandle | None = None
+        self._watching: asyncio.Task[None]
+
+    async def start(self, target: str, listeners: Sequence[socket.socket]) -> None:
+        """Start the process, on listening sockets that it inherits. Raises OSError when the system has no process."""
+        ours, theirs = socket.socketpair()
+        try:
+            descriptors = [listener.fileno() for listener in listeners]
+            config = dataclasses.replace(
+                self._config, bind=tuple(f"fd:{fd}" for fd in descriptors), uds="", fd=-1, workers=0
+            )
+            send_order(ours, {"target": target, "config": dataclasses.asdict(config)})
+            # -P: a module of the application must not stand in for one of the standard library.
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-m", "asgiws.process.worker", str(theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL, pass_fds=(theirs.fileno(), *descriptors), env=_environment(),
+            )  # fmt: skip
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self.pid = process.pid
+        self._watching = asyncio.create_task(self._watch(process))
+        self._channel = await Channel.connect(ours, self._on_message, lambda: None)
+        if self.state == STOPPING:
+            self.send({"do": "force"})  # it was told to stop before it could be told
+
+    @property
+    def seconds(self) -> float:
+        """Since its start."""
+        return time.monotonic() - self._began_s
+
+    def silent_s(self) -> float:
+        """Give the seconds since its last sign of life; 0 while it is not expected to give any."""
+        return time.monotonic() - self._alive_at_s if self.state == SERVING else 0.0
+
+    def excuse_silence(self) -> None:
+        """Count its silence from now on: the supervisor itself was not running."""
+        self._alive_at_s = time.monotonic()
+
+    def stop(self, *, replaced: bool, most_s: float = 0) -> None:
+        """Tell it to drain and end; it is killed when it takes longer than it may, or than `most_s` seconds."""
+        if self.state < STOPPING:
+            self.state = STOPPING
+            self.send({"do": "stop", "replaced": replaced})
+            self._kill_after(most_s or stop_most_s(self._config) + _LAST_WORDS_S)
+
+    def force(self) -> None:
+        """Tell it to end at once."""
+        if self.state < ENDED:
+            self.state = STOPPING
+            self.send({"do": "force"})
+            self._kill_after(2 * _LAST_WORDS_S)
+
+    def abort(self) -> None:
+        """End it because it hangs; it writes where."""
+        if self.state < ENDED:
+            self.state = STOPPING
+            self._signal(signal.SIGABRT)
+            self._kill_after(_LAST_WORDS_S)
+
+    def send(self, order: Message) -> None:
+        """Send an order."""
+        if self._channel is not None:
+            self._channel.send(order)
+
+    def _kill_after(self, seconds: float) -> None:
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+        self._kill_timer = asyncio.get_running_loop().call_later(seconds, self._kill)
+
+    def _kill(self) -> None:
+        LOG.error("worker %d (process %d) did not end, it is killed", self.number, self.pid)
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        if self.pid and self.state < ENDED:  # so it was not reaped, and the number is still its own
+            os.kill(self.pid, number)
+
+    def _on_message(self, message: Message) -> None:
+        kind = message.pop("is")
+        self._alive_at_s = time.monotonic()
+        if kind == "alive":
+            self.report = message
+        elif kind == "ready" and self.state == STARTING:
+            self.state = SERVING
+            self._on_change(self)
+        elif kind == "due" and self.state == SERVING:
+            self.due = message["why"]
+            self._on_change(self)
+
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        self.code = await process.wait()
+        self.state = ENDED
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+        if self._channel is not None:
+            self._channel.close()
+        self.ended.set()
+        self._on_change(self)
+
+
+def describe_exit(code: int) -> str:
+    """Say how a process ended."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _environment() -> dict[str, str]:
+    """Give the environment of a worker: ours, and where this package was found if that was the current folder."""
+    environ = dict(os.environ)
+    if _ROOT not in sys.path[1:]:
+        environ["PYTHONPATH"] = os.pathsep.join(filter(None, (environ.get("PYTHONPATH"), _ROOT)))
+    return environ

@@ -1,0 +1,161 @@
+"""A slot: the listening sockets of one worker, and the process that serves on them now.
+
+The slot outlives its workers. A successor begins on the same sockets, and only when it is ready does the worker before
+it stop: no connection is refused, and what waits in a socket's backlog is taken by whoever comes next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Final
+
+from asgiws.config import Config
+from asgiws.process.child import ENDED, SERVING, STARTING, Child, describe_exit
+from asgiws.server.listeners import Listeners
+from asgiws.telemetry.logs import LOG
+
+__all__ = ["Slot"]
+
+_BACK_OFF_LEAST_S: Final = 0.5
+_BACK_OFF_MOST_S: Final = 30.0
+# A worker that ends by itself sooner than this counts as one that cannot start.
+_SHORT_LIFE_S: Final = 5.0
+
+
+class Slot:
+    """Keeps a worker serving."""
+
+    def __init__(self, number: int, listeners: Listeners, target: str, config: Config) -> None:
+        self.number = number
+        self.target = target
+        self.config = config
+        """What the next worker is started with."""
+        self.serving: Child | None = None
+        self.starting: Child | None = None
+        self.leaving: set[Child] = set()
+        """Workers that drain."""
+        self.on_ended: Callable[[Child], None] = lambda child: None
+        """Called with each worker that has ended."""
+        self.restarts = 0
+        """Workers that were started after the first one."""
+        self.last_code = 0
+        """The exit code of the last worker that was started, if it has ended."""
+        self._listeners = listeners
+        self._one_at_a_time = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._closed = False
+        self._back_off_s = 0.0
+
+    # ---- what the supervisor asks for
+
+    async def replace(self) -> bool:
+        """Start a successor and let it take over; gives whether it did."""
+        async with self._one_at_a_time:
+            return await self._start()
+
+    async def keep(self) -> None:
+        """Keep a worker serving until the slot is closed: replace the one that has died, or that has served enough."""
+        while not self._closed:
+            self._changed.clear()
+            child = self.serving
+            if child is None or child.state == ENDED:
+                await self._refill()
+            elif child.due:
+                LOG.info("worker %d (process %d): %s", self.number, child.pid, child.due)
+                child.due = ""
+                if not await self.replace():
+                    LOG.error("worker %d has no successor that starts, so it goes on", self.number)
+            else:
+                await self._changed.wait()
+
+    def check_heartbeat(self, timeout_s: float) -> None:
+        """End a worker that hangs; `keep` replaces it."""
+        child = self.serving
+        if child is not None and child.silent_s() > timeout_s:
+            LOG.error(
+                "worker %d (process %d) gave no heartbeat for %g s, it is ended", self.number, child.pid, timeout_s
+            )
+            child.abort()
+
+    def children(self) -> list[Child]:
+        """Give all processes that have not ended."""
+        known = {self.serving, self.starting, *self.leaving}
+        return [child for child in known if child is not None and child.state < ENDED]
+
+    async def close(self, *, replaced: bool = False) -> bool:
+        """Stop the workers, and wait for them; gives whether they ended well."""
+        self._closed = True
+        self._changed.set()
+        children = self.children()
+        for child in children:
+            child.stop(replaced=replaced)
+        self._listeners.close_own()
+        for child in children:
+            await child.ended.wait()
+        return all(child.code == 0 for child in children)
+
+    # ---- inside
+
+    async def _refill(self) -> None:
+        """Start a worker where there is none."""
+        async with self._one_at_a_time:
+            child = self.serving
+            if child is not None:
+                if child.state < ENDED:
+                    return  # a successor has come meanwhile
+                LOG.error("worker %d (process %d) has died: %s", self.number, child.pid, describe_exit(child.code))
+                self.serving = None
+                self.restarts += 1
+                if child.seconds < _SHORT_LIFE_S:
+                    await self._back_off()
+            if not self._closed and await self._start():
+                self._back_off_s = 0.0
+            else:
+                await self._back_off()
+
+    async def _start(self) -> bool:
+        """Start a worker, and let it take over when it serves; gives whether it does."""
+        self.starting = child = Child(self.number, self.config, self._on_change)
+        try:
+            await child.start(self.target, self._listeners.sockets)
+        except OSError as error:
+            LOG.error("worker %d cannot be started: %s", self.number, error)
+            child.state = ENDED
+        while child.state == STARTING:
+            self._changed.clear()
+            await self._changed.wait()
+        self.starting = None
+        self.last_code = child.code
+        if child.state == SERVING:
+            before, self.serving = self.serving, child
+            LOG.info("worker %d is process %d", self.number, child.pid)
+            if before is not None and before.state < ENDED:
+                self.restarts += 1
+                self.leaving.add(before)
+                before.stop(replaced=True)
+            return True
+        if not self._closed:
+            LOG.error("worker %d (process %d) did not start: %s", self.number, child.pid, describe_exit(child.code))
+        return False
+
+    async def _back_off(self) -> None:
+        """Wait before another attempt, longer each time."""
+        if self._closed:
+            return
+        self._back_off_s = min(_BACK_OFF_MOST_S, max(_BACK_OFF_LEAST_S, 2 * self._back_off_s))
+        LOG.info("worker %d is started again in %g s", self.number, self._back_off_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._back_off_s):
+                while not self._closed:
+                    self._changed.clear()
+                    await self._changed.wait()
+
+    def _on_change(self, child: Child) -> None:
+        if child.state == ENDED:
+            if child in self.leaving:
+                self.leaving.discard(child)
+                LOG.info("worker %d (process %d) has left: %s", self.number, child.pid, describe_exit(child.code))
+            self.on_ended(child)
+        self._changed.set()

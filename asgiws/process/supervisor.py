@@ -1,0 +1,227 @@
+"""The supervisor: it owns the sockets, keeps a worker serving on each slot, and passes orders on. It serves nobody.
+
+    SIGTERM, SIGINT     every worker drains and ends; a second one: at once
+    SIGHUP              rolling restart: for one slot after the other, a new worker, and then the old one drains;
+                        from a terminal that has gone: stop
+    SIGTTIN, SIGTTOU    one worker more, one less
+    SIGUSR1             every process opens its log files anew
+
+The first worker starts alone, so that what keeps an application from starting is said once; its exit code is then that
+of the server. Later on nothing of the kind ends the server: a worker that dies is started again, with a growing pause,
+and a rolling restart whose new worker does not start leaves the others as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from typing import Final
+
+from asgiws.config import Config, OptionError
+from asgiws.process.slot import Slot
+from asgiws.server.listeners import CannotListen, Listeners
+from asgiws.server.program import CANNOT_START, STARTUP_FAILED, fail
+from asgiws.server.serving import Terminal
+from asgiws.server.systemd import Notifier
+from asgiws.telemetry.logs import LOG
+
+__all__ = ["Supervisor", "supervise"]
+
+_TICK_S: Final = 1.0
+
+
+def supervise(target: str, config: Config, load: Callable[[], Config] | None = None) -> int:
+    """Serve the application that `target` names with `config.workers` workers; gives the exit code.
+
+    `load` reads the options anew, for a rolling restart. What listens is not changed by it.
+    """
+    try:
+        return asyncio.run(Supervisor(target, config, load).run())
+    except CannotListen as error:
+        return fail(CANNOT_START, str(error))
+
+
+class Supervisor:
+    """The slots, and what happens to all of them."""
+
+    def __init__(self, target: str, config: Config, load: Callable[[], Config] | None = None) -> None:
+        self.slots: list[Slot] = []
+        self._target = target
+        self._config = config
+        self._load = load
+        self._listeners = Listeners.open(config, reuse_port=True)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._notifier = Notifier(os.environ)
+        self._terminal = Terminal()
+        self._told_to_stop = asyncio.Event()
+        self._exit_code = 0
+        self._restarts_wanted = 0
+        self._tick_at_s = time.monotonic()
+
+    async def run(self) -> int:
+        """Serve until told to stop; gives the exit code."""
+        loop = asyncio.get_running_loop()
+        for number, handler in self._handlers().items():
+            loop.add_signal_handler(number, handler)
+        starting = asyncio.create_task(self._start())
+        telling = asyncio.create_task(self._told_to_stop.wait())
+        try:
+            await asyncio.wait((starting, telling), return_when=asyncio.FIRST_COMPLETED)
+            if starting.done() and starting.result():
+                self._say_ready()
+                self._tick()
+                await telling
+        finally:
+            self._told_to_stop.set()
+            await self._stop()
+            starting.cancel()
+        return self._exit_code
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens, as URLs."""
+        return self._listeners.urls("http")
+
+    @property
+    def ready(self) -> bool:
+        """Whether every slot has a worker that serves, and nobody has told it to stop."""
+        return not self._told_to_stop.is_set() and all(slot.serving is not None for slot in self.slots)
+
+    # ---- start and stop
+
+    async def _start(self) -> bool:
+        """Start the first worker, and then the others; gives whether they serve."""
+        for number in range(1, self._config.workers + 1):
+            listeners = self._listeners if number == 1 else self._listeners.again()
+            self.slots.append(Slot(number, listeners, self._target, self._config))
+        for slots in (self.slots[:1], self.slots[1:]):
+            await asyncio.gather(*(slot.replace() for slot in slots))
+            for slot in slots:
+                if slot.serving is None and CANNOT_START <= slot.last_code <= STARTUP_FAILED:
+                    self._exit_code = slot.last_code
+                    return False
+        for slot in self.slots:
+            self._run(slot.keep())
+        return True
+
+    async def _stop(self) -> None:
+        """End every worker."""
+        self._notifier.stopping()
+        LOG.info("stopping %d workers", sum(len(slot.children()) for slot in self.slots))
+        ended_well = await asyncio.gather(*(slot.close() for slot in self.slots))
+        if not all(ended_well) and not self._exit_code:
+            self._exit_code = CANNOT_START
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._listeners.close()
+        LOG.info("stopped")
+
+    def _run(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _say_ready(self) -> None:
+        status = f"listening on {', '.join(self.addresses)} with {len(self.slots)} workers"
+        LOG.info(status)
+        self._notifier.ready(status)
+
+    # ---- time
+
+    def _tick(self) -> None:
+        """Look after the heartbeats, once a second."""
+        asyncio.get_running_loop().call_later(_TICK_S, self._tick)
+        now = time.monotonic()
+        if now - self._tick_at_s > 2 * _TICK_S:
+            # This process was stopped itself, as by Ctrl-Z, and perhaps the workers with it.
+            for slot in self.slots:
+                for child in slot.children():
+                    child.excuse_silence()
+        self._tick_at_s = now
+        self._notifier.alive()
+        if self._config.worker_timeout:
+            for slot in self.slots:
+                slot.check_heartbeat(self._config.worker_timeout)
+
+    # ---- orders
+
+    def _handlers(self) -> dict[int, Callable[[], None]]:
+        return {
+            signal.SIGTERM: self._on_stop,
+            signal.SIGINT: self._on_stop,
+            signal.SIGHUP: self._on_hangup,
+            signal.SIGTTIN: self._on_more,
+            signal.SIGTTOU: self._on_less,
+        }
+
+    def _on_stop(self) -> None:
+        if self._told_to_stop.is_set():
+            LOG.info("stopping at once")
+            for slot in self.slots:
+                for child in slot.children():
+                    child.force()
+        self._told_to_stop.set()
+
+    def _on_hangup(self) -> None:
+        if self._terminal.has_gone():
+            self._on_stop()
+            return
+        self._restarts_wanted += 1
+        if self._restarts_wanted == 1:
+            self._run(self._restart())
+
+    def _on_more(self) -> None:
+        try:
+            listeners = self._listeners.again()
+        except CannotListen as error:
+            LOG.error("%s", error)
+            return
+        number = max(slot.number for slot in self.slots) + 1
+        LOG.info("one worker more, %d now", len(self.slots) + 1)
+        slot = Slot(number, listeners, self._target, self._config)
+        self.slots.append(slot)
+        self._run(slot.keep())
+
+    def _on_less(self) -> None:
+        if len(self.slots) == 1:
+            LOG.warning("the last worker is not taken away; SIGTERM stops the server")
+            return
+        LOG.info("one worker less, %d now", len(self.slots) - 1)
+        self._run(self._take_away(self.slots.pop()))
+
+    async def _take_away(self, slot: Slot) -> None:
+        await slot.close(replaced=True)
+
+    # ---- rolling restart
+
+    async def _restart(self) -> None:
+        """Replace the workers, one after the other, as often as it was asked for."""
+        while self._restarts_wanted:
+            self._notifier.reloading()
+            config = self._read_config()
+            LOG.info("rolling restart of %d workers", len(self.slots))
+            for slot in list(self.slots):
+                before, slot.config = slot.config, config
+                if not await slot.replace():
+                    slot.config = before
+                    LOG.error("rolling restart given up; the workers that were not replaced go on")
+                    break
+            else:
+                self._config = config
+                LOG.info("rolling restart done")
+            self._restarts_wanted = min(1, self._restarts_wanted - 1)
+            self._notifier.ready(f"{len(self.slots)} workers")
+
+    def _read_config(self) -> Config:
+        """Read the options anew; what they were when they cannot be read."""
+        if self._load is None:
+            return self._config
+        try:
+            return self._load()
+        except OptionError as error:
+            LOG.error("options stay as they were: %s", error)
+            return self._config

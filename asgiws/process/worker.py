@@ -1,0 +1,104 @@
+"""A worker process: `python -m asgiws.process.worker FD`, started by the supervisor with its end of the channel.
+
+A fresh interpreter that serves like a process of its own, on listening sockets that it inherits. It takes its orders
+from the channel and not from signals, which a terminal or a service manager sends to all processes at once: SIGTERM to
+a worker alone asks for a successor, the others are the supervisor's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from typing import Final
+
+from asgiws.config import Config
+from asgiws.process.channel import Channel, Message, receive_order
+from asgiws.server.program import leave, run_target
+from asgiws.server.server import Server
+from asgiws.server.serving import Run
+from asgiws.telemetry.logs import LOG, configure
+
+__all__ = ["HEARTBEAT_S", "main"]
+
+HEARTBEAT_S: Final = 1.0
+
+
+class Supervised:
+    """The control of a worker: its supervisor."""
+
+    def __init__(self, pipe: socket.socket) -> None:
+        self._pipe = pipe
+        self._run: Run
+        self._channel: Channel
+        self._server: Server | None = None
+        self._heartbeat: asyncio.TimerHandle | None = None
+
+    @contextlib.asynccontextmanager
+    async def attach(self, run: Run) -> AsyncIterator[None]:
+        """Listen to the supervisor."""
+        self._run = run
+        loop = asyncio.get_running_loop()
+        signal.signal(signal.SIGTERM, lambda number, frame: loop.call_soon_threadsafe(self.on_due, "told by SIGTERM"))
+        self._channel = await Channel.connect(self._pipe, self._on_order, self._on_orphaned)
+        try:
+            yield
+        finally:
+            if self._heartbeat is not None:
+                self._heartbeat.cancel()
+            self._channel.close()
+
+    def on_ready(self, server: Server) -> None:
+        """Tell the supervisor, and go on telling it that the loop turns."""
+        self._server = server
+        self._channel.send({"is": "ready"})
+        self._beat()
+
+    def on_due(self, why: str) -> None:
+        """Ask for a successor; the order to stop comes when that is ready."""
+        self._channel.send({"is": "due", "why": why})
+
+    def on_stopping(self) -> None:
+        """Tell nothing: the supervisor gave the order."""
+
+    def on_stopped(self) -> None:
+        """Tell nothing: the supervisor sees the process end."""
+
+    def _beat(self) -> None:
+        self._channel.send({"is": "alive"})
+        self._heartbeat = asyncio.get_running_loop().call_later(HEARTBEAT_S, self._beat)
+
+    def _on_order(self, order: Message) -> None:
+        if order["do"] == "stop":
+            self._run.stop(replaced=order["replaced"])
+        elif order["do"] == "force":
+            self._run.force()
+
+    def _on_orphaned(self) -> None:
+        if not self._run.told_to_stop.is_set():
+            LOG.error("the supervisor has gone, so this worker stops")
+            self._run.stop()
+
+
+def main() -> int:
+    """Serve as the supervisor orders; gives the exit code."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    # A worker that hangs is ended with SIGABRT and shows where it hung.
+    faulthandler.enable()
+    pipe = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        order = receive_order(pipe)
+    except EOFError:
+        return 0
+    config = Config(**order["config"])
+    configure(config.log_level)
+    return leave(run_target(order["target"], config, Supervised(pipe)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""A process that serves an application: from its name to an exit code, with one line for each thing that can fail.
+
+Exit codes: 0 after a stop, 1 when the server could not start, 2 for a usage error, 3 when the application said that it
+cannot start. A traceback is always the application's own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from typing import Final
+
+from asgiws.config import Config
+from asgiws.server.context import ASGIApp
+from asgiws.server.importer import ImportFailed, import_app
+from asgiws.server.lifespan import StartupFailed
+from asgiws.server.listeners import CannotListen
+from asgiws.server.serving import Control, run_app
+
+__all__ = ["CANNOT_START", "STARTUP_FAILED", "USAGE", "fail", "leave", "run_target"]
+
+CANNOT_START: Final = 1
+"""Or did not end well: the application kept the loop, and the process was ended."""
+USAGE: Final = 2
+STARTUP_FAILED: Final = 3
+
+# For threads of the application to end by themselves
+_THREADS_S = 1.0
+# Whose frames stand above the application's own in the traceback of its import
+_IMPORTING = (__name__, "asgiws.server.importer", "importlib", "importlib._bootstrap", "importlib._bootstrap_external")
+
+
+def run_target(target: str, config: Config, control: Control | None = None) -> int:
+    """Import the application that `target` names and serve it; gives the exit code."""
+    try:
+        app = import_app(target, config.app_dir, factory=config.factory)
+    except ImportFailed as error:
+        return fail(USAGE, str(error))
+    except Exception as error:
+        _print_traceback(error)
+        return fail(CANNOT_START, f"application {target} raised while it was imported, see above")
+    return _run(app, config, control)
+
+
+def _run(app: ASGIApp, config: Config, control: Control | None) -> int:
+    try:
+        run_app(app, config, control)
+    except StartupFailed as error:
+        return fail(STARTUP_FAILED, str(error))
+    except CannotListen as error:
+        return fail(CANNOT_START, str(error))
+    return 0
+
+
+def leave(code: int) -> int:
+    """Give the exit code, or exit here when a thread of the application would keep the process from ending."""
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon]
+    patience_until_s = time.monotonic() + _THREADS_S
+    for thread in others:
+        thread.join(max(0.0, patience_until_s - time.monotonic()))
+    if any(thread.is_alive() for thread in others):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def fail(code: int, message: str) -> int:
+    """Say why the process ends, in one line on standard error; gives the exit code."""
+    print(f"asgiws: {message}", file=sys.stderr)  # noqa: T201 - the command line's voice
+    return code
+
+
+def _print_traceback(error: Exception) -> None:
+    """Print a traceback from the application's first frame on, without those of our import of it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__") in _IMPORTING:
+        trace = trace.tb_next
+    traceback.print_exception(error.with_traceback(trace))
