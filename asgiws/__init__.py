@@ -2,14 +2,18 @@
 
     asgiws app:app --port 8000
 
-From Python: `asgiws.run(app, port=8000)`; in a running loop `await asgiws.serve(app, port=8000)`; or, to know the port
-and to stop it yourself, `async with asgiws.Server(app, asgiws.Config(port=0)) as server`.
+From Python: `asgiws.run(app, port=8000)`, or `asgiws.run("app:app", workers=4)`; in a running loop
+`await asgiws.serve(app, port=8000)`; or, to know the port and to stop it yourself,
+`async with asgiws.Server(app, asgiws.Config(port=0)) as server`.
 """
 
 from __future__ import annotations
 
+import sys
+
 from asgiws._version import __version__
 from asgiws.config import Config, OptionError
+from asgiws.process.starting import start
 from asgiws.server.context import ASGIApp, ClientDisconnected
 from asgiws.server.server import Server
 from asgiws.server.serving import run_app, serve_app
@@ -17,9 +21,19 @@ from asgiws.server.serving import run_app, serve_app
 __all__ = ["ClientDisconnected", "Config", "OptionError", "Server", "__version__", "run", "serve"]
 
 
-def run(app: ASGIApp, **options: object) -> None:
-    """Serve `app` until SIGTERM or SIGINT. Raises OptionError, StartupFailed or CannotListen when it cannot begin."""
-    run_app(app, Config.from_options(options))
+def run(app: ASGIApp | str, **options: object) -> None:
+    """Serve `app` until SIGTERM or SIGINT. Raises OptionError, StartupFailed or CannotListen when it cannot begin.
+
+    `app` may be a name, "module:attribute", as on the command line, and has to be one with `workers` and `reload`,
+    which import it in processes of their own. Then what goes wrong is one line on standard error, and SystemExit.
+    """
+    config = Config.from_options(options)
+    if not isinstance(app, str):
+        if config.workers or config.reload:
+            raise OptionError('workers and reload take the application as a name, such as "app:app"')
+        run_app(app, config)
+    elif code := start(app, config):
+        sys.exit(code)
 
 
 async def serve(app: ASGIApp, **options: object) -> None:

@@ -14,8 +14,8 @@ from typing import NoReturn
 
 from asgiws._version import __version__
 from asgiws.config import OPTIONS, Config, Option, OptionError, spelled
-from asgiws.process.supervisor import supervise
-from asgiws.server.program import CANNOT_START, USAGE, fail, leave, run_target
+from asgiws.process.starting import start
+from asgiws.server.program import CANNOT_START, USAGE, fail, leave
 from asgiws.server.serving import loop_factory
 from asgiws.telemetry.logs import configure, escape
 
@@ -97,9 +97,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except ModuleNotFoundError:
         return fail(CANNOT_START, "--loop uvloop: uvloop is not installed; install asgiws[uvloop], or use --loop auto")
     configure(config.log_level)
-    if config.workers:
-        return supervise(target, config)
-    return run_target(target, config)
+    return start(target, config)
 
 
 def _not_taken(words: Sequence[str]) -> str:

@@ -163,6 +163,10 @@ def _workers(kind: str, default: Any, text: str, **known: Any) -> Any:
     return _option(kind, default, text, group="Workers", **known)
 
 
+def _development(kind: str, default: Any, text: str, **known: Any) -> Any:
+    return _option(kind, default, text, group="Development", **known)
+
+
 def _compression(kind: str, default: Any, text: str, **known: Any) -> Any:
     return _option(kind, default, text, group="Compression", **known)
 
@@ -276,6 +280,17 @@ class Config:
                                   aliases=("limit-concurrency",))  # fmt: skip
     max_connections_per_address: int = _limit("count", 0, "open connections of one client address; 0: no limit")
     handshake_rate: int = _limit("count", 0, "WebSocket handshakes a second from one address; 0: no limit")
+
+    # ---- Development
+    reload: bool = _development("flag", False, "start the application anew when its files change")
+    reload_dir: tuple[str, ...] = _development("list", (), "folder to watch; may be repeated; none: --app-dir",
+                                               aliases=("reload-dirs",))  # fmt: skip
+    reload_include: tuple[str, ...] = _development("list", (), "pattern of files to watch beside *.py; may be repeated",
+                                                   aliases=("reload-includes",))  # fmt: skip
+    reload_exclude: tuple[str, ...] = _development("list", (), "pattern of files and folders that are not watched",
+                                                   aliases=("reload-excludes",))  # fmt: skip
+    reload_delay: float = _development("seconds", 0.25, "between two looks at the files, without watchfiles",
+                                       least=0.01)  # fmt: skip
 
     def __post_init__(self) -> None:
         for name, option in OPTIONS.items():

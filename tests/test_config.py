@@ -22,7 +22,7 @@ OF_KIND = {
 LEAST = {
     "fd": -1, "backlog": 1, "shutdown_code": 1000, "compression_window_bits": 9, "compression_memory_level": 1,
     "close_timeout": 0.01, "max_request_line": 64, "max_head_size": 256, "max_headers": 1, "max_message_size": 1,
-    "max_fragments": 1, "max_queue": 1, "max_queue_bytes": 1,
+    "max_fragments": 1, "max_queue": 1, "max_queue_bytes": 1, "reload_delay": 0.01,
 }  # fmt: skip
 MOST = {
     "port": 65535, "shutdown_code": 4999, "compression_level": 9, "compression_window_bits": 15,

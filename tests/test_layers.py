@@ -36,6 +36,7 @@ FLOORS = {
     ],
     "process": [
         "process", "process.channel", "process.worker", "process.child", "process.slot", "process.supervisor",
+        "process.watching", "process.reloader", "process.starting",
     ],
     "top": ["demo.app", "demo", "", "cli", "__main__"],
 }  # fmt: skip

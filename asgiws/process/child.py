@@ -57,8 +57,11 @@ class Child:
         self._kill_timer: asyncio.TimerHandle | None = None
         self._watching: asyncio.Task[None]
 
-    async def start(self, target: str, listeners: Sequence[socket.socket]) -> None:
-        """Start the process, on listening sockets that it inherits. Raises OSError when the system has no process."""
+    async def start(self, target: str, listeners: Sequence[socket.socket], *flags: str) -> None:
+        """Start the process, on listening sockets that it inherits. Raises OSError when the system has no process.
+
+        `flags` are for the interpreter.
+        """
         ours, theirs = socket.socketpair()
         try:
             descriptors = [listener.fileno() for listener in listeners]
@@ -68,7 +71,7 @@ class Child:
             send_order(ours, {"target": target, "config": dataclasses.asdict(config)})
             # -P: a module of the application must not stand in for one of the standard library.
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", "asgiws.process.worker", str(theirs.fileno()),
+                sys.executable, "-P", *flags, "-m", "asgiws.process.worker", str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL, pass_fds=(theirs.fileno(), *descriptors), env=_environment(),
             )  # fmt: skip
         except BaseException:

@@ -1,0 +1,27 @@
+"""How the options say an application is served: in this process, by workers, or anew after each change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from asgiws.config import Config
+from asgiws.process.reloader import reload_on_change
+from asgiws.process.supervisor import supervise
+from asgiws.server.program import run_target
+from asgiws.telemetry.logs import LOG
+
+__all__ = ["start"]
+
+
+def start(target: str, config: Config, load: Callable[[], Config] | None = None) -> int:
+    """Serve the application that `target` names until told to stop; gives the exit code.
+
+    `load` reads the options anew, for a rolling restart.
+    """
+    if config.reload:
+        if config.workers:
+            LOG.warning("--workers %d is not heeded with --reload, which has one worker", config.workers)
+        return reload_on_change(target, config)
+    if config.workers:
+        return supervise(target, config, load)
+    return run_target(target, config)
