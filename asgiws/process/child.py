@@ -9,6 +9,7 @@ ENDED       the process is gone; `code` is its exit code
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import signal
@@ -134,8 +135,9 @@ class Child:
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
-        if self.pid and self.state < ENDED:  # so it was not reaped, and the number is still its own
-            os.kill(self.pid, number)
+        if self.pid and self.state < ENDED:
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and we are told next
+                os.kill(self.pid, number)
 
     def _on_message(self, message: Message) -> None:
         kind = message.pop("is")

@@ -13,7 +13,7 @@ from typing import Final
 
 from asgiws.config import Config
 from asgiws.process.child import ENDED, SERVING, STARTING, Child, describe_exit
-from asgiws.server.listeners import Listeners
+from asgiws.server.listeners import CannotListen, Listeners
 from asgiws.telemetry.logs import LOG
 
 __all__ = ["Slot"]
@@ -113,20 +113,25 @@ class Slot:
             if not self._closed and await self._start():
                 self._back_off_s = 0.0
             else:
+                # Who connects goes to the other slots meanwhile, and does not wait for a worker that may never come.
+                self._listeners.close_own()
                 await self._back_off()
 
     async def _start(self) -> bool:
         """Start a worker, and let it take over when it serves; gives whether it does."""
         self.starting = child = Child(self.number, self.config, self._on_change)
         try:
+            self._listeners.open_own()
             await child.start(self.target, self._listeners.sockets)
-        except OSError as error:
+        except (OSError, CannotListen) as error:
             LOG.error("worker %d cannot be started: %s", self.number, error)
             child.state = ENDED
         while child.state == STARTING:
             self._changed.clear()
             await self._changed.wait()
         self.starting = None
+        if self._closed:
+            return False
         self.last_code = child.code
         if child.state == SERVING:
             before, self.serving = self.serving, child
@@ -136,8 +141,7 @@ class Slot:
                 self.leaving.add(before)
                 before.stop(replaced=True)
             return True
-        if not self._closed:
-            LOG.error("worker %d (process %d) did not start: %s", self.number, child.pid, describe_exit(child.code))
+        LOG.error("worker %d (process %d) did not start: %s", self.number, child.pid, describe_exit(child.code))
         return False
 
     async def _back_off(self) -> None:

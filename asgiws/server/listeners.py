@@ -44,6 +44,8 @@ class Listeners:
         self._files: list[tuple[str, int]] = []
         """Unix sockets that were made here: path, and the inode that tells whether the file is still that one."""
         self._own: list[socket.socket] = []
+        self._own_addresses: list[tuple[int, tuple[object, ...]]] = []
+        """Family and address of each of them, also while they are closed."""
         self._shared: list[socket.socket] = []
 
     @classmethod
@@ -65,14 +67,20 @@ class Listeners:
         """Make the sockets of another slot: own ones on the same TCP addresses, and the shared ones."""
         more = Listeners(self._config)
         more._shared = self._shared
-        try:
-            for listener in self._own:
-                address = listener.getsockname()
-                more._own.append(_listen(listener.family, address, self._config.backlog, reuse_port=True))
-        except OSError as error:
-            more.close_own()
-            raise CannotListen(f"cannot listen for another worker: {_why(error)}") from None
+        more._own_addresses = self._own_addresses
+        more.open_own()
         return more
+
+    def open_own(self) -> None:
+        """Make the own sockets, if they are closed. Raises CannotListen."""
+        if self._own:
+            return
+        try:
+            for family, address in self._own_addresses:
+                self._own.append(_listen(family, address, self._config.backlog, reuse_port=True))
+        except OSError as error:
+            self.close_own()
+            raise CannotListen(f"cannot listen for another worker: {_why(error)}") from None
 
     @property
     def sockets(self) -> list[socket.socket]:
@@ -90,13 +98,15 @@ class Listeners:
         return list(dict.fromkeys(_url(listener, scheme) for listener in self.sockets))
 
     def close_own(self) -> None:
-        """Close the sockets that nobody shares."""
+        """Close the sockets that nobody shares: connections go to those of the other slots."""
         for listener in self._own:
             listener.close()
+        self._own.clear()
 
     def close(self) -> None:
         """Close all, and remove the files of Unix sockets that were made here."""
-        for listener in self.sockets:
+        self.close_own()
+        for listener in self._shared:
             listener.close()
         for path, inode in self._files:
             with contextlib.suppress(OSError):
@@ -114,6 +124,8 @@ class Listeners:
         else:
             made = _internet(option, address.host, address.port, self._config.backlog, reuse_port=reuse_port)
             (self._own if reuse_port else self._shared).extend(made)
+            if reuse_port:
+                self._own_addresses += [(listener.family, listener.getsockname()) for listener in made]
 
 
 def _addresses(config: Config) -> list[tuple[str, Address]]:

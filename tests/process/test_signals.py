@@ -21,7 +21,8 @@ def started_lines(process: ServerProcess) -> list[str]:
 
 def assert_no_traceback(process: ServerProcess) -> None:
     process.rest_of_stderr()
-    assert [line for line in process.stderr if "Traceback" in line or "destroyed" in line] == []
+    faults = [line for line in process.stderr if "Traceback" in line or "destroyed" in line]
+    assert faults == [], "\n".join(process.stderr)
 
 
 def open_websocket(process: ServerProcess) -> RawClient:

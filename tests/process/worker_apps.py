@@ -1,0 +1,76 @@
+"""Applications for servers with workers: who answers, and what a worker can do wrong."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import threading
+from pathlib import Path
+
+from asgiws.server.context import Scope
+from tests.apps import Receive, Send
+from tests.process.apps import answer, open_websocket, read_body, tell
+
+kept: list[bytearray] = []
+
+
+async def whoami(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with the number of its process; echoes on a WebSocket, after a message that says the number."""
+    if scope["type"] == "lifespan":
+        await lifespan_of(receive, send)
+        return
+    pid = str(os.getpid())
+    if scope["type"] == "http":
+        if scope["path"] == "/leak":
+            kept.append(bytearray(32 * 1024 * 1024))
+        if await read_body(receive) is not None:
+            await answer(send, pid.encode())
+        return
+    await open_websocket(receive, send)
+    await send({"type": "websocket.send", "text": pid})
+    while (event := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": event["text"]})
+
+
+async def lifespan_of(receive: Receive, send: Send) -> None:
+    """Start and stop, and tell which process did."""
+    await receive()
+    tell("startup", os.getpid())
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    tell("shutdown", os.getpid())
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+async def fragile(scope: Scope, receive: Receive, send: Send) -> None:
+    """`whoami` that cannot start while the file that FRAGILE names exists: it fails, or its process dies."""
+    if scope["type"] == "lifespan":
+        order = read_order()
+        if order == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if order:
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": "no database"})
+            return
+    await whoami(scope, receive, send)
+
+
+def read_order() -> str:
+    path = Path(os.environ["FRAGILE"])
+    return path.read_text() if path.exists() else ""
+
+
+async def hanging(scope: Scope, receive: Receive, send: Send) -> None:
+    """`whoami` whose process hangs, or dies, when it is asked to."""
+    if scope["type"] == "http" and scope["path"] == "/hang":
+        tell("hanging")
+        hang_here()
+    if scope["type"] == "http" and scope["path"] == "/crash":
+        ctypes.string_at(0)
+    await whoami(scope, receive, send)
+
+
+def hang_here() -> None:
+    """Block the event loop."""
+    threading.Event().wait()
