@@ -1,7 +1,8 @@
-"""The command line: argv and environment to a `Config`, and from there to a running server.
+"""The command line: flags, environment and files to `Settings`, and from there to a running server.
 
 Exit codes: 0 after a stop, 1 when the server could not start, 2 for a usage error, 3 when the application said that it
 cannot start. Each error is one line on standard error; a traceback is always the application's own.
+`--check-config` prints the options and imports the application, with the same codes.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from typing import NoReturn
 from asgiws._version import __version__
 from asgiws.config import OPTIONS, Config, Option, OptionError, spelled
 from asgiws.process.starting import start
-from asgiws.server.program import CANNOT_START, USAGE, fail, leave
+from asgiws.server.program import CANNOT_START, USAGE, fail, leave, run_target, say
 from asgiws.server.serving import loop_factory
-from asgiws.telemetry.logs import configure, escape
+from asgiws.settings import Settings
+from asgiws.telemetry.logs import LOG, configure, escape
 
-__all__ = ["main", "make_parser", "options_from"]
+__all__ = ["main", "make_parser"]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,13 +37,20 @@ def make_parser() -> argparse.ArgumentParser:
         prog="asgiws",
         usage="asgiws [options] module:attribute",
         description="The ASGI server for WebSocket applications.",
-        epilog="Every option can be given in the environment: --max-queue as ASGIWS_MAX_QUEUE. A flag goes first. "
-        "Sizes take 64k or 16MiB, durations 500ms, 30s, 5m or 1h.",
+        epilog="Every option can also be given in the environment, --max-queue as ASGIWS_MAX_QUEUE, and in a TOML "
+        "file, as max_queue. A flag goes before the environment, the environment before the file. Sizes take 64k or "
+        "16MiB, durations 500ms, 30s, 5m or 1h.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("app", metavar="module:attribute", nargs="?", help="the ASGI application, such as app:app")
     parser.add_argument("--version", action="version", version=f"asgiws {__version__}")
+    parser.add_argument(
+        "--config", metavar="FILE", help="TOML file of options (default: pyproject.toml, [tool.asgiws])"
+    )
+    parser.add_argument(
+        "--check-config", action="store_true", help="print the options, each with its origin, import the app, and end"
+    )
     groups: dict[str, argparse._ArgumentGroup] = {}
     defaults = Config()
     for name, option in OPTIONS.items():
@@ -58,20 +67,6 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def options_from(environ: Mapping[str, str], flags: Mapping[str, object]) -> Config:
-    """Make the Config: flag before environment before default. Raises OptionError."""
-    options: dict[str, object] = {}
-    for name, option in OPTIONS.items():
-        variable = f"ASGIWS_{name.upper()}"
-        if variable in environ:
-            try:
-                options[name] = option.convert(environ[variable])
-            except OptionError as error:
-                raise OptionError(f"{variable}, {error}") from None
-    options.update((name, value) for name, value in flags.items() if name in OPTIONS)
-    return Config.from_options(options)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit code."""
     try:
@@ -85,19 +80,51 @@ def _run(argv: Sequence[str] | None) -> int:
     known, unknown = parser.parse_known_args(argv)
     if unknown:
         parser.error(_not_taken(unknown))
-    arguments = vars(known)
-    target = arguments.pop("app", None) or os.environ.get("ASGIWS_APP")
-    if target is None:
-        parser.error("no application was given, name it as module:attribute, such as app:app")
+    options = _Options(vars(known))
     try:
-        config = options_from(os.environ, arguments)
-        loop_factory(config.loop)
+        settings = options.load()
+        loop_factory(settings.config.loop)
     except OptionError as error:
         return fail(USAGE, str(error))
     except ModuleNotFoundError:
         return fail(CANNOT_START, "--loop uvloop: uvloop is not installed; install asgiws[uvloop], or use --loop auto")
-    configure(config.log_level)
-    return start(target, config)
+    for warning in settings.warnings:
+        say(warning)
+    check_only = "check_config" in known
+    if check_only:
+        print(settings.as_toml())  # noqa: T201 - what it was called for
+    elif not settings.app:
+        parser.error("no application was given, name it as module:attribute, such as app:app")
+    configure(settings.config.log_level)
+    if check_only:
+        return run_target(settings.app, settings.config, import_only=True) if settings.app else 0
+    return start(settings.app, settings.config, options.load_again)
+
+
+class _Options:
+    """The options of this process: read when it starts, and again for a rolling restart."""
+
+    def __init__(self, flags: Mapping[str, object]) -> None:
+        self._flags = flags
+        self._environ = dict(os.environ)
+        self._added: frozenset[str] = frozenset()
+        """Variables of the env file that are in the environment now."""
+
+    def load(self) -> Settings:
+        """Read them, and set what the env file adds to the environment. Raises OptionError."""
+        settings = Settings.load(self._flags, self._environ)
+        for name in self._added - settings.environment.keys():
+            os.environ.pop(name, None)
+        os.environ.update(settings.environment)
+        self._added = frozenset(settings.environment)
+        return settings
+
+    def load_again(self) -> Config:
+        """Read them while the server runs. Raises OptionError, and then nothing has changed."""
+        settings = self.load()
+        for warning in settings.warnings:
+            LOG.warning("%s", warning)
+        return settings.config
 
 
 def _not_taken(words: Sequence[str]) -> str:
@@ -105,7 +132,7 @@ def _not_taken(words: Sequence[str]) -> str:
     flag = next((word.partition("=")[0] for word in words if word.startswith("-")), None)
     if flag is None:
         return f"{words[0]!r} was given behind the application, allowed: one module:attribute, and options"
-    known = ["--help", "--version"]
+    known = ["--help", "--version", "--config", "--check-config"]
     for name, option in OPTIONS.items():
         known += _flags(name, option)
         known += [f"--no-{name[2:]}" for name in _flags(name, option) if option.kind == "flag"]

@@ -1,9 +1,10 @@
 """The one table of options: `Config`, whose fields are the options.
 
 A field's name is its spelling everywhere: `max_message_size` is the flag `--max-message-size`, the environment
-variable `ASGIWS_MAX_MESSAGE_SIZE`, the keyword of `asgiws.run` and `asgiws.serve`, and the row of `--help` and of the
-README's table. Its metadata, an `Option`, holds kind, unit, help and the other spellings that are taken. Every value
-passes through `Option.convert`, wherever it came from, so that each is checked in one place and refused in one line.
+variable `ASGIWS_MAX_MESSAGE_SIZE`, the key of a TOML file, the keyword of `asgiws.run` and `asgiws.serve`, and the row
+of `--help` and of the README's table. Its metadata, an `Option`, holds kind, unit, help and the other spellings that
+are taken. Every value passes through `Option.convert`, wherever it came from, so that each is checked in one place and
+refused in one line. `asgiws/settings.py` reads the places where values come from.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from asgiws.protocol.deflate import DeflateSettings
 from asgiws.protocol.http1 import is_token
 from asgiws.protocol.limits import KIB, MIB, Limits
 
-__all__ = ["OPTIONS", "Config", "Option", "OptionError", "spelled", "unknown_option"]
+__all__ = ["OPTIONS", "Config", "Option", "OptionError", "did_you_mean", "spelled", "unknown_option"]
 
 _UNITS: Final[Mapping[str, Mapping[str, float]]] = {
     "bytes": {"": 1, "b": 1, "k": KIB, "kb": KIB, "kib": KIB, "m": MIB, "mb": MIB, "mib": MIB, "g": KIB * MIB,
@@ -58,7 +59,11 @@ class Option:
     also: Mapping[str, str] = field(default_factory=dict)
     """For a choice: other values that are taken, in lower case, and the choice that each means."""
     aliases: tuple[str, ...] = ()
-    """Other spellings of the flag: those of uvicorn, and short ones."""
+    """Other spellings of the flag and of the key in a file: those of uvicorn, and short ones."""
+    variables: tuple[str, ...] = ()
+    """Environment variables that other servers read too; each is taken where ASGIWS_* does not name the option."""
+    secret: bool = False
+    """The value is shown to nobody."""
     check: Callable[[str], str | None] | None = None
     """For text: says what is wrong with a value, or None."""
     group: str = ""
@@ -78,7 +83,8 @@ class Option:
         return self._text(value)
 
     def _error(self, value: object, allowed: str) -> OptionError:
-        return OptionError(f"{spelled(self.name)}: {value!r} was given, allowed: {allowed}")
+        shown = "***" if self.secret else repr(value)
+        return OptionError(f"{spelled(self.name)}: {shown} was given, allowed: {allowed}")
 
     def _flag(self, value: object) -> bool:
         if isinstance(value, bool):
@@ -107,6 +113,8 @@ class Option:
         return number if self.kind == "seconds" else int(number)
 
     def _text(self, value: object) -> str:
+        if isinstance(value, int) and str(value).lower() in self.also:  # in a TOML file: true and false, 0 and 1
+            value = str(value).lower()
         if not isinstance(value, str):
             raise self._error(value, "text")
         if self.kind == "choice" and value not in self.choices:
@@ -194,6 +202,7 @@ class Config:
     backlog: int = _serving("count", 2048, "connections that the kernel holds until they are accepted", least=1)
     app_dir: str = _serving("text", "", "folder to import the application from; none: the current one")
     factory: bool = _serving("flag", False, "the attribute is a function that makes the application")
+    env_file: str = _serving("text", "", "file of NAME=value lines, for the application and for ASGIWS_ variables")
     lifespan: str = _serving("choice", "auto", "lifespan events of ASGI", choices=("auto", "on", "off"))
     loop: str = _serving("choice", "auto", "event loop; auto takes uvloop when it is installed",
                          choices=("auto", "asyncio", "uvloop"))  # fmt: skip
@@ -213,7 +222,7 @@ class Config:
 
     # ---- Workers
     workers: int = _workers("count", 0, "worker processes, under a supervisor; 0: one process and no supervisor",
-                            most=1024)  # fmt: skip
+                            most=1024, variables=("WEB_CONCURRENCY",))  # fmt: skip
     worker_timeout: float = _workers("seconds", 30, "without a heartbeat until a worker is replaced; 0: for ever",
                                      aliases=("timeout-worker-healthcheck",))  # fmt: skip
     worker_memory: int = _workers("bytes", 0, "resident memory at which a process is replaced; 0: no limit")
@@ -361,7 +370,11 @@ def spelled(name: str) -> str:
 def unknown_option(name: str) -> OptionError:
     """Give the error for a name that is no option, with the nearest one that is."""
     flag = name.lower().replace("_", "-")
-    nearest = [known for known, option in OPTIONS.items() if flag in option.aliases]
-    nearest = nearest or difflib.get_close_matches(flag.replace("-", "_"), OPTIONS, 1)
-    hint = f"did you mean {nearest[0]}?" if nearest else "asgiws --help lists the options"
-    return OptionError(f"{name}: there is no such option; {hint}")
+    meant = next((known for known, option in OPTIONS.items() if flag in option.aliases), flag.replace("-", "_"))
+    return OptionError(f"{name}: there is no such option; {did_you_mean(meant, OPTIONS)}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Give the end of an error: the name among `known` that was probably meant, or where to find it."""
+    nearest = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {nearest[0]}?" if nearest else "asgiws --help lists the options"

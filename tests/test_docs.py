@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from asgiws.cli import make_parser
-from asgiws.config import OPTIONS, spelled
+from asgiws.config import OPTIONS, Config, spelled
 from asgiws.protocol import errors
+from asgiws.settings import Settings
 from tests.docs import ROOT, TABLES, with_table
 
 DOCUMENTS = sorted(
@@ -61,6 +62,19 @@ def test_python_examples_of_the_readme_run(example: str, tmp_path: Path) -> None
         command, cwd=tmp_path, env={"PYTHONPATH": f"{ROOT}:{tmp_path}"}, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_toml_example_of_the_readme_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```toml\n(.*?)```", words_of(ROOT / "README.md"), re.S)
+    (tmp_path / "chat.toml").write_text(example)
+    (tmp_path / "chat.env").write_text("")
+    settings = Settings.load({"config": "chat.toml"}, {})
+    assert settings.app == "chat.main:app"
+    assert settings.config == Config(
+        port=9000, header=("X-Frame-Options: DENY",), allowed_origins=("https://chat.example", "*.chat.example"),
+        max_message_size=65536, idle_timeout=300, env_file="chat.env",
+    )  # fmt: skip
 
 
 def test_readme_test_command_is_what_ci_runs() -> None:

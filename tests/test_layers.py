@@ -28,7 +28,7 @@ FLOORS = {
     "telemetry": [
         "_version", "addresses", "config", "telemetry", "telemetry.logs", "telemetry.access", "telemetry.counters",
     ],
-    "settings": ["envfile"],
+    "settings": ["envfile", "settings"],
     "server": [
         "server", "server.memory", "server.listeners", "server.context", "server.importer", "server.lifespan",
         "server.acceptor", "server.flow", "server.files", "server.scope", "server.exchange", "server.watch",

@@ -21,7 +21,7 @@ from asgiws.server.lifespan import StartupFailed
 from asgiws.server.listeners import CannotListen
 from asgiws.server.serving import Control, run_app
 
-__all__ = ["CANNOT_START", "STARTUP_FAILED", "USAGE", "fail", "leave", "run_target"]
+__all__ = ["CANNOT_START", "STARTUP_FAILED", "USAGE", "fail", "leave", "run_target", "say"]
 
 CANNOT_START: Final = 1
 """Or did not end well: the application kept the loop, and the process was ended."""
@@ -34,8 +34,8 @@ _THREADS_S = 1.0
 _IMPORTING = (__name__, "asgiws.server.importer", "importlib", "importlib._bootstrap", "importlib._bootstrap_external")
 
 
-def run_target(target: str, config: Config, control: Control | None = None) -> int:
-    """Import the application that `target` names and serve it; gives the exit code."""
+def run_target(target: str, config: Config, control: Control | None = None, *, import_only: bool = False) -> int:
+    """Import the application that `target` names and serve it, or only import it; gives the exit code."""
     try:
         app = import_app(target, config.app_dir, factory=config.factory)
     except ImportFailed as error:
@@ -43,7 +43,7 @@ def run_target(target: str, config: Config, control: Control | None = None) -> i
     except Exception as error:
         _print_traceback(error)
         return fail(CANNOT_START, f"application {target} raised while it was imported, see above")
-    return _run(app, config, control)
+    return 0 if import_only else _run(app, config, control)
 
 
 def _run(app: ASGIApp, config: Config, control: Control | None) -> int:
@@ -71,9 +71,14 @@ def leave(code: int) -> int:
 
 
 def fail(code: int, message: str) -> int:
-    """Say why the process ends, in one line on standard error; gives the exit code."""
-    print(f"asgiws: {message}", file=sys.stderr)  # noqa: T201 - the command line's voice
+    """Say why the process ends; gives the exit code."""
+    say(message)
     return code
+
+
+def say(message: str) -> None:
+    """Say something to the operator, in one line on standard error."""
+    print(f"asgiws: {message}", file=sys.stderr)  # noqa: T201 - the command line's voice
 
 
 def _print_traceback(error: Exception) -> None:

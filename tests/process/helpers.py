@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
+from asgiws.config import OPTIONS
 from tests.conftest import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
@@ -180,7 +181,8 @@ class RunCommand(Protocol):
 
 def clean_environ() -> dict[str, str]:
     """Give this process's environment without options of ours, and with the package to test on the path."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ASGIWS_")}
+    others = {variable for option in OPTIONS.values() for variable in option.variables}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ASGIWS_") and name not in others}
     # Lines as they are printed, and threads and files that nobody closed are told of.
     return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 

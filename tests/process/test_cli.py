@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import asgiws
-from asgiws.cli import make_parser, options_from
+from asgiws.cli import make_parser
 from asgiws.config import OPTIONS, Config, OptionError, spelled
+from asgiws.settings import Settings
 from tests.process.helpers import APPS, Ended, RunCommand, Start
 from tests.raw import RawClient
 
@@ -30,7 +31,7 @@ def assert_one_line(ended: Ended, code: int, *said: str) -> None:
 
 def parse(*arguments: str, environ: dict[str, str] | None = None) -> Config:
     """Give the Config that flags and environment make."""
-    return options_from(environ or {}, vars(make_parser().parse_args(["app:app", *arguments])))
+    return Settings.load(vars(make_parser().parse_args(["app:app", *arguments])), environ or {}).config
 
 
 # ---- errors: what was seen, what is allowed, what to do
@@ -256,54 +257,12 @@ def test_help_lists_every_option(run_command: RunCommand) -> None:
     for line in ended.stdout:
         if line.startswith("  -"):
             listed |= set(re.findall(r"--[a-z0-9-]+", re.split(r"\s{2,}", line.strip())[0]))
-    allowed = {"--help", "--version"}
+    allowed = {"--help", "--version", "--config", "--check-config"}
     for name, option in OPTIONS.items():
         for flag in (spelled(name), *(f"--{alias}" for alias in option.aliases)):
             allowed |= {flag, f"--no-{flag[2:]}"} if option.kind == "flag" else {flag}
     assert listed == allowed
     assert " ".join(" ".join(ended.stdout).split()).count("(default: ") >= len(OPTIONS)
-
-
-@pytest.mark.parametrize(
-    ("flags", "name", "expected"),
-    [
-        (["--host", "::1"], "host", "::1"),
-        (["--port", "80"], "port", 80),
-        (["--uds", "/run/app.sock"], "uds", "/run/app.sock"),
-        (["--fd", "3"], "fd", 3),
-        (["--loop", "asyncio"], "loop", "asyncio"),
-        (["--lifespan", "off"], "lifespan", "off"),
-        (["--factory"], "factory", True),
-        (["--app-dir", "src"], "app_dir", "src"),
-        (["--backlog", "16"], "backlog", 16),
-        (["--root-path", "/api"], "root_path", "/api"),
-        (["--log-level", "debug"], "log_level", "debug"),
-        (["--no-access-log"], "access_log", False),
-        (["--access-log"], "access_log", True),
-        (["--no-server-header"], "server_header", False),
-        (["--server-header"], "server_header", True),
-        (["--no-date-header"], "date_header", False),
-        (["--date-header"], "date_header", True),
-        (["--header", "a: b", "--header", "c: d, e"], "header", ("a: b", "c: d, e")),
-        (["--ws-max-size", "1024"], "max_message_size", 1024),
-        (["--ws-max-queue", "8"], "max_queue", 8),
-        (["--ws-ping-interval", "1.5"], "ping_interval", 1.5),
-        (["--ws-ping-timeout", "2"], "ping_timeout", 2.0),
-        (["--ws-per-message-deflate", "true"], "compression", "shared"),
-        (["--ws-per-message-deflate", "True"], "compression", "shared"),
-        (["--ws-per-message-deflate", "false"], "compression", "off"),
-        (["--ws-per-message-deflate", "0"], "compression", "off"),
-        (["--compression", "dedicated"], "compression", "dedicated"),
-        (["--timeout-keep-alive", "7"], "keep_alive_timeout", 7.0),
-        (["--timeout-graceful-shutdown", "9"], "graceful_timeout", 9.0),
-        (["--limit-concurrency", "100"], "max_connections", 100),
-        (["--h11-max-incomplete-event-size", "1000"], "max_head_size", 1000),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
-)
-def test_spelling_of_uvicorn_is_taken(flags: list[str], name: str, expected: object) -> None:
-    """A command line that was written for uvicorn works unchanged."""
-    assert getattr(parse(*flags), name) == expected
 
 
 def test_flag_goes_before_environment_before_default() -> None:
