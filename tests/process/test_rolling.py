@@ -1,0 +1,263 @@
+"""SIGHUP under load: every worker is replaced, and no client sees anything but a Close 1012 on a drained connection."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.process.crew import ask, get, lines_of, next_worker, open_socket, wait_gone
+from tests.process.helpers import ServerProcess, Start
+from tests.process.test_signals import assert_no_traceback
+from tests.process.test_workers import FRAGILE, WHOAMI, workers_of_log
+from tests.raw import RawClient, close, text
+
+RESTARTS = 5
+DRAINED = b"\x03\xf4service restart"
+
+
+class Load:
+    """Clients that do one thing again and again, and what became of it."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._ended = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self.outcomes: Counter[str] = Counter()
+        self.failures: list[str] = []
+        self.pids: set[int] = set()
+
+    def begin(self, *works: Callable[[], None]) -> None:
+        """Start a client for each work, which is repeated."""
+        self._threads = [threading.Thread(target=self._repeat, args=(work,)) for work in works]
+        for thread in self._threads:
+            thread.start()
+
+    def end(self) -> None:
+        """Let each client finish what it is at."""
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _repeat(self, work: Callable[[], None]) -> None:
+        while not self._ended.is_set():
+            try:
+                work()
+            except (OSError, EOFError, AssertionError, ValueError) as error:
+                self.failures.append(f"{work.__name__}: {type(error).__name__} {error}")
+
+    # ---- works
+
+    def websocket(self) -> None:
+        """Connect, echo ten messages, and close; a Close 1012 at any time is an end like another."""
+        with RawClient(self._port) as client:
+            client.open_websocket()
+            for message in ["", *map(str, range(10))]:
+                if message:
+                    client.send(text(message))
+                opcode, payload = client.read_frame()
+                if opcode == 0x88:
+                    assert payload == DRAINED
+                    self.outcomes["drained"] += 1
+                    return
+                if message:
+                    assert payload.decode() == message
+                else:
+                    self.pids.add(int(payload))
+            client.send(close(1000))
+            opcode, payload = client.read_frame()
+            assert opcode == 0x88
+            self.outcomes["echoed" if payload != DRAINED else "drained"] += 1
+
+    def request(self) -> None:
+        """A new connection for one request."""
+        self.pids.add(ask(self._port))
+        self.outcomes["answered"] += 1
+
+    def kept_alive(self) -> None:
+        """Requests on one connection, until an answer says that it is the last."""
+        with RawClient(self._port) as client:
+            while not self._ended.is_set():
+                client.send(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello")
+                answer = client.read_answer()
+                assert answer.status == 200
+                self.outcomes["kept alive"] += 1
+                if answer.header(b"connection") == b"close":
+                    assert client.read_to_end() == b""
+                    self.outcomes["told to close"] += 1
+                    return
+
+
+@pytest.fixture
+def load() -> Iterator[Callable[[int], Load]]:
+    """Loads that end with the test."""
+    loads: list[Load] = []
+
+    def make(port: int) -> Load:
+        loads.append(Load(port))
+        return loads[-1]
+
+    yield make
+    for each in loads:
+        each.end()
+
+
+def restart(process: ServerProcess, count: int) -> list[int]:
+    """Send SIGHUP, and wait until every worker has a successor; gives them."""
+    process.signal(signal.SIGHUP)
+    pids = [next_worker(process, number) for number in range(1, count + 1)]
+    process.wait_stderr("rolling restart done")
+    return pids
+
+
+@pytest.mark.slow
+def test_no_client_sees_a_failure_across_five_rolling_restarts(start: Start, load: Callable[[int], Load]) -> None:
+    """WebSockets, new connections and kept-alive ones; 1012 on what was drained is the only thing to notice."""
+    process = start(WHOAMI, "--workers", "2")
+    clients = load(process.port)
+    clients.begin(clients.websocket, clients.websocket, clients.websocket, clients.request, clients.kept_alive)
+    pids = set(workers_of_log(process.stderr))
+    for _ in range(RESTARTS):
+        pids |= set(restart(process, 2))
+    clients.end()
+    assert clients.failures == []
+    assert len(pids) == 2 * (RESTARTS + 1)
+    assert clients.pids <= pids
+    # All of it happened, or the test says nothing.
+    assert clients.outcomes["echoed"] > RESTARTS
+    assert clients.outcomes["answered"] > RESTARTS
+    assert clients.outcomes["told to close"] >= 1
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 0
+    assert_no_traceback(process)
+
+
+def test_open_websockets_are_closed_with_1012_and_come_back_to_a_new_worker(start: Start) -> None:
+    process = start(WHOAMI, "--workers", "2")
+    before = set(workers_of_log(process.stderr))
+    clients = [open_socket(process.port)[0] for _ in range(10)]
+    after = set(restart(process, 2))
+    for client in clients:
+        with client:
+            assert client.read_close() == (1012, "service restart")
+            client.send(close(1012))
+            assert client.read_to_end() == b""
+    for pid in before:
+        wait_gone(pid)
+    assert after.isdisjoint(before)
+    assert {ask(process.port) for _ in range(20)} <= after
+
+
+def test_successor_has_started_before_the_worker_stops(start: Start) -> None:
+    """The order of the application's own lines: startup of the new one, then shutdown of the old one."""
+    process = start(WHOAMI, "--workers", "1")
+    (old,) = workers_of_log(process.stderr)
+    (new,) = restart(process, 1)
+    process.wait_stdout(f"shutdown {old}")
+    assert process.stdout.index(f"startup {new}") < process.stdout.index(f"shutdown {old}")
+
+
+def test_connection_that_has_sent_nothing_yet_is_served_by_the_old_worker(start: Start) -> None:
+    """It was accepted before the restart, and its request comes after it."""
+    process = start(WHOAMI, "--workers", "1")
+    (old,) = workers_of_log(process.stderr)
+    with RawClient(process.port) as served, RawClient(process.port) as silent:
+        assert get(served) == old  # so the connection behind it in the same backlog was accepted too, or will be
+        process.signal(signal.SIGHUP)
+        next_worker(process)
+        silent.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert silent.read_answer().status == 200
+
+
+def test_restart_whose_new_worker_fails_leaves_the_others_as_they_are(start: Start, tmp_path: Path) -> None:
+    order = tmp_path / "order"
+    process = start(FRAGILE, "--workers", "2", environ={"FRAGILE": str(order)})
+    before = set(workers_of_log(process.stderr))
+    witness, _ = open_socket(process.port)
+    with witness:
+        order.write_text("fail")
+        process.signal(signal.SIGHUP)
+        process.wait_stderr("application startup failed: no database")
+        process.wait_stderr("rolling restart given up; the workers that were not replaced go on")
+        witness.send(text("still here"))
+        assert witness.read_text() == "still here"
+    assert {ask(process.port) for _ in range(20)} <= before
+    order.unlink()
+    assert set(restart(process, 2)).isdisjoint(before)
+
+
+def test_hangups_during_a_restart_are_one_more_restart(start: Start) -> None:
+    """An impatient operator gets the newest code, and not a restart for each signal."""
+    process = start(WHOAMI, "--workers", "1")
+    process.signal(signal.SIGHUP)
+    process.wait_stderr("rolling restart of 1 workers")
+    for _ in range(3):
+        process.signal(signal.SIGHUP)
+    process.wait_stderr("rolling restart done")
+    process.wait_stderr("rolling restart of 1 workers")
+    process.wait_stderr("rolling restart done")
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 0
+    assert len(lines_of(process, "rolling restart of")) == 2
+
+
+def test_stop_during_a_restart_ends_all_processes(start: Start) -> None:
+    process = start(WHOAMI, "--workers", "2")
+    process.signal(signal.SIGHUP)
+    process.wait_stderr("rolling restart of 2 workers")
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 0
+    assert_no_traceback(process)
+
+
+@pytest.mark.slow
+def test_drained_websockets_are_closed_one_after_the_other(start: Start) -> None:
+    """--drain-spread: so that not all clients come back in the same moment."""
+    process = start(WHOAMI, "--workers", "1", "--drain-spread", "1.5")
+    clients = [open_socket(process.port)[0] for _ in range(10)]
+    process.signal(signal.SIGHUP)
+    next_worker(process)
+    # Those that were not closed yet still serve: one echo between two Closes is only possible with a pause.
+    echoed = 0
+    order = list(clients)
+    while order:
+        for client in list(order):
+            client.send(text("there?"))
+            opcode, _ = client.read_frame()
+            if opcode == 0x88:
+                order.remove(client)
+                client.socket.close()
+            else:
+                echoed += 1
+    assert echoed > 20
+    wait_gone(workers_of_log(process.stderr)[0])
+
+
+def test_workers_notify_the_service_manager_of_a_restart(start: Start, tmp_path: Path) -> None:
+    """sd_notify(3): READY when all serve, RELOADING and READY around a restart, STOPPING, and WATCHDOG meanwhile."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        process = start(
+            WHOAMI, "--workers", "2",
+            environ={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"},
+        )  # fmt: skip
+        heard = [manager.recv(1000).decode()]
+        assert heard[0].startswith("READY=1\nSTATUS=listening on http://127.0.0.1:")
+        restart(process, 2)
+        while not heard[-1].startswith("READY=1") or len(heard) == 1:
+            heard.append(manager.recv(1000).decode())
+        reloading = next(message for message in heard if message.startswith("RELOADING=1\nMONOTONIC_USEC="))
+        assert int(reloading.rpartition("=")[2]) > 0
+        heard = []
+        while heard.count("WATCHDOG=1") < 3:
+            heard.append(manager.recv(1000).decode())
+        process.signal(signal.SIGTERM)
+        while not heard[-1].startswith("STOPPING=1"):
+            heard.append(manager.recv(1000).decode())
+    assert process.wait() == 0
