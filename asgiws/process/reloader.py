@@ -20,7 +20,7 @@ from asgiws.config import Config
 from asgiws.process.child import ENDED, SERVING, STARTING, Child, describe_exit
 from asgiws.process.watching import Watched
 from asgiws.server.listeners import CannotListen, Listeners
-from asgiws.server.program import CANNOT_START, fail
+from asgiws.server.program import CANNOT_START, USAGE, fail
 from asgiws.server.serving import Terminal
 from asgiws.telemetry.logs import LOG, escape
 
@@ -33,6 +33,9 @@ _KILL_S: Final = 1.0
 
 def reload_on_change(target: str, config: Config) -> int:
     """Serve the application that `target` names, and start it anew on each change; gives the exit code."""
+    for folder in config.reload_dir:
+        if not Path(folder).is_dir():
+            return fail(USAGE, f"--reload-dir: {folder!r} was given, allowed: a folder that exists")
     try:
         return asyncio.run(_Reloader(target, config).run())
     except CannotListen as error:
@@ -89,7 +92,7 @@ class _Reloader:
             self._moved.clear()
         LOG.info("stopping" if self._stopping else f"changed: {_shown(self._changed)}")
         if child.state != ENDED:
-            child.stop(replaced=False, most_s=_KILL_S)
+            child.stop(replaced=True, most_s=_KILL_S)
             await child.ended.wait()
 
     def _on_files(self, paths: list[str]) -> None:

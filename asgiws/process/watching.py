@@ -52,24 +52,29 @@ class Watched:
         except ModuleNotFoundError:
             await self._poll(on_change)
         else:
-            folders = [folder for folder in self.folders if folder.is_dir()]
-            changes = watchfiles.awatch(*folders, watch_filter=lambda kind, path: self.counts(path), debounce=200)
+            changes = watchfiles.awatch(
+                *self.folders, watch_filter=lambda kind, path: self._told_of(path), debounce=200
+            )
             async for found in changes:
                 on_change(sorted({path for _, path in found}))
 
     async def _poll(self, on_change: Callable[[list[str]], None]) -> None:
         """Look at all files every `reload_delay` seconds."""
-        before = dict(self._stat())
+        before = dict(self._stat(self.folders))
         while True:
             await asyncio.sleep(self._delay_s)
-            now = dict(self._stat())
+            now = dict(self._stat(self.folders))
             changed = [path for path in now.keys() | before.keys() if now.get(path) != before.get(path)]
             before = now
             if changed:
                 on_change(sorted(changed))
 
-    def _stat(self) -> Iterator[tuple[str, tuple[int, int]]]:
-        for folder in self.folders:
+    def _told_of(self, path: str) -> bool:
+        """Judge what watchfiles tells: of a new folder only that it is there, not always of the files in it."""
+        return self.counts(path) or (os.path.isdir(path) and any(self._stat([Path(path)])))
+
+    def _stat(self, folders: list[Path]) -> Iterator[tuple[str, tuple[int, int]]]:
+        for folder in folders:
             for root, names, files in os.walk(folder):
                 names[:] = [name for name in names if not self._is_excluded(name, Path(root, name))]
                 for name in files:

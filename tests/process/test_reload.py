@@ -1,0 +1,258 @@
+"""--reload: the application is started anew when its files change, whatever its clients and the old one do."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.process.crew import lines_of
+from tests.process.helpers import ServerProcess, Start
+from tests.process.test_signals import assert_no_traceback
+from tests.raw import RawClient, close
+
+APP = """
+from tests.process.apps import answer, lifespan, open_websocket
+{above}
+VERSION = {version!r}
+
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await answer(send, VERSION.encode())
+    elif scope["type"] == "websocket":
+        await open_websocket(receive, send)
+        {then}
+    else:
+        await lifespan(receive, send)
+"""
+SLEEP = "import threading; threading.Event().wait()"
+DEAF = "import asyncio; await asyncio.Event().wait()"
+STUBBORN = """import asyncio
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                pass"""
+RECEIVE = "while (await receive())['type'] != 'websocket.disconnect': pass"
+
+Edit = Callable[..., None]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the application stands."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def edit(folder: Path) -> Edit:
+    """Write the application, in one step as editors do, with a time of its own."""
+    written = 0
+
+    def write(version: str, *, above: str = "", then: str = RECEIVE, name: str = "edited.py") -> None:
+        nonlocal written
+        written += 1
+        path = folder / name
+        draft = folder.parent / "draft"
+        draft.write_text(APP.format(version=version, above=above, then=then) if name == "edited.py" else version)
+        # Sizes may be the same, and a second has many changes: the time tells them apart.
+        os.utime(draft, ns=(written * 10**9, written * 10**9))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.replace(path)
+
+    return write
+
+
+@pytest.fixture(params=["watchfiles", "poll"])
+def environ(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """With watchfiles, and as if it were not installed."""
+    if request.param == "watchfiles":
+        pytest.importorskip("watchfiles", reason="watchfiles is not installed: pip install asgiws[reload]")
+        return {}
+    (tmp_path / "without").mkdir()
+    stand_in = 'raise ModuleNotFoundError("No module named watchfiles", name="watchfiles")\n'
+    (tmp_path / "without" / "watchfiles.py").write_text(stand_in)
+    root = Path(__file__).parents[2]
+    return {"PYTHONPATH": f"{tmp_path / 'without'}{os.pathsep}{root}"}
+
+
+@pytest.fixture
+def reloading(start: Start, folder: Path, environ: dict[str, str], edit: Edit) -> Callable[..., ServerProcess]:
+    """Start a server that watches the application."""
+
+    def begin(*arguments: str, then: str = RECEIVE) -> ServerProcess:
+        edit("one", then=then)
+        return start(
+            "edited:app", "--reload", "--reload-delay", "0.05", "--app-dir", str(folder), *arguments, environ=environ
+        )
+
+    return begin
+
+
+def version(process: ServerProcess) -> bytes:
+    with RawClient(process.port) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        return client.read_answer().body
+
+
+def wait_started_anew(process: ServerProcess, path: str = "edited.py") -> None:
+    process.wait_stderr(rf"changed: .*{path}")
+    process.wait_stderr("listening on")
+
+
+Reloading = Callable[..., ServerProcess]
+
+
+def test_changed_file_is_served(reloading: Reloading, edit: Edit) -> None:
+    process = reloading()
+    assert version(process) == b"one"
+    for expected in ("two", "six", "ten"):  # of the same size: what is compiled must not be taken for them
+        edit(expected)
+        wait_started_anew(process)
+        assert version(process) == expected.encode()
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 0
+    assert_no_traceback(process)
+
+
+def test_open_websocket_gets_1012(reloading: Reloading, edit: Edit) -> None:
+    process = reloading()
+    with RawClient(process.port) as client:
+        client.open_websocket()
+        edit("two")
+        assert client.read_close() == (1012, "service restart")
+        client.send(close(1012))
+        assert client.read_to_end() == b""
+    wait_started_anew(process)
+    assert version(process) == b"two"
+
+
+@pytest.mark.parametrize("then", [DEAF, STUBBORN, SLEEP], ids=["deaf", "immortal", "blocked"])
+def test_connection_or_application_that_does_not_end_does_not_keep_the_new_code(
+    reloading: Reloading, edit: Edit, then: str
+) -> None:
+    """The client never answers its Close, and the application never ends, or blocks the loop: it is ended."""
+    process = reloading("--graceful-timeout", "600", then=then)
+    with RawClient(process.port) as client:
+        client.open_websocket()
+        edit("two")
+        wait_started_anew(process)
+        assert version(process) == b"two"
+
+
+def test_connection_made_meanwhile_is_served_by_the_new_code(reloading: Reloading, edit: Edit, tmp_path: Path) -> None:
+    """The socket is the supervisor's: it waits in the backlog."""
+    process = reloading()
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    edit("two", above=f"import os; os.read(os.open({str(gate)!r}, os.O_RDONLY), 1)")
+    process.wait_stdout("lifespan.shutdown")
+    with RawClient(process.port) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        with gate.open("wb") as opened:  # the import goes on when this is opened
+            opened.write(b".")
+        assert client.read_answer().body == b"two"
+
+
+def process_folder(process: ServerProcess) -> Path:
+    line = next(line for line in process.stderr if "watching " in line)
+    return Path(line.partition("watching ")[2])
+
+
+def test_error_is_shown_and_the_next_change_is_served(reloading: Reloading, edit: Edit) -> None:
+    process = reloading()
+    edit("two", above="import missing_module")
+    process.wait_stderr("ModuleNotFoundError: No module named 'missing_module'")
+    process.wait_stderr("worker ended: exit code 1; it is started anew on the next change")
+    edit("two", above="this is no Python")
+    process.wait_stderr("SyntaxError")
+    process.wait_stderr("it is started anew on the next change")
+    edit("two")
+    wait_started_anew(process)
+    assert version(process) == b"two"
+
+
+def test_server_that_begins_with_an_error_recovers_too(
+    start: Start, folder: Path, environ: dict[str, str], edit: Edit
+) -> None:
+    edit("one", above="1 / 0")
+    process = start(
+        "edited:app", "--reload", "--reload-delay", "0.05", "--app-dir", str(folder), environ=environ, wait_ready=False
+    )
+    process.wait_stderr("ZeroDivisionError")
+    process.wait_stderr("it is started anew on the next change")
+    edit("one")
+    process.wait_ready()
+    assert version(process) == b"one"
+
+
+def test_application_that_dies_is_started_on_the_next_change(reloading: Reloading, edit: Edit) -> None:
+    process = reloading(then="import os; os.abort()")
+    with RawClient(process.port) as client:
+        client.open_websocket()
+        process.wait_stderr("worker ended: SIGABRT; it is started anew on the next change")
+    edit("two")
+    wait_started_anew(process)
+    assert version(process) == b"two"
+
+
+def test_only_the_files_of_the_application_count(reloading: Reloading, edit: Edit, folder: Path) -> None:
+    """*.py and --reload-include, without hidden folders and --reload-exclude; new and deleted files count."""
+    process = reloading("--reload-include", "*.html", "--reload-exclude", "generated", "--reload-exclude", "*_pb2.py")
+    for name in ("notes.txt", ".venv/lib/module.py", "generated/module.py", "a_pb2.py", "__pycache__/x.py"):
+        edit("nothing", name=name)
+    edit("<p>", name="pages/index.html")
+    wait_started_anew(process, "pages")
+    edit("x = 1", name="package/module.py")
+    wait_started_anew(process, "package")
+    (folder / "package" / "module.py").unlink()
+    wait_started_anew(process, "module.py")
+    changes = lines_of(process, "changed: ")
+    assert len(changes) == 3
+    assert [line for line in changes if "pb2" in line or "venv" in line or "generated" in line or "txt" in line] == []
+
+
+def test_folders_that_are_named_are_watched_instead(reloading: Reloading, edit: Edit, tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    process = reloading("--reload-dir", str(library))
+    assert process_folder(process) == library
+    edit("two")
+    (library / "module.py").write_text("x = 1")
+    wait_started_anew(process, "module.py")
+    assert len(lines_of(process, "changed: ")) == 1
+    assert version(process) == b"two"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_it_in_order(start: Start, number: signal.Signals) -> None:
+    process = start("tests.process.apps:echo", "--reload", "--reload-dir", "asgiws/process")
+    process.signal(number)
+    assert process.wait() == 0
+    process.rest_of_stdout()
+    assert process.stdout == ["lifespan.startup", "lifespan.shutdown"]
+    assert_no_traceback(process)
+
+
+def test_hangup_starts_it_anew(start: Start) -> None:
+    process = start("tests.process.apps:echo", "--reload", "--reload-dir", "asgiws/process")
+    process.signal(signal.SIGHUP)
+    wait_started_anew(process, "SIGHUP")
+
+
+def test_workers_are_one_with_reload(start: Start) -> None:
+    process = start("tests.process.apps:echo", "--reload", "--reload-dir", "asgiws/process", "--workers", "4")
+    assert lines_of(process, "--workers 4 is not heeded with --reload, which has one worker") != []
+
+
+def test_folder_that_does_not_exist_is_one_clear_line(start: Start, tmp_path: Path) -> None:
+    process = start("tests.process.apps:echo", "--reload", "--reload-dir", str(tmp_path / "missing"), wait_ready=False)
+    assert process.wait() == 2
+    assert process.rest_of_stderr() == [
+        f"asgiws: --reload-dir: {str(tmp_path / 'missing')!r} was given, allowed: a folder that exists"
+    ]
