@@ -19,7 +19,8 @@ from asgiws.process.starting import start
 from asgiws.server.program import CANNOT_START, USAGE, fail, leave, run_target, say
 from asgiws.server.serving import loop_factory
 from asgiws.settings import Settings
-from asgiws.telemetry.logs import LOG, configure, escape
+from asgiws.telemetry.logs import LOG, escape
+from asgiws.telemetry.output import configure
 
 __all__ = ["main", "make_parser"]
 
@@ -57,7 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
         group = groups.setdefault(option.group, parser.add_argument_group(option.group))
         text = f"{option.help} (default: {_shown(getattr(defaults, name))})".replace("%", "%%")
         flags = _flags(name, option)
-        if option.kind == "flag":
+        if option.negatable:
             group.add_argument(*flags, dest=name, action=argparse.BooleanOptionalAction, help=text)
         elif option.kind == "list":
             group.add_argument(*flags, dest=name, action="append", metavar="TEXT", help=text)
@@ -84,6 +85,7 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         settings = options.load()
         loop_factory(settings.config.loop)
+        configure(settings.config)
     except OptionError as error:
         return fail(USAGE, str(error))
     except ModuleNotFoundError:
@@ -95,7 +97,6 @@ def _run(argv: Sequence[str] | None) -> int:
         print(settings.as_toml())  # noqa: T201 - what it was called for
     elif not settings.app:
         parser.error("no application was given, name it as module:attribute, such as app:app")
-    configure(settings.config.log_level)
     if check_only:
         return run_target(settings.app, settings.config, import_only=True) if settings.app else 0
     return start(settings.app, settings.config, options.load_again)
@@ -135,7 +136,7 @@ def _not_taken(words: Sequence[str]) -> str:
     known = ["--help", "--version", "--config", "--check-config"]
     for name, option in OPTIONS.items():
         known += _flags(name, option)
-        known += [f"--no-{name[2:]}" for name in _flags(name, option) if option.kind == "flag"]
+        known += [f"--no-{name[2:]}" for name in _flags(name, option) if option.negatable]
     nearest = difflib.get_close_matches(flag, known, 1)
     return f"there is no option {escape(flag)}" + (f"; did you mean {nearest[0]}?" if nearest else "")
 

@@ -69,6 +69,11 @@ class Option:
     group: str = ""
     name: str = ""
 
+    @property
+    def negatable(self) -> bool:
+        """Whether the flag stands alone, for yes, and has a `--no-` beside it."""
+        return self.kind == "flag" or "yes" in self.choices
+
     def convert(self, value: object) -> Any:
         """Give `value` in the option's type. Raises OptionError."""
         if self.kind == "flag":
@@ -159,6 +164,10 @@ def _serving(kind: str, default: Any, text: str, **known: Any) -> Any:
     return _option(kind, default, text, group="Serving", **known)
 
 
+def _logs(kind: str, default: Any, text: str, **known: Any) -> Any:
+    return _option(kind, default, text, group="Logs", **known)
+
+
 def _deadline(default: float, text: str, **known: Any) -> Any:
     return _option("seconds", default, text, group="Deadlines", **known)
 
@@ -207,9 +216,6 @@ class Config:
     loop: str = _serving("choice", "auto", "event loop; auto takes uvloop when it is installed",
                          choices=("auto", "asyncio", "uvloop"))  # fmt: skip
     root_path: str = _serving("text", "", "path under which a proxy serves the application (ASGI root_path)")
-    log_level: str = _serving("choice", "info", "least level that is logged",
-                              choices=("critical", "error", "warning", "info", "debug"))  # fmt: skip
-    access_log: bool = _serving("flag", True, "a line for each HTTP response, and for each WebSocket's begin and end")
     server_header: bool = _serving("flag", True, "send Server")
     date_header: bool = _serving("flag", True, "send Date")
     header: tuple[str, ...] = _serving("list", (), "Name: value to send with every response; may be repeated",
@@ -231,6 +237,19 @@ class Config:
                                  aliases=("limit-max-requests",))  # fmt: skip
     max_requests_jitter: int = _workers("count", 0, "added to --max-requests at random, at most this many",
                                         aliases=("limit-max-requests-jitter",))  # fmt: skip
+
+    # ---- Logs
+    log_level: str = _logs("choice", "info", "least level that is logged",
+                           choices=("critical", "error", "warning", "info", "debug"),
+                           also={"trace": "debug"})  # fmt: skip
+    access_log: bool = _logs("flag", True, "a line for each HTTP response, and for each WebSocket's begin and end")
+    log_format: str = _logs("choice", "text", "lines for reading, or JSON objects", choices=("text", "json"))
+    use_colors: str = _logs("choice", "auto", "colours in text; auto: on a terminal, and without NO_COLOR",
+                            choices=("auto", "yes", "no"),
+                            also={word: "yes" if yes else "no" for word, yes in _YES_NO.items()})  # fmt: skip
+    log_file: str = _logs("text", "", "file to append to instead of standard error; SIGUSR1 opens it again")
+    log_config: str = _logs("text", "", "TOML or JSON file with a dictConfig of Python's logging, in place of the "
+                                        "format, file and colours above")  # fmt: skip
 
     # ---- Compression
     compression: str = _compression(
@@ -314,6 +333,12 @@ class Config:
                 f"--drain-spread: {self.drain_spread:g} s was given, allowed: at most --graceful-timeout, "
                 f"which is {self.graceful_timeout:g} s"
             )
+        for name in ("log_file", "log_format"):
+            if self.log_config and getattr(self, name) not in ("", "text"):
+                raise OptionError(
+                    f"{spelled(name)}: {getattr(self, name)!r} was given beside --log-config, allowed: one of the two; "
+                    "the file says where lines go and what they look like"
+                )
         if not is_close_code(self.shutdown_code):
             raise OptionError(
                 f"--shutdown-code: {self.shutdown_code} was given, allowed: 1000-1003, 1007-1014, 3000-4999"

@@ -98,7 +98,7 @@ GIVEN: dict[str, tuple[list[str], str, object]] = {
 }  # fmt: skip
 
 COMING = {
-    "--log-config", "--use-colors", "--no-use-colors", "--proxy-headers", "--no-proxy-headers", "--forwarded-allow-ips",
+    "--proxy-headers", "--no-proxy-headers", "--forwarded-allow-ips",
     "--ssl-keyfile", "--ssl-certfile", "--ssl-keyfile-password", "--ssl-cert-reqs", "--ssl-ca-certs", "--ssl-ciphers",
     "--ssl-client-cert", "--ssl-min-version", "--forwarded-fields",
 }  # fmt: skip

@@ -26,7 +26,8 @@ FLOORS = {
         "protocol.response", "protocol.handshake", "protocol.deflate", "protocol.encoder", "protocol.receiver",
     ],
     "telemetry": [
-        "_version", "addresses", "config", "telemetry", "telemetry.logs", "telemetry.access", "telemetry.counters",
+        "_version", "addresses", "config", "telemetry", "telemetry.logs", "telemetry.formats", "telemetry.access",
+        "telemetry.output", "telemetry.counters",
     ],
     "settings": ["envfile", "settings"],
     "server": [

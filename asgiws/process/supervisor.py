@@ -27,6 +27,7 @@ from asgiws.server.program import CANNOT_START, STARTUP_FAILED, fail
 from asgiws.server.serving import Terminal
 from asgiws.server.systemd import Notifier
 from asgiws.telemetry.logs import LOG
+from asgiws.telemetry.output import reopen
 
 __all__ = ["Supervisor", "supervise"]
 
@@ -154,6 +155,7 @@ class Supervisor:
             signal.SIGTERM: self._on_stop,
             signal.SIGINT: self._on_stop,
             signal.SIGHUP: self._on_hangup,
+            signal.SIGUSR1: self._on_reopen,
             signal.SIGTTIN: self._on_more,
             signal.SIGTTOU: self._on_less,
         }
@@ -173,6 +175,12 @@ class Supervisor:
         self._restarts_wanted += 1
         if self._restarts_wanted == 1:
             self._run(self._restart())
+
+    def _on_reopen(self) -> None:
+        reopen()
+        for slot in self.slots:
+            for child in slot.children():
+                child.send({"do": "reopen"})
 
     def _on_more(self) -> None:
         try:

@@ -16,12 +16,13 @@ import sys
 from collections.abc import AsyncIterator
 from typing import Final
 
-from asgiws.config import Config
+from asgiws.config import Config, OptionError
 from asgiws.process.channel import Channel, Message, receive_order
-from asgiws.server.program import leave, run_target
+from asgiws.server.program import USAGE, fail, leave, run_target
 from asgiws.server.server import Server
 from asgiws.server.serving import Run
-from asgiws.telemetry.logs import LOG, configure
+from asgiws.telemetry.logs import LOG
+from asgiws.telemetry.output import configure, reopen
 
 __all__ = ["HEARTBEAT_S", "main"]
 
@@ -77,6 +78,8 @@ class Supervised:
             self._run.stop(replaced=order["replaced"])
         elif order["do"] == "force":
             self._run.force()
+        elif order["do"] == "reopen":
+            reopen()
 
     def _on_orphaned(self) -> None:
         if not self._run.told_to_stop.is_set():
@@ -96,7 +99,10 @@ def main() -> int:
     except EOFError:
         return 0
     config = Config(**order["config"])
-    configure(config.log_level)
+    try:
+        configure(config)
+    except OptionError as error:
+        return fail(USAGE, str(error))
     return leave(run_target(order["target"], config, Supervised(pipe)))
 
 

@@ -7,6 +7,7 @@ Made once by the server and handed to each connection. Nothing here does input o
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Final, Protocol
@@ -17,9 +18,9 @@ from asgiws.protocol.deflate import Agreement, Deflater
 from asgiws.protocol.encoder import Encoder
 from asgiws.protocol.errors import Violation
 from asgiws.protocol.keepalive import KeepalivePolicy, ticks
-from asgiws.telemetry.access import Address, format_address
+from asgiws.telemetry.access import Address, log_rejection, log_slow_consumer
 from asgiws.telemetry.counters import Counters
-from asgiws.telemetry.logs import LOG, RateLimitedLog, escape
+from asgiws.telemetry.logs import LOG, LineLimit, escape, printable
 
 __all__ = [
     "ASGIApp", "ClientDisconnected", "Connection", "Context", "Deadlines", "Event", "Scope",
@@ -96,8 +97,8 @@ class Context:
 
     __slots__ = (
         "addresses", "admitted", "app", "config", "connections", "counters", "date", "deadlines", "default_fields",
-        "deflate_settings", "draining", "encoders", "handshakes", "limits", "log", "loop", "quiet", "replaced", "state",
-        "stopping", "tasks",
+        "deflate_settings", "draining", "encoders", "fault_lines", "handshakes", "limits", "loop", "quiet",
+        "rejection_lines", "replaced", "state", "stopping", "tasks",
     )  # fmt: skip
 
     def __init__(self, app: ASGIApp, config: Config, loop: asyncio.AbstractEventLoop) -> None:
@@ -108,7 +109,8 @@ class Context:
         self.deflate_settings = config.deflate_settings()
         self.deadlines = Deadlines(config)
         self.counters = Counters()
-        self.log = RateLimitedLog()
+        self.fault_lines = LineLimit("application errors")
+        self.rejection_lines = LineLimit("rejections")
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         """The applications that run for a connection; held here so that none is collected while it waits."""
@@ -152,7 +154,8 @@ class Context:
         else:
             followed = _follows_disconnect(raised)
         if followed:
-            LOG.info("application ended with %s after its client had left", type(raised).__name__)
+            if self.fault_lines.admits(logging.INFO):
+                LOG.info("application ended with %s after its client had left", printable(type(raised).__name__))
             return None
         self.counters.app_errors += 1
         return raised
@@ -221,14 +224,25 @@ class Context:
     def on_slow_consumer(self, client: Address) -> None:
         """Count and log a client that is dropped because it does not read."""
         self.counters.slow_consumers += 1
-        self.log.info(
-            "%s slow consumer dropped: it read nothing for %g s", format_address(client), self.config.write_timeout
-        )
+        if self.rejection_lines.admits(logging.INFO):
+            log_slow_consumer(client, self.config.write_timeout)
 
-    def reject(self, violation: Violation, client: Address) -> None:
-        """Count and log a peer's fault."""
+    def reject(self, violation: Violation, client: Address, path: bytes = b"") -> None:
+        """Count and log a peer's fault, in a request for that path where it is known."""
         self.counters.rejections[violation.rule.name] += 1
-        self.log.info("%s rejected: %s (%s)", format_address(client), escape(violation.reason), violation.rule.name)
+        if self.rejection_lines.admits(logging.INFO):
+            log_rejection(client, path, violation)
+
+    def second_passed(self) -> None:
+        """Begin another second for what is limited by the second."""
+        self.handshakes.clear()
+        self.fault_lines.second_passed()
+        self.rejection_lines.second_passed()
+
+    def report_fault(self, what: str, where: str | bytes, error: BaseException | None = None) -> None:
+        """Log a fault of the application: `what` it did in `where`, which is escaped, with the traceback of `error`."""
+        if self.fault_lines.admits(logging.ERROR):
+            LOG.error("application %s %s", what, escape(where), exc_info=error)
 
 
 def server_fields(config: Config, date: str) -> bytes:

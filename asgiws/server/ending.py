@@ -28,7 +28,7 @@ from collections import deque
 from typing import Final, cast
 
 from asgiws.protocol import closing, errors
-from asgiws.protocol.closing import CLOSING, CONNECTING, OPEN, Close
+from asgiws.protocol.closing import CLOSING, CONNECTING, DENYING, OPEN, Close
 from asgiws.protocol.errors import Violation
 from asgiws.protocol.frames import FIN, PING, encode_frame
 from asgiws.protocol.handshake import Handshake
@@ -51,13 +51,13 @@ class Ending(asyncio.Protocol):
     """The life of a connection from its handshake request on, seen from its end."""
 
     __slots__ = (
-        "_began_s", "_context", "_cork", "_corked_bytes", "_end", "_ended_by", "_flow", "_inbox", "_loop",
-        "_opening", "_path", "_peer", "_ping_sent_s", "_receiver", "_rule", "_state", "_transport",
-        "_waiters", "_watch", "bytes_out", "messages_out", "round_trip_s",
+        "_began_s", "_compression", "_context", "_cork", "_corked_bytes", "_end", "_ended_by", "_flow", "_inbox",
+        "_loop", "_opening", "_path", "_peer", "_ping_sent_s", "_receiver", "_rule", "_state", "_subprotocol",
+        "_transport", "_waiters", "_watch", "bytes_out", "messages_out", "round_trip_s",
     )  # fmt: skip
 
     def __init__(
-        self, context: Context, transport: asyncio.Transport, flow: Flow, peer: Peer, path: str, handshake: Handshake
+        self, context: Context, transport: asyncio.Transport, flow: Flow, peer: Peer, path: bytes, handshake: Handshake
     ) -> None:
         self._context = context
         self._loop = context.loop
@@ -65,6 +65,8 @@ class Ending(asyncio.Protocol):
         self._flow = flow
         self._peer = peer
         self._path = path
+        self._subprotocol: str | None = None
+        self._compression = "off"
         self._state = CONNECTING
         self._opening: Opening | None = Opening(context, handshake)
         """The answer to the handshake; None once that was a 101."""
@@ -105,6 +107,7 @@ class Ending(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End: tell whoever waits, and fold the counts in."""
         context, counters, receiver = self._context, self._context.counters, self._receiver
+        answered = self._state not in (CONNECTING, DENYING)
         self._state = closing.advance(self._state, closing.TCP_LOST)
         self._ended_by = self._ended_by or "client"
         self._cork.clear()
@@ -118,6 +121,8 @@ class Ending(asyncio.Protocol):
         counters.bytes_out += self.bytes_out
         if self._opening is None:
             self._report_end()
+        elif not answered:
+            self._report_refused()
 
     # ---- called by the sweep and the server
 
@@ -162,7 +167,7 @@ class Ending(asyncio.Protocol):
     def _end_with(self, item: Close | Violation) -> None:
         """Let the peer's Close or violation take effect."""
         if isinstance(item, Violation):
-            self._context.reject(item, self._peer.client)
+            self._context.reject(item, self._peer.client, self._path)
             self._rule = item.rule.name
         if self._end is None:
             if isinstance(item, Violation):
@@ -213,8 +218,7 @@ class Ending(asyncio.Protocol):
     def _on_denied(self, by: str) -> None:
         self._ended_by = by
         self._context.counters.websockets_refused += 1
-        if self._context.config.access_log:
-            log_websocket_refused(self._peer.client, self._path, cast("Opening", self._opening).status)
+        self._report_refused()
         self._linger(closing.REFUSED, discard=self._receiver.blocked)
 
     def _begin_close(self, close: Close, by: str) -> None:
@@ -282,7 +286,8 @@ class Ending(asyncio.Protocol):
             self._begin_close(Close(1001, "maximum lifetime"), "server")
         elif due == OPENING_LATE:
             fault = Violation(errors.HANDSHAKE_TIMEOUT, "application did not answer the handshake in time")
-            self._context.reject(fault, self._peer.client)
+            self._context.reject(fault, self._peer.client, self._path)
+            self._rule = fault.rule.name
             self._refuse(fault.rule.code, "server")
         else:
             if self._state <= OPEN:
@@ -301,14 +306,23 @@ class Ending(asyncio.Protocol):
             return Close(last.rule.code, last.reason)
         return last if isinstance(last, Close) else _ABNORMAL
 
+    def _report_refused(self) -> None:
+        """Log a handshake that did not become a connection; without a status when the client left before it had one."""
+        if self._context.config.access_log:
+            log_websocket_refused(
+                self._peer.client, self._path, cast("Opening", self._opening).status, ended_by=self._ended_by,
+                rule=self._rule, seconds=time.monotonic() - self._began_s,
+            )  # fmt: skip
+
     def _report_end(self) -> None:
         """Count and log the end; the application may still be on its way to it through the inbox."""
         context, receiver, end = self._context, self._receiver, self._final_close()
         context.counters.closes[self._ended_by, end.code] += 1
         if context.config.access_log:
             log_websocket_end(
-                self._peer.client, self._path, code=end.code, reason=end.reason, ended_by=self._ended_by,
-                rule=self._rule, seconds=time.monotonic() - self._began_s, messages_in=receiver.messages_in,
+                self._peer.client, self._path, subprotocol=self._subprotocol, compression=self._compression,
+                code=end.code, reason=end.reason, ended_by=self._ended_by, rule=self._rule,
+                seconds=time.monotonic() - self._began_s, messages_in=receiver.messages_in,
                 bytes_in=receiver.bytes_in, messages_out=self.messages_out, bytes_out=self.bytes_out,
                 round_trip_s=self.round_trip_s,
             )  # fmt: skip

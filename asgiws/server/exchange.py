@@ -18,7 +18,6 @@ from asgiws.protocol.response import BODY, DONE, HEAD, TRAILERS, Response, encod
 from asgiws.server.context import ClientDisconnected, Context, Event, Scope
 from asgiws.server.files import file_size
 from asgiws.server.flow import turn_now_and_then, wait_in, wake
-from asgiws.telemetry.logs import LOG, escape
 
 __all__ = ["Exchange"]
 
@@ -102,17 +101,19 @@ class Exchange:
             await context.app(scope, self.receive, self.send)
         except BaseException as raised:
             error = context.judge(raised)
-        request = f"{escape(self.head.method)} {escape(self.head.target)}"
         if error is not None:
-            LOG.error("application raised in %s", request, exc_info=error)
+            context.report_fault("raised in", self._name(), error)
         if self.response.state == DONE or self._connection.ended:
             return
         if error is None and not context.stopping:
-            LOG.error("application returned without a whole response to %s", request)
+            context.report_fault("returned without a whole response to", self._name())
         if self.response.state == HEAD:
             self._fail()
         else:
             self._connection.abort()
+
+    def _name(self) -> bytes:
+        return self.head.method.encode() + b" " + self.head.target
 
     async def receive(self) -> Event:
         """ASGI `receive`: the request body in pieces, then the disconnect once the exchange is over."""

@@ -140,6 +140,7 @@ class HTTPConnection(asyncio.Protocol):
             self.context.left(self._peer.client)
         if self._exchange is not None:
             self._exchange.disconnect()
+            self._report_response(self._exchange, complete=False)
             self._exchange = None
 
     # ---- called by the sweep and the server
@@ -240,12 +241,7 @@ class HTTPConnection(asyncio.Protocol):
             return
         context, response = self.context, exchange.response
         context.counters.http_responses[response.status] += 1
-        if context.config.access_log:
-            head = exchange.head
-            log_http(
-                self._peer.client, head.method, head.target + b"?" + head.query if head.query else head.target,
-                head.http_version, response.status, exchange.sent_bytes, time.monotonic() - exchange.began_s,
-            )  # fmt: skip
+        self._report_response(exchange, complete=True)
         self._exchange = None
         exchange.wake()
         if not response.keep_alive or context.stopping or self._half_closed:
@@ -257,6 +253,15 @@ class HTTPConnection(asyncio.Protocol):
             self._skipped_bytes = self._ticks = 0
             self._flow.resume_reading()
             self._skip_body()
+
+    def _report_response(self, exchange: Exchange, *, complete: bool) -> None:
+        if self.context.config.access_log:
+            head = exchange.head
+            log_http(
+                self._peer.client, head.method, head.target, head.query, head.http_version,
+                status=exchange.response.status, bytes_out=exchange.sent_bytes,
+                seconds=time.monotonic() - exchange.began_s, complete=complete,
+            )  # fmt: skip
 
     # ---- requests
 
@@ -337,15 +342,17 @@ class HTTPConnection(asyncio.Protocol):
         context, peer = self.context, self._peer
         handshake = check_handshake(head)
         if isinstance(handshake, Violation):
-            self._reject(handshake)
+            self._reject(handshake, head.target)
             return
         if not origin_allowed(handshake.origin, context.config.allowed_origins):
             origin = escape(handshake.origin or b"")[:80]
-            self._reject(Violation(errors.ORIGIN_NOT_ALLOWED, f"origin {origin}, not one of the allowed origins"))
+            self._reject(
+                Violation(errors.ORIGIN_NOT_ALLOWED, f"origin {origin}, not one of the allowed origins"), head.target
+            )
             return
         violation = context.handshake_came(peer.client)
         if violation is not None:
-            self._reject(violation)
+            self._reject(violation, head.target)
             return
         if context.stopping and not context.replaced:
             self._transport.close()
@@ -353,17 +360,17 @@ class HTTPConnection(asyncio.Protocol):
         self._state = UPGRADED
         context.remove(self)
         scope = websocket_scope(context, head, peer, handshake.subprotocols)
-        websocket = WebSocketConnection(context, self._transport, self._flow, peer, scope["path"], handshake)
+        websocket = WebSocketConnection(context, self._transport, self._flow, peer, head.target, handshake)
         self._transport.set_protocol(websocket)
         self._flow.resume_reading()
         websocket.begin(scope, bytes(self._reader.buffer))
 
     # ---- ends
 
-    def _reject(self, violation: Violation) -> None:
+    def _reject(self, violation: Violation, path: bytes = b"") -> None:
         """Answer a request that broke a rule, and end the connection: what follows cannot be trusted."""
-        self.context.reject(violation, self._peer.client)
         exchange = self._exchange
+        self.context.reject(violation, self._peer.client, path if exchange is None else exchange.head.target)
         if exchange is None or exchange.response.state == NOT_STARTED:
             self._transport.write(encode_rejection(violation, _extra_fields(violation)))
         self._exchange = None

@@ -187,6 +187,7 @@ class Server:
             self._sweep_handle.cancel()
 
     async def _end_all(self, context: Context) -> None:
+        context.second_passed()  # of lines that were left out in the last one, too, is told how many
         for connection in list(context.connections):
             connection.abort()
         tasks = list(context.tasks)
@@ -215,10 +216,9 @@ class Server:
 
     def _on_second(self, context: Context) -> None:
         context.default_fields = server_fields(self.config, formatdate(usegmt=True))
-        context.handshakes.clear()
         for encoder in context.encoders.values():
             encoder.forget()
-        context.log.second_passed()
+        context.second_passed()
         for acceptor in self._acceptors:
             acceptor.on_tick()
         if self.on_due is not None and not context.draining and (why := self._recycling.due(context.counters)):

@@ -30,12 +30,14 @@ from asgiws.server.context import ASGIApp
 from asgiws.server.server import Server
 from asgiws.server.systemd import Notifier
 from asgiws.telemetry.logs import LOG
+from asgiws.telemetry.output import reopen
 
 __all__ = ["Control", "Run", "Signals", "Terminal", "loop_factory", "run_app", "serve_app", "stop_most_s"]
 
 # Beside the timeouts of a stop: for cancelled applications and the lifespan shutdown to end.
 _EXTRA_S: Final = 5.0
 _FORCED_S: Final = 2.0
+_SAYING_S: Final = 0.5
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
@@ -72,6 +74,10 @@ class Run:
         self.replaced = replaced
         self._last_resort.end_process_after(stop_most_s(self.server.config))
         self._loop.call_soon_threadsafe(self.told_to_stop.set)
+
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Call something in a turn of the loop."""
+        self._loop.call_soon_threadsafe(function)
 
     def force(self) -> None:
         """Stop, and wait for nobody."""
@@ -193,6 +199,7 @@ class Signals:
             signal.SIGTERM: self._on_stop,
             signal.SIGINT: self._on_stop,
             signal.SIGHUP: self._on_hangup,
+            signal.SIGUSR1: self._on_reopen,
         }
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
@@ -236,6 +243,9 @@ class Signals:
         else:
             self._run.stop()
 
+    def _on_reopen(self, number: int, frame: FrameType | None) -> None:
+        self._run.call_soon(reopen)
+
     def _on_hangup(self, number: int, frame: FrameType | None) -> None:
         if self._terminal.has_gone():
             self._on_stop(number, frame)
@@ -277,6 +287,12 @@ class LastResort:
         self._timers.append(timer)
 
     def _end_process(self) -> None:
+        # In a thread of its own: it is also a reader of the log that takes nothing that can block the loop.
+        saying = threading.Thread(target=self._say, daemon=True)
+        saying.start()
+        saying.join(_SAYING_S)
+        os._exit(1)
+
+    def _say(self) -> None:
         LOG.critical("the application blocks the event loop, the process ends now")
         logging.shutdown()
-        os._exit(1)

@@ -29,7 +29,6 @@ from asgiws.server.flow import Flow, forget, turn_now_and_then, wake
 from asgiws.server.opening import Opening
 from asgiws.server.scope import Peer
 from asgiws.telemetry.access import log_websocket_open
-from asgiws.telemetry.logs import LOG, escape
 
 __all__ = ["WebSocketConnection"]
 
@@ -45,7 +44,7 @@ class WebSocketConnection(Ending):
     __slots__ = ("_connect_owed", "_encoder", "_pong_held", "_repeats", "_short_below")
 
     def __init__(
-        self, context: Context, transport: asyncio.Transport, flow: Flow, peer: Peer, path: str, handshake: Handshake
+        self, context: Context, transport: asyncio.Transport, flow: Flow, peer: Peer, path: bytes, handshake: Handshake
     ) -> None:
         super().__init__(context, transport, flow, peer, path, handshake)
         self._connect_owed = True
@@ -181,14 +180,14 @@ class WebSocketConnection(Ending):
         except BaseException as raised:
             error = self._context.judge(raised)
         if error is not None:
-            LOG.error("application raised in websocket %s", escape(self._path), exc_info=error)
+            self._context.report_fault("raised in websocket", self._path, error)
         if self._state == CONNECTING:
             if error is None and not self._context.stopping:
-                LOG.error("application returned without accepting or refusing websocket %s", escape(self._path))
+                self._context.report_fault("returned without accepting or refusing websocket", self._path)
             self._refuse(500, "app")
         elif self._state == DENYING:
             if error is None and not self._context.stopping:
-                LOG.error("application left its answer to websocket %s incomplete", escape(self._path))
+                self._context.report_fault("left its answer incomplete to websocket", self._path)
             self.abort()
         elif self._state == OPEN:
             # ASGI C6 and W2: the connection does not outlive its application
@@ -252,19 +251,18 @@ class WebSocketConnection(Ending):
     def _accept(self, message: Event) -> None:
         """Complete the handshake (RFC 6455 §4.2.2) and open the connection."""
         context = self._context
-        response, agreement, subprotocol = cast("Opening", self._opening).accept(message)
+        response, agreement, self._subprotocol = cast("Opening", self._opening).accept(message)
         self._opening = None
         self._state = closing.advance(self._state, closing.ACCEPTED)
-        compression = "off"
         if agreement is not None:
             self._encoder = context.encoder(agreement)
             self._short_below = min(126, context.deflate_settings.min_size_bytes)
             self._receiver.begin(KEPT_WINDOW if agreement.client_takeover else FRESH_WINDOW)
-            compression = context.deflate_settings.mode
+            self._compression = context.deflate_settings.mode
         self._transport.write(response)
         context.counters.websockets_accepted += 1
         if context.config.access_log:
-            log_websocket_open(self._peer.client, self._path, subprotocol, compression)
+            log_websocket_open(self._peer.client, self._path, self._subprotocol, self._compression)
         if self._receiver.blocked:
             self._parse_on()
         if context.stopping:

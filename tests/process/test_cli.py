@@ -260,7 +260,7 @@ def test_help_lists_every_option(run_command: RunCommand) -> None:
     allowed = {"--help", "--version", "--config", "--check-config"}
     for name, option in OPTIONS.items():
         for flag in (spelled(name), *(f"--{alias}" for alias in option.aliases)):
-            allowed |= {flag, f"--no-{flag[2:]}"} if option.kind == "flag" else {flag}
+            allowed |= {flag, f"--no-{flag[2:]}"} if option.negatable else {flag}
     assert listed == allowed
     assert " ".join(" ".join(ended.stdout).split()).count("(default: ") >= len(OPTIONS)
 
