@@ -6,6 +6,7 @@ the application indented below its line.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from urllib.parse import quote
@@ -101,6 +102,23 @@ def test_request_makes_one_line_in_the_log(start: Start, place: str) -> None:
     for data in sent:
         expected += request(process, data)
     assert len(lines := records(process)) == expected, lines
+
+
+def test_request_makes_one_object_in_a_log_of_json(start: Start) -> None:
+    """Each line is an object in printable ASCII; nothing that was sent adds a line or a key."""
+    process = start(APP, "--allowed-origins", "https://example.com", "--lifespan", "off", "--log-format", "json")
+    sent = [place(raw(payload)) for place in PLACES.values() for payload in NASTY.values()]
+    expected = sum(request(process, data) for data in sent)
+    process.terminate()
+    assert process.wait() == 0
+    process.rest_of_stderr()
+    for line in process.stderr:
+        assert re.fullmatch(r"[ -~]*", line), f"not printable ASCII: {line!r}"
+        assert len(line) < 2 * MOST_CHARACTERS, "a line without a bound"
+    lines = [json.loads(line) for line in process.stderr]
+    known = {"http", "websocket-open", "websocket-end", "websocket-refused", "rejected"}
+    left_out = sum(int(found[1]) for line in lines if (found := re.match(r"left out (\d+) lines", line["message"])))
+    assert sum(line.get("event") in known for line in lines) + left_out == expected
 
 
 def test_escaped_path_and_query_make_one_line_each_in_the_log(start: Start) -> None:

@@ -1,0 +1,283 @@
+"""What a server process logs: a line for each event, as text and as JSON, coloured on a terminal, and not in floods."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.conftest import PATIENCE_S
+from tests.process.helpers import ROOT, ServerProcess, Start, clean_environ, module_command
+from tests.process.log_help import APP, get, stopped_lines
+from tests.raw import RawClient, close, frame, handshake, text
+
+TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
+
+
+def make_every_event(process: ServerProcess) -> None:
+    """Let clients do all that makes a line of its own."""
+    get(process.port, "/hello?a=1")
+    get(process.port, "/raise")
+    with RawClient(process.port) as client:
+        client.open_websocket("/chat?token=secret", "Sec-WebSocket-Protocol: chat", *OFFER)
+        assert client.read_frame()[0] == 0x89, "a ping"
+        client.send(frame(10, b"asgiws") + text("hello"))
+        assert client.read_text() == "hello"
+        client.send(close(4000, 'bye "\u00fc"'))
+        client.read_to_end()
+    with RawClient(process.port) as client:
+        client.open_websocket("/chat")
+        client.send(b"\x83\x80\0\0\0\0")
+        client.read_to_end()
+    with RawClient(process.port) as client:
+        client.send(handshake("/refuse"))
+        assert client.read_answer().status == 403
+    with RawClient(process.port) as client:
+        client.send(handshake("/late"))
+        assert client.read_answer().status == 503
+
+
+OFFER = ["Sec-WebSocket-Extensions: permessage-deflate"]
+EVENTS_OPTIONS = ("--ping-interval", "0.1", "--handshake-timeout", "0.2")
+
+
+# ---- text
+
+
+def test_line_for_each_event_tells_what_it_is_for(start: Start) -> None:
+    """HTTP; a WebSocket's begin, end and refusal; who ended it, why, how long it took, and what it carried."""
+    process = start(APP, *EVENTS_OPTIONS)
+    make_every_event(process)
+    lines = [line for line in stopped_lines(process) if re.match(TIME, line)]
+    said = [re.sub(rf"^{TIME} ", "", line) for line in lines]
+    client = r"127\.0\.0\.1:\d+ +"
+    expected = [
+        rf'INFO     {client}"GET /hello\?a=1 HTTP/1\.1" 200 5 bytes in \d+\.\dms',
+        rf'INFO     {client}"GET /raise HTTP/1\.1" 500 21 bytes in \d+\.\dms',
+        r"ERROR    application raised in GET /raise",
+        rf'INFO     {client}"WebSocket /chat" open subprotocol=chat compression=shared',
+        rf'INFO     {client}"WebSocket /chat" closed 4000 by client after \d+\.\d{{3}}s, in 1 messages \d+ bytes, '
+        r'out 1 messages \d+ bytes, subprotocol=chat compression=shared "bye \\"\\xfc\\"" round-trip=\d+\.\dms',
+        rf'INFO     {client}"WebSocket /chat" open subprotocol=- compression=off',
+        rf"INFO     {client}rejected 1002 /chat: .* \(reserved-opcode\)",
+        rf'INFO     {client}"WebSocket /chat" closed 1002 by server after .* rule=reserved-opcode',
+        rf'INFO     {client}"WebSocket /refuse" refused 403 by app in \d+\.\dms',
+        rf"INFO     {client}rejected 503 /late: .* \(handshake-timeout\)",
+        rf'INFO     {client}"WebSocket /late" refused 503 by server in \d+\.\dms rule=handshake-timeout',
+    ]
+    for pattern in expected:
+        assert [line for line in said if re.fullmatch(pattern, line)], (pattern, said)
+    assert "secret" not in "".join(lines), "the query of a WebSocket has tokens"
+
+
+def test_response_that_its_client_left_has_a_line(start: Start) -> None:
+    """Also one that had not begun."""
+    process = start(APP)
+    with RawClient(process.port) as client:
+        client.send(b"GET /half HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        client.read_until(b"half")
+        client.reset()
+        process.wait_stderr(r'"GET /half HTTP/1\.1" 200 4 bytes in \d+\.\dms incomplete$')
+
+
+def test_handshake_that_its_client_left_has_a_line(start: Start) -> None:
+    process = start(APP, "--handshake-timeout", "0")
+    with RawClient(process.port) as client:
+        client.send(handshake("/late"))
+        get(process.port)
+        client.reset()
+        process.wait_stderr(r'"WebSocket /late" refused - by client in \d+\.\dms$')
+
+
+def test_no_access_log_leaves_errors_and_rejections(start: Start) -> None:
+    process = start(APP, "--no-access-log", *EVENTS_OPTIONS)
+    make_every_event(process)
+    lines = "\n".join(stopped_lines(process))
+    assert '"' not in re.sub(r"(?m)^    .*$", "", lines), "no line of a client"
+    assert "application raised in GET /raise" in lines
+    assert "(handshake-timeout)" in lines
+
+
+# ---- JSON
+
+
+def table_of_keys() -> dict[str, tuple[str, set[str]]]:
+    """The table of the README: type and events by key."""
+    text = (ROOT / "asgiws" / "telemetry" / "README.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| ([\w ]+) \| ([\w, -]+) \|", text, re.M)
+    return {key: (kind, set(events.split(", "))) for key, kind, events in rows}
+
+
+def kind_of(value: object) -> str:
+    kinds = {str: "text", bool: "flag", int: "number", float: "number", dict: "object", type(None): "null"}
+    return kinds[type(value)]
+
+
+def test_json_has_the_keys_of_the_table(start: Start) -> None:
+    """Every event with all of its keys and no others, each of its type (asgiws/telemetry/README.md)."""
+    table = table_of_keys()
+    always = {key for key, (_, where) in table.items() if where == {"every line"}}
+    process = start(APP, "--log-format", "json", "--write-timeout", "0.2", *EVENTS_OPTIONS)
+    make_every_event(process)
+    with RawClient(process.port, receive_buffer=4096) as client:
+        client.send(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        process.wait_stderr('"event": "slow-consumer"')
+    seen: set[str] = set()
+    for line in stopped_lines(process):
+        assert line.isascii()
+        assert line.isprintable()
+        values = json.loads(line)
+        event = values.get("event")
+        seen.add(event)
+        expected = always | {key for key, (_, where) in table.items() if event and where & {"every event", event}}
+        assert set(values) - {"exception"} == expected, line
+        for key, value in values.items():
+            assert kind_of(value) in table[key][0].split(" or "), (key, value)
+        if "exception" in values:
+            assert set(values["exception"]) == {"type", "message", "traceback"}
+    named = {event for _, where in table.values() for event in where if not event.startswith(("every", "errors"))}
+    assert seen == named | {None}
+
+
+def test_what_an_application_raises_is_escaped(start: Start) -> None:
+    """Printable ASCII, in the line's object and in the text below the line."""
+    for form in ("text", "json"):
+        process = start(APP, "--log-format", form)
+        get(process.port, "/raise")
+        lines = stopped_lines(process)
+        for line in lines:
+            assert line.isascii()
+            assert line.isprintable()
+        if form == "text":
+            assert "    ValueError: \\x1b[2J\\x9b31m\\u2028forged" in lines
+            assert "    2026-01-01 00:00:00,000 INFO     forged" in lines
+        else:
+            (exception,) = [values["exception"] for line in lines if "exception" in (values := json.loads(line))]
+            assert exception["type"] == "ValueError"
+            assert exception["message"].startswith("\\x1b[2J\\x9b31m\\u2028forged\\n2026-01-01")
+            assert exception["traceback"].startswith("Traceback (most recent call last):\n")
+
+
+def test_task_that_raises_is_logged_in_the_same_format(start: Start) -> None:
+    """asyncio tells of it when the task is destroyed; uvloop through the same logger."""
+    process = start(APP, "--log-format", "json")
+    get(process.port, "/task")
+    (line,) = [line for line in stopped_lines(process) if '"logger": "asyncio"' in line]
+    values = json.loads(line)
+    assert values["level"] == "error"
+    assert values["message"].startswith("Task exception was never retrieved\\n")
+    assert values["exception"]["message"] == "\\x1b[2J forged"
+
+
+# ---- colours
+
+
+class Terminal:
+    """A server on a pseudo-terminal; `output` is what it wrote there, when it has ended."""
+
+    def __init__(self, *arguments: str, **environ: str) -> None:
+        self._master, slave = pty.openpty()
+        # What the terminal is for the server depends on these; the tests may run with any of them.
+        inherited = {name: value for name, value in clean_environ().items() if name not in ("NO_COLOR", "TERM")}
+        self._process = subprocess.Popen(
+            module_command(["--port", "0", *arguments]), cwd=ROOT, env=inherited | {"TERM": "xterm"} | environ,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=slave,
+        )  # fmt: skip
+        os.close(slave)
+        self.output = b""
+
+    def read_until(self, mark: bytes) -> None:
+        while mark not in self.output:
+            self.output += os.read(self._master, 4096)
+
+    def play(self) -> str:
+        """Make an HTTP line and a WebSocket's, stop the server, and give all that it wrote."""
+        self.read_until(b"\n")
+        found = re.search(rb"listening on http://127\.0\.0\.1:(\d+)", self.output)
+        assert found is not None, self.output
+        port = int(found[1])
+        get(port)
+        with RawClient(port) as client:
+            client.open_websocket()
+            client.send(close(4000))
+            client.read_to_end()
+        self.read_until(b"4000")
+        self._process.send_signal(signal.SIGTERM)
+        self.read_until(b"stopped")
+        assert self._process.wait(PATIENCE_S) == 0
+        return self.output.decode("ascii")
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        os.close(self._master)
+
+
+@pytest.fixture
+def open_terminal() -> Iterator[Callable[..., Terminal]]:
+    """Start servers on pseudo-terminals."""
+    terminals: list[Terminal] = []
+
+    def start(*arguments: str, **environ: str) -> Terminal:
+        terminals.append(Terminal(APP, *arguments, **environ))
+        return terminals[-1]
+
+    yield start
+    for terminal in terminals:
+        terminal.close()
+
+
+def test_terminal_sees_level_status_and_close_code_in_colour(open_terminal: Callable[..., Terminal]) -> None:
+    output = open_terminal().play()
+    assert " \x1b[32mINFO    \x1b[0m listening on " in output
+    assert ' HTTP/1.1" \x1b[32m200\x1b[0m 5 bytes in ' in output
+    assert " closed \x1b[36m4000\x1b[0m by client after " in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ"),
+    [
+        (["--no-use-colors"], {}), ([], {"NO_COLOR": "1"}), ([], {"TERM": "dumb"}), (["--log-format", "json"], {}),
+        ([], {"ASGIWS_USE_COLORS": "no"}),
+    ],
+    ids=["flag", "NO_COLOR", "dumb", "json", "variable"],
+)  # fmt: skip
+def test_terminal_sees_no_colour_when_none_is_wanted(
+    open_terminal: Callable[..., Terminal], arguments: list[str], environ: dict[str, str]
+) -> None:
+    assert "\x1b" not in open_terminal(*arguments, **environ).play()
+
+
+def test_pipe_sees_colour_only_when_asked(start: Start) -> None:
+    for arguments, colored in (([], False), (["--use-colors"], True)):
+        process = start(*arguments, APP, environ={"TERM": "xterm", "NO_COLOR": ""})
+        get(process.port)
+        lines = stopped_lines(process)
+        assert len(lines) >= 4
+        assert [line for line in lines if ("\x1b" in line) != colored] == []
+
+
+# ---- floods
+
+
+def test_flood_of_application_errors_is_counted_and_not_written(start: Start) -> None:
+    """20 tracebacks a second, and a line for the others; each WebSocket is closed all the same."""
+    process = start(APP, "--no-access-log")
+    for _ in range(200):
+        with RawClient(process.port) as client:
+            client.send(handshake("/raise") + text("x"))
+            assert client.read_answer().status == 101
+            assert client.read_close()[0] == 1011
+    process.wait_stderr(r"WARNING  left out \d+ lines of application errors in a second$")
+    lines = stopped_lines(process)
+    written = sum("application raised in websocket /raise" in line for line in lines)
+    left_out = sum(int(line.split()[5]) for line in lines if "left out" in line)
+    assert 20 <= written < 200
+    assert written + left_out == 200
