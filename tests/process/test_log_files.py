@@ -311,3 +311,20 @@ def test_second_signal_ends_a_server_whose_log_nobody_reads(piped: Piped) -> Non
         piped.process.terminate()
         piped.process.send_signal(signal.SIGINT)
         assert piped.process.wait(PATIENCE_S) == 1
+
+
+def test_usr1_to_a_supervisor_lets_every_process_open_the_log_file_again(start: Start, tmp_path: Path) -> None:
+    """Supervisor and workers append to one file; a line is one write."""
+    path = tmp_path / "asgiws.log"
+    server = Silent(start, "--log-file", str(path), "--log-format", "json", "--workers", "2")
+    wait_for_line(path, "with 2 workers")
+    path.rename(tmp_path / "moved")
+    server.process.signal(signal.SIGUSR1)
+    wait_for_line(path, r"(.*was opened again.*\n){3}")
+    get(server.port, "/after")
+    assert stopped_lines(server.process) == []
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    opened = {line["pid"] for line in lines if "was opened again" in line["message"]}
+    assert server.process.pid in opened
+    assert len(opened) == 3
+    assert {line["pid"] for line in lines if line.get("path") == "/after"} < opened
