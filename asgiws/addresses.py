@@ -25,6 +25,11 @@ class Address(NamedTuple):
     path: str = ""
     fd: int = -1
 
+    def __str__(self) -> str:
+        if self.kind != TCP:
+            return f"{self.kind}:{self.path or self.fd}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 def parse_address(text: str) -> Address:
     """Parse an address. Raises ValueError, whose message says what is allowed."""

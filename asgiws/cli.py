@@ -8,6 +8,7 @@ cannot start. Each error is one line on standard error; a traceback is always th
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
 import os
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from asgiws.config import OPTIONS, Config, Option, OptionError, spelled
 from asgiws.process.starting import start
 from asgiws.server.program import CANNOT_START, USAGE, fail, leave, run_target, say
 from asgiws.server.serving import loop_factory
+from asgiws.server.systemd import inherited_addresses
 from asgiws.settings import Settings
 from asgiws.telemetry.logs import LOG, escape
 from asgiws.telemetry.output import configure
@@ -99,7 +101,11 @@ def _run(argv: Sequence[str] | None) -> int:
         parser.error("no application was given, name it as module:attribute, such as app:app")
     if check_only:
         return run_target(settings.app, settings.config, import_only=True) if settings.app else 0
-    return start(settings.app, settings.config, options.load_again)
+    # `--bind fd:3` or `--fd 3` may name one of them already.
+    config = settings.config
+    inherited = [text for text in inherited_addresses(os.environ) if text not in (*config.bind, f"fd:{config.fd}")]
+    config = dataclasses.replace(config, bind=(*config.bind, *inherited))
+    return start(settings.app, config, options.load_again)
 
 
 class _Options:

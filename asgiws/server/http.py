@@ -19,6 +19,7 @@ States:
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from typing import IO, Final, cast
 
@@ -175,16 +176,18 @@ class HTTPConnection(asyncio.Protocol):
             if deadline and self._ticks >= deadline:
                 self._end_after_answer(discard=False)
 
+    def begin_drain(self) -> None:
+        """Say with the open answer, unless it has begun, that the connection ends behind it."""
+        if self._exchange is not None and self._exchange.response.state == NOT_STARTED:
+            self._exchange.response.keep_alive = False
+
     def begin_shutdown(self) -> None:
         """End when the open response is done, at once when there is none.
 
         Where another process goes on in this one's place, nobody should notice: the next request of a client that was
         active a moment ago is probably on its way. It is awaited for a second and answered with `connection: close`.
         """
-        if self._state == EXCHANGE:
-            if self._exchange is not None and self._exchange.response.state == NOT_STARTED:
-                self._exchange.response.keep_alive = False
-        elif self._state in (NEW, IDLE, HEAD, SKIPPING) and not (
+        if self._state in (NEW, IDLE, HEAD, SKIPPING) and not (
             self.context.replaced and self._ticks < self.context.deadlines.last
         ):
             self._end_after_answer(discard=False)
@@ -398,7 +401,7 @@ def _peer_of(transport: asyncio.Transport) -> Peer:
     client, server = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
     return Peer(
         client=(client[0], client[1]) if isinstance(client, tuple) else None,
-        server=(server[0], server[1]) if isinstance(server, tuple) else (server, None) if server else None,
+        server=(server[0], server[1]) if isinstance(server, tuple) else (os.fsdecode(server), None) if server else None,
         secure=transport.get_extra_info("sslcontext") is not None,
     )
 

@@ -28,6 +28,7 @@ __all__ = ["CannotListen", "Listeners"]
 
 
 _NO_SUCH_FAMILY: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 # Elsewhere the option exists and does not spread connections.
 _REUSE_PORT: Final = sys.platform == "linux"
 
@@ -58,7 +59,7 @@ class Listeners:
         try:
             for option, address in _addresses(config):
                 listeners._open_one(option, address, reuse_port=reuse_port and _REUSE_PORT)
-        except CannotListen:
+        except BaseException:
             listeners.close()
             raise
         return listeners
@@ -105,14 +106,14 @@ class Listeners:
 
     def close(self) -> None:
         """Close all, and remove the files of Unix sockets that were made here."""
-        self.close_own()
-        for listener in self._shared:
-            listener.close()
+        # The files first: a closed socket sets its inode free, and the file that somebody makes next may get it.
         for path, inode in self._files:
             with contextlib.suppress(OSError):
                 if os.stat(path).st_ino == inode:
                     os.unlink(path)
         self._files.clear()
+        for listener in self.sockets:
+            listener.close()
 
     def _open_one(self, option: str, address: Address, *, reuse_port: bool) -> None:
         if address.kind == FD:
@@ -135,13 +136,18 @@ def _addresses(config: Config) -> list[tuple[str, Address]]:
         addresses.append(("--uds", Address(UNIX, path=config.uds)))
     if config.fd >= 0:
         addresses.append(("--fd", Address(FD, fd=config.fd)))
+    for place, (option, address) in enumerate(addresses):
+        # Port 0 is another one each time.
+        if (address.kind != TCP or address.port) and address in (before for _, before in addresses[:place]):
+            raise CannotListen(f"{option}: {address} was given twice, allowed: once")
     return addresses or [("--host", Address(TCP, host=config.host, port=config.port))]
 
 
 def _url(listener: socket.socket, scheme: str) -> str:
     name = listener.getsockname()
     if listener.family == socket.AF_UNIX:
-        return f"unix:{name}"
+        # One in the abstract namespace (unix(7)) comes as bytes.
+        return f"unix:{name}" if isinstance(name, str) else f"unix:@{os.fsdecode(name[1:])}"
     host = f"[{name[0]}]" if ":" in name[0] else name[0]
     return f"{scheme}://{host}:{name[1]}"
 
@@ -172,7 +178,7 @@ def _internet(option: str, host: str, port: int, backlog: int, *, reuse_port: bo
             for opened in listeners:
                 opened.close()
             raise CannotListen(
-                f"cannot listen on {host} port {port}: {_why(error)}; choose another with "
+                f"cannot listen on {host or 'all addresses'} port {port}: {_why(error)}; choose another with "
                 f"{'--bind' if option == '--bind' else '--host and --port'}, or stop what has it"
             ) from None
     return listeners
@@ -259,8 +265,8 @@ def _set_rights(path: str, config: Config) -> None:
         return
     user, _, group = config.uds_owner.partition(":")
     try:
-        uid = -1 if not user else int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
-        gid = -1 if not group else int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+        uid = _number(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid if user else -1
+        gid = _number(group) if group.isdecimal() else grp.getgrnam(group).gr_gid if group else -1
     except KeyError:
         raise CannotListen(
             f"--uds-owner: {config.uds_owner} is not known here, allowed: user:group, user or :group"
@@ -271,18 +277,30 @@ def _set_rights(path: str, config: Config) -> None:
         raise CannotListen(f"--uds-owner: {config.uds_owner}: {_why(error)}; only root gives files away") from None
 
 
+def _number(text: str) -> int:
+    """Give a user's or group's number. Raises KeyError for one that cannot be; the last means that none is set."""
+    if int(text) >= 2**32 - 1:
+        raise KeyError(text)
+    return int(text)
+
+
 # ---- inherited
 
 
 def _inherited(option: str, fd: int) -> socket.socket:
     try:
+        if fd >= 2**31:  # Python would take its lower bits
+            raise OSError(errno.EBADF, "")
         listener = socket.socket(fileno=fd)
         listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
         raise CannotListen(f"{option}: {fd} is no socket ({_why(error)})") from None
-    if not listening:
+    if not listening or listener.type != socket.SOCK_STREAM or listener.family not in _FAMILIES:
+        fault = "is a socket of another kind" if listening else "is a socket that does not listen"
         listener.detach()
-        raise CannotListen(f"{option}: {fd} is a socket that does not listen, allowed: a listening one")
+        raise CannotListen(f"{option}: {fd} {fault}, allowed: a listening TCP or Unix stream socket")
+    # Programs that the application starts have no part in it (sd_listen_fds(3) does the same).
+    listener.set_inheritable(False)
     listener.setblocking(False)
     return listener
 

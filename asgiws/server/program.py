@@ -19,7 +19,7 @@ from asgiws.server.context import ASGIApp
 from asgiws.server.importer import ImportFailed, import_app
 from asgiws.server.lifespan import StartupFailed
 from asgiws.server.listeners import CannotListen
-from asgiws.server.serving import Control, run_app
+from asgiws.server.serving import Control, Signals, run_app
 
 __all__ = ["CANNOT_START", "STARTUP_FAILED", "USAGE", "fail", "leave", "run_target", "say"]
 
@@ -36,6 +36,7 @@ _IMPORTING = (__name__, "asgiws.server.importer", "importlib", "importlib._boots
 
 def run_target(target: str, config: Config, control: Control | None = None, *, import_only: bool = False) -> int:
     """Import the application that `target` names and serve it, or only import it; gives the exit code."""
+    control = control or Signals()  # so early that nothing the application starts takes systemd's variables for its own
     try:
         app = import_app(target, config.app_dir, factory=config.factory)
     except ImportFailed as error:
@@ -46,7 +47,7 @@ def run_target(target: str, config: Config, control: Control | None = None, *, i
     return 0 if import_only else _run(app, config, control)
 
 
-def _run(app: ASGIApp, config: Config, control: Control | None) -> int:
+def _run(app: ASGIApp, config: Config, control: Control) -> int:
     try:
         run_app(app, config, control)
     except StartupFailed as error:

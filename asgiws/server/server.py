@@ -125,6 +125,9 @@ class Server:
         if context is None:
             return
         context.draining = True
+        for connection in list(context.connections):
+            if isinstance(connection, HTTPConnection):
+                connection.begin_drain()
         if self.config.drain_delay and not replaced and self._acceptors:
             LOG.info("draining: connections are accepted for another %g s", self.config.drain_delay)
             await self._pause(self.config.drain_delay)
@@ -133,7 +136,8 @@ class Server:
         try:
             async with asyncio.timeout(self.config.graceful_timeout):
                 await self._close_connections(context)
-                if (context.connections or context.tasks) and not self._forced.is_set():
+                while (context.connections or context.tasks) and not self._forced.is_set():
+                    context.quiet.clear()
                     await context.quiet.wait()
         except TimeoutError:
             LOG.warning(
@@ -177,6 +181,7 @@ class Server:
     def _stop_listening(self) -> None:
         for acceptor in self._acceptors:
             acceptor.stop()
+        self._acceptors.clear()
         if self._listeners is not None:
             self._listeners.close()
 

@@ -192,15 +192,14 @@ class Signals:
     async def attach(self, run: Run) -> AsyncIterator[None]:
         """Take signals, if this is the main thread; what handled them before does so again afterwards."""
         self._run = run
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
         handlers = {
             signal.SIGTERM: self._on_stop,
             signal.SIGINT: self._on_stop,
             signal.SIGHUP: self._on_hangup,
             signal.SIGUSR1: self._on_reopen,
         }
+        if threading.current_thread() is not threading.main_thread():
+            handlers.clear()
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield
@@ -247,10 +246,11 @@ class Signals:
         self._run.call_soon(reopen)
 
     def _on_hangup(self, number: int, frame: FrameType | None) -> None:
-        if self._terminal.has_gone():
+        # Both the kernel and a shell say so when a terminal closes: the second time is no order to hurry.
+        if not self._terminal.has_gone():
+            self._run.call_soon(lambda: LOG.info("nothing to reload; rolling restarts take --workers 1 or more"))
+        elif not self._stops:
             self._on_stop(number, frame)
-        else:
-            LOG.info("nothing to reload; rolling restarts take a supervisor: --workers 1 or more")
 
 
 class Terminal:

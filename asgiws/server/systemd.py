@@ -16,6 +16,8 @@ import time
 from collections.abc import MutableMapping
 from typing import Final
 
+from asgiws.telemetry.logs import escape
+
 __all__ = ["Notifier", "inherited_addresses"]
 
 _FIRST_FD: Final = 3
@@ -42,7 +44,7 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         """Say that the service is started, or reloaded."""
-        self._notify(f"READY=1\nSTATUS={status}")
+        self._notify(f"READY=1\nSTATUS={escape(status)}")
 
     def reloading(self) -> None:
         """Say that a reload has begun; `ready` ends it."""

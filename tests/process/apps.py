@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -255,3 +257,54 @@ async def undecided(scope: Scope, receive: Receive, send: Send) -> None:
     await receive()
     tell("undecided")
     tell(*(await receive()).values())
+
+
+async def gated(scope: Scope, receive: Receive, send: Send) -> None:
+    """Completes its startup once somebody has opened the FIFO that the variable GATE names, and closed it."""
+    if scope["type"] == "lifespan":
+        await receive()
+        tell("lifespan.startup")
+        with open(os.environ["GATE"]) as gate:  # noqa: ASYNC230 - there is nothing else to do yet
+            gate.read()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+_SHOW = """
+import json, os, sys
+try:
+    os.fstat(3)
+    is_open = True
+except OSError:
+    is_open = False
+print(json.dumps([sorted(os.environ), is_open]))
+"""
+
+
+def _ask_child() -> object:
+    """Give the names of the variables that a program started here has, and whether its descriptor 3 is open."""
+    command = [sys.executable, "-c", _SHOW]
+    return json.loads(subprocess.run(command, close_fds=False, check=True, stdout=subprocess.PIPE).stdout)
+
+
+async def child(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with what a program that it starts sees."""
+    if scope["type"] == "lifespan":
+        await lifespan(receive, send)
+    else:
+        await answer(send, json.dumps(_ask_child()).encode())
+
+
+hoard: list[bytes] = []
+
+
+async def hoarder(scope: Scope, receive: Receive, send: Send) -> None:
+    """Takes memory with each request, and keeps it: as many MiB as its body says."""
+    if scope["type"] == "lifespan":
+        await lifespan(receive, send)
+        return
+    body = await read_body(receive)
+    assert body is not None
+    hoard.append(os.urandom(1024) * (int(body) * 1024))
+    await answer(send, b"taken")

@@ -33,6 +33,7 @@ class ServerProcess:
         environ: Mapping[str, str] | None = None,
         folder: Path | None = None,
         pass_fds: Sequence[int] = (),
+        stdin: int = subprocess.DEVNULL,
     ) -> None:
         self.stdout: list[str] = []
         self.stderr: list[str] = []
@@ -43,7 +44,7 @@ class ServerProcess:
             command,
             cwd=folder or ROOT,
             env=clean_environ() | dict(environ or {}),
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -55,6 +56,12 @@ class ServerProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def addresses(self) -> list[str]:
+        """All that the line that says where it listens has."""
+        line = next(line for line in self.stderr if "listening on" in line)
+        return line.partition("listening on ")[2].rpartition(" (")[0].split(", ")
 
     @property
     def port(self) -> int:

@@ -174,7 +174,7 @@ def test_socket_that_does_not_listen_is_one_line_and_exit_code_1(start: Start, k
         process = start(ECHO, "--lifespan", "off", "--fd", str(fd), pass_fds=[fd], wait_ready=False)
         assert process.wait() == 1
     assert process.rest_of_stderr() == [
-        f"asgiws: --fd: {fd} is a socket that does not listen, allowed: a listening one"
+        f"asgiws: --fd: {fd} is a socket that does not listen, allowed: a listening TCP or Unix stream socket"
     ]
 
 
