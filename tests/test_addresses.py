@@ -26,8 +26,9 @@ GOOD = {
 BAD = [
     ":", "8000", "localhost", "localhost:", "localhost:http", "localhost:65536", "localhost:-1", "localhost:+1",
     "localhost: 1", "localhost:1 ", " localhost:1", "localhost:000080", "localhost:８０", "::1:8000", "[::1]",
-    "[::1]8000", "[localhost]:8000", "[]:8000", "[::1:8000", "::1]:8000", "[::1]:", "http://localhost:8000", "localhost:80/",
-    "a/b:80", "unix:", "unix", "fd:", "fd:-1", "fd:x", "fd:0x3", "fd: 3", "fd:3 ", "fd:1234567890", "fd:3:80", "localhost:80\n",
+    "[::1]8000", "[localhost]:8000", "[]:8000", "[::1:8000", "::1]:8000", "[::1]:", "http://localhost:8000",
+    "localhost:80/", "a/b:80", "unix:", "unix", "fd:", "fd:-1", "fd:x", "fd:0x3", "fd: 3", "fd:3 ",
+    "fd:1234567890", "fd:3:80", "localhost:80\n",
 ]  # fmt: skip
 
 
