@@ -130,7 +130,7 @@ class Server:
                 connection.begin_drain()
         if self.config.drain_delay and not replaced and self._acceptors:
             LOG.info("draining: connections are accepted for another %g s", self.config.drain_delay)
-            await self._pause(self.config.drain_delay)
+            await _pause(self.config.drain_delay, self._forced)
         context.stopping, context.replaced = True, replaced
         self._stop_listening()
         try:
@@ -154,14 +154,6 @@ class Server:
         if self._context is not None:
             self._context.quiet.set()
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait, unless the stop is forced."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._forced.wait()
-        except TimeoutError:
-            pass
-
     async def _close_connections(self, context: Context) -> None:
         """Tell every connection to end; WebSockets spread over time, so that they do not all come back at once."""
         websockets: list[Connection] = []
@@ -173,8 +165,8 @@ class Server:
         spread_s, began_s = self.config.drain_spread, time.monotonic()
         for place, websocket in enumerate(websockets):
             due_in_s = began_s + spread_s * place / len(websockets) - time.monotonic()
-            if due_in_s > 0:
-                await self._pause(due_in_s)
+            if due_in_s > 0 and websocket in context.connections:
+                await _pause(due_in_s, context.quiet)
             if websocket in context.connections:
                 websocket.begin_shutdown()
 
@@ -229,3 +221,12 @@ class Server:
         if self.on_due is not None and not context.draining and (why := self._recycling.due(context.counters)):
             on_due, self.on_due = self.on_due, None
             on_due(why)
+
+
+async def _pause(seconds: float, unless: asyncio.Event) -> None:
+    """Wait, but no longer than until an event is set."""
+    try:
+        async with asyncio.timeout(seconds):
+            await unless.wait()
+    except TimeoutError:
+        pass

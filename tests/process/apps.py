@@ -308,3 +308,13 @@ async def hoarder(scope: Scope, receive: Receive, send: Send) -> None:
     assert body is not None
     hoard.append(os.urandom(1024) * (int(body) * 1024))
     await answer(send, b"taken")
+
+
+async def listens_only(scope: Scope, receive: Receive, send: Send) -> None:
+    """Accepts WebSockets, and receives until they end."""
+    if scope["type"] == "lifespan":
+        await lifespan(receive, send)
+        return
+    await open_websocket(receive, send)
+    while (await receive())["type"] == "websocket.receive":
+        pass
