@@ -29,7 +29,13 @@ def inherited_addresses(environ: MutableMapping[str, str]) -> tuple[str, ...]:
     environ.pop("LISTEN_FDNAMES", None)
     if not count.isdecimal() or pid != str(os.getpid()):
         return ()
-    return tuple(f"fd:{fd}" for fd in range(_FIRST_FD, _FIRST_FD + int(count)))
+    fds = range(_FIRST_FD, _FIRST_FD + int(count))
+    for fd in fds:
+        # Programs that the application starts while it is imported have no part in it. Whether it is open, `Listeners`
+        # finds out.
+        with contextlib.suppress(OSError):
+            os.set_inheritable(fd, False)
+    return tuple(f"fd:{fd}" for fd in fds)
 
 
 class Notifier:

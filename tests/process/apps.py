@@ -296,6 +296,19 @@ async def child(scope: Scope, receive: Receive, send: Send) -> None:
         await answer(send, json.dumps(_ask_child()).encode())
 
 
+def make_child() -> ASGIApp:
+    """A factory that starts a program, and whose application answers with what that saw."""
+    seen = json.dumps(_ask_child()).encode()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await lifespan(receive, send)
+        else:
+            await answer(send, seen)
+
+    return app
+
+
 hoard: list[bytes] = []
 
 

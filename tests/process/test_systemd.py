@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import re
 import shutil
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from asgiws import serve
 from asgiws.server.systemd import Notifier, inherited_addresses
+from tests.apps import echo
 from tests.conftest import PATIENCE_S
 from tests.process.helpers import APPS, Ended, ServerProcess, Start, clean_environ, module_command
 from tests.process.test_cli import assert_one_line
@@ -114,11 +118,14 @@ def test_activated_socket_may_be_named_as_well(activate: Activate, options: list
         assert process.addresses == [f"http://127.0.0.1:{port}"]
 
 
-def test_programs_that_the_application_starts_see_nothing_of_it(hand_over: Activate, notices: Notices) -> None:
+@pytest.mark.parametrize("options", [[f"{APPS}:child"], [f"{APPS}:make_child", "--factory"]], ids=["later", "import"])
+def test_programs_that_the_application_starts_see_nothing_of_it(
+    hand_over: Activate, notices: Notices, options: list[str]
+) -> None:
     """Neither variables nor descriptor: one that is a service too would take them for its own."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         environ = {"NOTIFY_SOCKET": notices.path, "WATCHDOG_USEC": "600000000", "WATCHDOG_PID": ""}
-        process = hand_over(listener.fileno(), f"{APPS}:child", environ=environ)
+        process = hand_over(listener.fileno(), *options, environ=environ)
         process.wait_ready()
         with RawClient(listener.getsockname()[1]) as client:
             client.send(GET)
@@ -413,3 +420,37 @@ def test_reload_is_dated_for_systemd(notices: Notices) -> None:
     assert reloading["RELOADING"] == "1"
     assert before_usec <= int(reloading["MONOTONIC_USEC"]) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     assert notices.next() == {"READY": "1", "STATUS": "reloaded"}
+
+
+@pytest.mark.parametrize("where", ["main thread", "thread"])
+def test_signs_of_life_end_with_the_server_and_not_with_the_loop(
+    notices: Notices, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """A program that has stopped the server and goes on is not alive as a service."""
+    monkeypatch.setenv("NOTIFY_SOCKET", notices.path)
+    monkeypatch.setenv("WATCHDOG_USEC", "20000")
+    later: list[bool] = []
+
+    def wait_for_life() -> None:
+        while "WATCHDOG" not in notices.next():
+            pass
+
+    async def program() -> None:
+        serving = asyncio.create_task(serve(echo, port=0))
+        await asyncio.to_thread(wait_for_life)
+        serving.cancel()
+        await asyncio.wait((serving,))
+        notices.discard()
+        try:
+            await asyncio.to_thread(notices.next, 0.2)
+            later.append(True)
+        except TimeoutError:
+            later.append(False)
+
+    if where == "thread":
+        thread = threading.Thread(target=asyncio.run, args=(program(),))
+        thread.start()
+        thread.join(PATIENCE_S)
+    else:
+        asyncio.run(program())
+    assert later == [False]
