@@ -9,6 +9,7 @@ import os
 import queue
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -184,6 +185,12 @@ class RunCommand(Protocol):
     def __call__(
         self, *arguments: str, environ: Mapping[str, str] | None = None, folder: Path | None = None
     ) -> Ended: ...
+
+
+def free_port() -> int:
+    """Give a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 def clean_environ() -> dict[str, str]:

@@ -17,7 +17,7 @@ import pytest
 
 from asgiws.config import Config
 from asgiws.server.listeners import CannotListen, Listeners
-from tests.process.helpers import APPS, Ended, RunCommand, ServerProcess, Start, module_command
+from tests.process.helpers import APPS, Ended, RunCommand, ServerProcess, Start, free_port, module_command
 from tests.process.test_cli import assert_one_line
 from tests.process.test_listening import has_ipv6, post
 from tests.raw import RawClient, text
@@ -43,8 +43,7 @@ def taken() -> Iterator[int]:
 @pytest.fixture
 def free() -> int:
     """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    return free_port()
 
 
 def mode_of(path: Path) -> int:

@@ -20,7 +20,7 @@ from asgiws import serve
 from asgiws.server.systemd import Notifier, inherited_addresses
 from tests.apps import echo
 from tests.conftest import PATIENCE_S
-from tests.process.helpers import APPS, Ended, ServerProcess, Start, clean_environ, module_command
+from tests.process.helpers import APPS, Ended, ServerProcess, Start, clean_environ, free_port, module_command
 from tests.process.test_cli import assert_one_line
 from tests.process.test_listening import post
 from tests.raw import RawClient, close, text
@@ -38,11 +38,6 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 # ---- sockets
 
 Activate = Callable[..., ServerProcess]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture
@@ -422,11 +417,10 @@ def test_reload_is_dated_for_systemd(notices: Notices) -> None:
     assert notices.next() == {"READY": "1", "STATUS": "reloaded"}
 
 
-@pytest.mark.parametrize("where", ["main thread", "thread"])
 def test_signs_of_life_end_with_the_server_and_not_with_the_loop(
-    notices: Notices, monkeypatch: pytest.MonkeyPatch, where: str
+    notices: Notices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A program that has stopped the server and goes on is not alive as a service."""
+    """A program that serves in a thread, and goes on behind the server, is not alive as a service."""
     monkeypatch.setenv("NOTIFY_SOCKET", notices.path)
     monkeypatch.setenv("WATCHDOG_USEC", "20000")
     later: list[bool] = []
@@ -447,10 +441,7 @@ def test_signs_of_life_end_with_the_server_and_not_with_the_loop(
         except TimeoutError:
             later.append(False)
 
-    if where == "thread":
-        thread = threading.Thread(target=asyncio.run, args=(program(),))
-        thread.start()
-        thread.join(PATIENCE_S)
-    else:
-        asyncio.run(program())
+    thread = threading.Thread(target=asyncio.run, args=(program(),))
+    thread.start()
+    thread.join(PATIENCE_S)
     assert later == [False]
