@@ -409,7 +409,7 @@ def test_hangup_of_a_terminal_that_has_gone_stops(
 def test_hangup_at_a_terminal_that_is_there_is_no_end(at_terminal: Callable[..., tuple[ServerProcess, int]]) -> None:
     process, _ = at_terminal(ECHO, leads=False)
     process.signal(signal.SIGHUP)
-    process.wait_stderr("nothing to reload; rolling restarts take a supervisor: --workers 1 or more")
+    process.wait_stderr("nothing to reload; rolling restarts take --workers 1 or more")
     with RawClient(process.port) as client:
         assert post(client, b"hello") == b"hello"
 
