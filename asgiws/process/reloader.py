@@ -23,6 +23,7 @@ from asgiws.server.listeners import CannotListen, Listeners
 from asgiws.server.program import CANNOT_START, USAGE, fail
 from asgiws.server.serving import Terminal
 from asgiws.telemetry.logs import LOG, escape
+from asgiws.telemetry.output import reopen
 
 __all__ = ["reload_on_change"]
 
@@ -54,6 +55,7 @@ class _Reloader:
         self._terminal = Terminal()
         self._moved = asyncio.Event()
         """Set with each change of what follows, and of the worker."""
+        self._child: Child | None = None
         self._stopping = False
         self._changed: list[str] = []
         """Files that have changed since the worker was started."""
@@ -63,6 +65,7 @@ class _Reloader:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGUSR1, self._on_reopen)
         watching = asyncio.create_task(self._watched.watch(self._on_files))
         LOG.info("watching %s", ", ".join(str(folder) for folder in self._watched.folders))
         try:
@@ -78,7 +81,7 @@ class _Reloader:
 
     async def _serve_until_changed(self) -> None:
         """Start a worker, and end it when files have changed or everything stops."""
-        child = Child(1, self._config, lambda child: self._moved.set())
+        self._child = child = Child(1, self._config, lambda child: self._moved.set())
         await child.start(self._target, self._listeners.sockets, "-B")
         told = STARTING
         while not (self._changed or self._stopping):
@@ -105,6 +108,11 @@ class _Reloader:
         else:
             self._changed.append("SIGHUP")
         self._moved.set()
+
+    def _on_reopen(self) -> None:
+        reopen()
+        if self._child is not None:
+            self._child.send({"do": "reopen"})
 
 
 def _shown(paths: list[str]) -> str:

@@ -215,6 +215,8 @@ class Supervisor:
             for slot in list(self.slots):
                 before, slot.config = slot.config, config
                 if not await slot.replace():
+                    if self._told_to_stop.is_set():
+                        return
                     slot.config = before
                     LOG.error("rolling restart given up; the workers that were not replaced go on")
                     break

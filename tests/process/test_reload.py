@@ -245,6 +245,24 @@ def test_hangup_starts_it_anew(start: Start) -> None:
     wait_started_anew(process, "SIGHUP")
 
 
+def test_log_files_are_opened_again(start: Start, tmp_path: Path) -> None:
+    """SIGUSR1, as everywhere."""
+    log = tmp_path / "log"
+    log.touch()
+    arguments = ("tests.process.apps:facts", "--reload", "--reload-dir", "asgiws/process", "--log-file", str(log))
+    with log.open() as lines:
+        process = start(*arguments, wait_ready=False)
+        process.wait_stdout("lifespan.startup")
+        log.rename(tmp_path / "rotated")
+        process.signal(signal.SIGUSR1)
+        process.signal(signal.SIGHUP)
+        process.wait_stdout("lifespan.shutdown")
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+        assert "watching" in lines.read()
+    assert "changed: SIGHUP" in log.read_text()
+
+
 def test_workers_are_one_with_reload(start: Start) -> None:
     process = start("tests.process.apps:echo", "--reload", "--reload-dir", "asgiws/process", "--workers", "4")
     assert lines_of(process, "--workers 4 is not heeded with --reload, which has one worker") != []

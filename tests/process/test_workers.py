@@ -207,6 +207,18 @@ def test_application_that_cannot_start_ends_the_server_and_says_it_once(
     assert len([seen for seen in ended.stderr if line in seen]) == 1, ended.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_during_the_first_startup_ends_the_server(start: Start, number: signal.Signals) -> None:
+    """As a startup that waits for its database."""
+    process = start(f"{APPS}:startup_hangs", "--workers", "2", wait_ready=False)
+    process.wait_stdout("lifespan.startup")
+    process.signal(number)
+    assert process.wait() == 0
+    process.rest_of_stdout()
+    assert process.stdout == ["lifespan.startup", "startup ended"]
+    assert_no_traceback(process)
+
+
 @pytest.mark.slow
 def test_worker_that_cannot_start_later_is_tried_again_with_a_growing_pause(start: Start, tmp_path: Path) -> None:
     """A database that is away for a minute does not end the server, and is not asked without a pause."""
