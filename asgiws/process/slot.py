@@ -53,7 +53,7 @@ class Slot:
     async def replace(self) -> bool:
         """Start a successor and let it take over; gives whether it did."""
         async with self._one_at_a_time:
-            return await self._start()
+            return not self._closed and await self._start()
 
     async def keep(self) -> None:
         """Keep a worker serving until the slot is closed: replace the one that has died, or that has served enough."""
