@@ -21,9 +21,10 @@ PACKAGE = Path(asgiws.__file__).parent
 # Bottom up, and within a floor in the order in which the files build on each other.
 FLOORS = {
     "protocol": [
-        "protocol", "protocol._masking", "protocol.limits", "protocol.errors", "protocol.keepalive",
-        "protocol.masking", "protocol.frames", "protocol.closing", "protocol.http1", "protocol.body",
-        "protocol.response", "protocol.handshake", "protocol.deflate", "protocol.encoder", "protocol.receiver",
+        "protocol", "protocol._masking", "protocol.limits", "protocol.networks", "protocol.errors",
+        "protocol.keepalive", "protocol.masking", "protocol.frames", "protocol.closing", "protocol.http1",
+        "protocol.body", "protocol.response", "protocol.handshake", "protocol.deflate", "protocol.encoder",
+        "protocol.receiver",
     ],
     "telemetry": [
         "_version", "addresses", "config", "telemetry", "telemetry.logs", "telemetry.formats", "telemetry.access",
