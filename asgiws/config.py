@@ -21,6 +21,7 @@ from asgiws.protocol.closing import is_close_code
 from asgiws.protocol.deflate import DeflateSettings
 from asgiws.protocol.http1 import is_token
 from asgiws.protocol.limits import KIB, MIB, Limits
+from asgiws.protocol.networks import check_network
 
 __all__ = ["OPTIONS", "Config", "Option", "OptionError", "did_you_mean", "spelled", "unknown_option"]
 
@@ -157,7 +158,7 @@ def _check_origin(value: str) -> str | None:
 
 
 def _option(kind: str, default: Any, text: str, **known: Any) -> Any:
-    return field(default=default, metadata={"option": Option(kind, text, **known)})
+    return field(default=default, repr="secret" not in known, metadata={"option": Option(kind, text, **known)})
 
 
 def _serving(kind: str, default: Any, text: str, **known: Any) -> Any:
@@ -166,6 +167,10 @@ def _serving(kind: str, default: Any, text: str, **known: Any) -> Any:
 
 def _logs(kind: str, default: Any, text: str, **known: Any) -> Any:
     return _option(kind, default, text, group="Logs", **known)
+
+
+def _tls(kind: str, default: Any, text: str, **known: Any) -> Any:
+    return _option(kind, default, text, group="TLS", **known)
 
 
 def _deadline(default: float, text: str, **known: Any) -> Any:
@@ -250,6 +255,26 @@ class Config:
     log_file: str = _logs("text", "", "file to append to instead of standard error; SIGUSR1 opens it again")
     log_config: str = _logs("text", "", "TOML or JSON file with a dictConfig of Python's logging, in place of the "
                                         "format, file and colours above")  # fmt: skip
+
+    # ---- TLS
+    ssl_certfile: str = _tls("text", "", "PEM file of the certificate and its chain; makes every address https and wss")
+    ssl_keyfile: str = _tls("text", "", "PEM file of its private key; none: in the same file")
+    ssl_keyfile_password: str = _tls("text", "", "password of the private key", secret=True)
+    ssl_ca_certs: str = _tls("text", "", "PEM file of the authorities that client certificates come from")
+    ssl_client_cert: str = _tls("choice", "none", "client certificates", choices=("none", "optional", "required"),
+                                aliases=("ssl-cert-reqs",), also={"0": "none", "1": "optional", "2": "required"},
+                                )  # fmt: skip
+    ssl_ciphers: str = _tls("text", "", "ciphers of TLS 1.2, as OpenSSL writes them; none: Python's choice")
+    ssl_min_version: str = _tls("choice", "1.2", "least version of TLS", choices=("1.2", "1.3"))
+    ssl_handshake_timeout: float = _tls("seconds", 10, "for a TLS handshake, from the connection", least=0.01)
+
+    # ---- Proxies
+    proxy_protocol: bool = _option("flag", False, "every connection begins with a PROXY protocol header (v1 or v2)",
+                                   group="Proxies")  # fmt: skip
+    proxy_protocol_allow_ips: tuple[str, ...] = _option(
+        "list", ("127.0.0.1", "::1"), "proxies that may connect with it: addresses, networks, unix, or * for all",
+        check=check_network, group="Proxies",
+    )  # fmt: skip
 
     # ---- Compression
     compression: str = _compression(
@@ -342,6 +367,25 @@ class Config:
         if not is_close_code(self.shutdown_code):
             raise OptionError(
                 f"--shutdown-code: {self.shutdown_code} was given, allowed: 1000-1003, 1007-1014, 3000-4999"
+            )
+
+        self._check_tls()
+
+    def _check_tls(self) -> None:
+        """Refuse what would not be in force. Raises OptionError."""
+        if not self.ssl_certfile:
+            for name in ("ssl_keyfile", "ssl_keyfile_password", "ssl_ca_certs", "ssl_client_cert", "ssl_ciphers"):
+                if getattr(self, name) not in ("", "none"):
+                    raise OptionError(f"{spelled(name)} was given without --ssl-certfile, allowed: with it, for TLS")
+        elif self.ssl_client_cert == "none" and self.ssl_ca_certs:
+            raise OptionError(
+                "--ssl-ca-certs was given but no client certificates are asked for, allowed: with --ssl-client-cert "
+                "optional or required; the server's own chain belongs into --ssl-certfile"
+            )
+        elif self.ssl_client_cert != "none" and not self.ssl_ca_certs:
+            raise OptionError(
+                f"--ssl-client-cert {self.ssl_client_cert} was given without --ssl-ca-certs, allowed: with the file of "
+                "the authorities that they come from"
             )
 
     @classmethod

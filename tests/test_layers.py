@@ -21,10 +21,10 @@ PACKAGE = Path(asgiws.__file__).parent
 # Bottom up, and within a floor in the order in which the files build on each other.
 FLOORS = {
     "protocol": [
-        "protocol", "protocol._masking", "protocol.limits", "protocol.networks", "protocol.errors",
+        "protocol", "protocol._masking", "protocol.limits", "protocol.networks", "protocol.names", "protocol.errors",
         "protocol.keepalive", "protocol.masking", "protocol.frames", "protocol.closing", "protocol.http1",
         "protocol.body", "protocol.response", "protocol.handshake", "protocol.deflate", "protocol.encoder",
-        "protocol.receiver",
+        "protocol.receiver", "protocol.proxy_protocol",
     ],
     "telemetry": [
         "_version", "addresses", "config", "telemetry", "telemetry.logs", "telemetry.formats", "telemetry.access",
@@ -32,10 +32,10 @@ FLOORS = {
     ],
     "settings": ["envfile", "settings"],
     "server": [
-        "server", "server.memory", "server.listeners", "server.context", "server.importer", "server.lifespan",
-        "server.acceptor", "server.flow", "server.files", "server.scope", "server.exchange", "server.watch",
-        "server.opening", "server.ending", "server.websocket", "server.http", "server.recycling", "server.server",
-        "server.systemd", "server.serving", "server.program",
+        "server", "server.memory", "server.listeners", "server.tls", "server.encryption", "server.context",
+        "server.importer", "server.lifespan", "server.acceptor", "server.flow", "server.files", "server.scope",
+        "server.exchange", "server.watch", "server.opening", "server.ending", "server.websocket", "server.http",
+        "server.arrival", "server.recycling", "server.server", "server.systemd", "server.serving", "server.program",
     ],
     "process": [
         "process", "process.channel", "process.worker", "process.child", "process.slot", "process.supervisor",

@@ -88,7 +88,7 @@ class _Reloader:
             if child.state != told:
                 told = child.state
                 if told == SERVING:
-                    LOG.info("listening on %s", ", ".join(self._listeners.urls("http")))
+                    LOG.info("listening on %s", ", ".join(self._listeners.urls()))
                 elif told == ENDED:
                     LOG.error("worker ended: %s; it is started anew on the next change", describe_exit(child.code))
             await self._moved.wait()

@@ -84,7 +84,7 @@ class Supervisor:
     @property
     def addresses(self) -> list[str]:
         """Where it listens, as URLs."""
-        return self._listeners.urls("http")
+        return self._listeners.urls()
 
     @property
     def ready(self) -> bool:

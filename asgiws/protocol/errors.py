@@ -41,6 +41,27 @@ def _rule(name: str, code: int, section: str, text: str) -> Rule:
     return rule
 
 
+# ---- a connection before its first request; only plain HTTP is answered, the others end without a word
+
+PROXY_NOT_ALLOWED: Final = _rule(
+    "proxy-not-allowed", 403, "PROXY protocol §2", "Only `proxy_protocol_allow_ips` connect to a PROXY protocol port."
+)
+BAD_PROXY_HEADER: Final = _rule(
+    "bad-proxy-header", 400, "PROXY protocol §2", "A proxy begins with a PROXY header of version 1 or 2."
+)
+PROXY_TIMEOUT: Final = _rule(
+    "proxy-timeout", 408, "PROXY protocol §2", "A PROXY header arrives within `head_timeout` seconds."
+)
+PLAIN_HTTP: Final = _rule(
+    "plain-http-on-tls-port", 400, "RFC 9110 §4.2.2", "A client of an https port begins with a TLS handshake."
+)
+NOT_TLS: Final = _rule("not-tls", 400, "RFC 8446 §5.1", "A TLS connection begins with a handshake record.")
+TLS_HANDSHAKE: Final = _rule("tls-handshake", 400, "RFC 8446 §4", "A TLS handshake succeeds.")
+TLS_TIMEOUT: Final = _rule(
+    "tls-timeout", 408, "RFC 8446 §4", "A TLS handshake is done within `ssl_handshake_timeout` seconds."
+)
+BAD_TLS_RECORD: Final = _rule("bad-tls-record", 400, "RFC 8446 §5.2", "A TLS record can be decrypted.")
+
 # ---- HTTP/1.1 request head
 
 MALFORMED_REQUEST_LINE: Final = _rule(

@@ -19,7 +19,6 @@ States:
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from typing import IO, Final, cast
 
@@ -34,7 +33,7 @@ from asgiws.server.context import ClientDisconnected, Context
 from asgiws.server.exchange import Exchange
 from asgiws.server.files import send_part
 from asgiws.server.flow import Flow
-from asgiws.server.scope import Peer, http_scope, websocket_scope
+from asgiws.server.scope import Peer, http_scope, peer_of, websocket_scope
 from asgiws.server.websocket import WebSocketConnection
 from asgiws.telemetry.access import log_http
 from asgiws.telemetry.logs import escape
@@ -79,11 +78,15 @@ class HTTPConnection(asyncio.Protocol):
     # ---- called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, unless there are too many connections already."""
+        """Begin with the two ends that the transport has."""
         # uvloop's transports are not subclasses of asyncio.Transport, only the same in every method.
-        self._transport = transport = cast("asyncio.Transport", transport)
+        self.begin(cast("asyncio.Transport", transport), peer_of(transport))
+
+    def begin(self, transport: asyncio.Transport, peer: Peer) -> None:
+        """Begin, unless there are too many connections already."""
+        self._transport = transport
         context = self.context
-        self._peer = peer = _peer_of(transport)
+        self._peer = peer
         config = context.config
         self._flow = Flow(transport, context.loop, config.write_high_water, config.write_low_water)
         violation = context.came(peer.client)
@@ -117,7 +120,7 @@ class HTTPConnection(asyncio.Protocol):
         The application is told `http.disconnect`, because this is also how most clients leave.
         """
         self._half_closed = True
-        if self._state != EXCHANGE or self._exchange is None or self._transport.get_extra_info("sslcontext"):
+        if self._state != EXCHANGE or self._exchange is None:
             return False
         self._exchange.disconnect()
         return self._exchange.body_complete
@@ -395,15 +398,6 @@ class HTTPConnection(asyncio.Protocol):
             self._flow.resume_reading()
         else:
             self._transport.close()
-
-
-def _peer_of(transport: asyncio.Transport) -> Peer:
-    client, server = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-    return Peer(
-        client=(client[0], client[1]) if isinstance(client, tuple) else None,
-        server=(server[0], server[1]) if isinstance(server, tuple) else (os.fsdecode(server), None) if server else None,
-        secure=transport.get_extra_info("sslcontext") is not None,
-    )
 
 
 def _extra_fields(violation: Violation) -> list[Header]:

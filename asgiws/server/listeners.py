@@ -94,8 +94,9 @@ class Listeners:
         names = [listener.getsockname() for listener in self.sockets]
         return next((name[1] for name in names if isinstance(name, tuple)), 0)
 
-    def urls(self, scheme: str) -> list[str]:
+    def urls(self) -> list[str]:
         """Give what each socket answers, for people."""
+        scheme = "https" if self._config.ssl_certfile else "http"
         return list(dict.fromkeys(_url(listener, scheme) for listener in self.sockets))
 
     def close_own(self) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 from asgiws.config import Config
 from asgiws.protocol.limits import KIB
 
-__all__ = ["CONNECTION_BYTES", "READ_BYTES", "Terms", "http_terms", "websocket_terms"]
+__all__ = ["CONNECTION_BYTES", "READ_BYTES", "TLS_BYTES", "Terms", "http_terms", "websocket_terms"]
 
 Terms = dict[str, int]
 """Bytes by what holds them."""
@@ -19,6 +19,8 @@ CONNECTION_BYTES: Final = 8 * KIB
 """An idle connection with its transport and the task of its application, less what the application keeps itself."""
 READ_BYTES: Final = 256 * KIB
 """The most that an event loop hands over at once: asyncio reads up to 256 KiB, uvloop 64."""
+TLS_BYTES: Final = 128 * KIB
+"""OpenSSL's state, 8 KiB while little is sent, and buffers that keep the size that one large message gave them."""
 _CORK_BYTES: Final = 64 * KIB
 _ITEM_BYTES: Final = 100
 _CHARACTER_BYTES: Final = 4
@@ -34,6 +36,7 @@ def websocket_terms(config: Config) -> Terms:
     return {
         "connection": CONNECTION_BYTES,
         "compression": dedicated,
+        "tls": _tls(config),
         # The read that filled the inbox, the one that had begun, and both while they are joined
         "unparsed": 4 * READ_BYTES,
         # A bytearray grows by an eighth
@@ -49,8 +52,14 @@ def http_terms(config: Config) -> Terms:
     """Give the terms for an HTTP connection, less one body piece that the application itself is sending."""
     return {
         "connection": CONNECTION_BYTES,
+        "tls": _tls(config),
         # A head, or the head of the next request behind an open one, and the read that overran it
         "head": config.max_head_size + 2 * READ_BYTES,
         "body": config.limits().body_buffer_bytes + 2 * READ_BYTES,
         "unsent": config.write_high_water,
     }
+
+
+def _tls(config: Config) -> int:
+    # A read decrypted record by record, and these while they are joined
+    return TLS_BYTES + 2 * READ_BYTES if config.ssl_certfile else 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from typing import Any
 
 from asgiws.protocol.http1 import RequestHead, accepts_trailers
 from asgiws.server.context import Context, Scope
 
-__all__ = ["Peer", "http_scope", "websocket_scope"]
+__all__ = ["Peer", "http_scope", "peer_of", "websocket_scope"]
 
 
 class Peer:
@@ -29,6 +31,16 @@ class Peer:
         self.secure = secure
         self.tls = tls
         """The `tls` extension, on encrypted connections only (ASGI E8)."""
+
+
+def peer_of(transport: asyncio.BaseTransport) -> Peer:
+    """Give the two ends of the TCP connection itself."""
+    client, server = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+    return Peer(
+        client=(client[0], client[1]) if isinstance(client, tuple) else None,
+        server=(server[0], server[1]) if isinstance(server, tuple) else (os.fsdecode(server), None) if server else None,
+        secure=False,
+    )
 
 
 def http_scope(context: Context, head: RequestHead, peer: Peer) -> Scope:
@@ -72,8 +84,12 @@ def _scope(context: Context, head: RequestHead, peer: Peer) -> dict[str, Any]:
         "headers": head.headers,
         "client": peer.client,
         "server": peer.server,
-        "extensions": {"tls": peer.tls} if peer.tls is not None else {},
+        "extensions": {"tls": _copy(peer.tls)} if peer.tls is not None else {},
     }
     if context.state is not None:
         scope["state"] = context.state.copy()
     return scope
+
+
+def _copy(tls: dict[str, Any]) -> dict[str, Any]:
+    return {**tls, "client_cert_chain": [*tls["client_cert_chain"]]}

@@ -25,11 +25,13 @@ from typing import Self
 
 from asgiws.config import Config
 from asgiws.server.acceptor import Acceptor
+from asgiws.server.arrival import arrivals
 from asgiws.server.context import ASGIApp, Connection, Context, server_fields
 from asgiws.server.http import HTTPConnection
 from asgiws.server.lifespan import Lifespan
 from asgiws.server.listeners import Listeners
 from asgiws.server.recycling import Recycling
+from asgiws.server.tls import Certificates
 from asgiws.server.websocket import WebSocketConnection
 from asgiws.telemetry.counters import Counters
 from asgiws.telemetry.logs import LOG
@@ -55,6 +57,7 @@ class Server:
         """Set when stopping waits for nobody any more."""
         self._lifespan = Lifespan(app, self.config.lifespan)
         self._acceptors: list[Acceptor] = []
+        self._certificates: Certificates | None = None
         self._listeners: Listeners | None = None
         self._recycling = Recycling(self.config)
         self._sweep_handle: asyncio.TimerHandle | None = None
@@ -101,14 +104,17 @@ class Server:
         """Start the application and listen. Raises StartupFailed or CannotListen, with nothing left running."""
         loop = asyncio.get_running_loop()
         self._context = context = Context(self._app, self.config, loop)
+        if self.config.ssl_certfile:
+            self._certificates = Certificates(self.config)
         try:
             await self._lifespan.start()
             context.state = self._lifespan.state
             self._listeners = listeners = Listeners.open(self.config)
-            self.addresses, self.port = listeners.urls("http"), listeners.port
+            self.addresses, self.port = listeners.urls(), listeners.port
             self._sweep()
+            make_protocol = arrivals(context, self._certificates)
             for listener in listeners.sockets:
-                acceptor = Acceptor(context, listener, lambda: HTTPConnection(context))
+                acceptor = Acceptor(context, listener, make_protocol)
                 self._acceptors.append(acceptor)
                 acceptor.start()
         except BaseException:
@@ -153,6 +159,11 @@ class Server:
         self._lifespan.abandon()
         if self._context is not None:
             self._context.quiet.set()
+
+    def reload_certificates(self) -> None:
+        """Read the files of TLS again, for new connections; when that fails, it is logged and nothing changes."""
+        if self._certificates is not None:
+            self._certificates.reload()
 
     async def _close_connections(self, context: Context) -> None:
         """Tell every connection to end; WebSockets spread over time, so that they do not all come back at once."""
@@ -218,6 +229,8 @@ class Server:
         context.second_passed()
         for acceptor in self._acceptors:
             acceptor.on_tick()
+        if self._certificates is not None:
+            self._certificates.on_second()
         if self.on_due is not None and not context.draining and (why := self._recycling.due(context.counters)):
             on_due, self.on_due = self.on_due, None
             on_due(why)
