@@ -26,6 +26,7 @@ from asgiws.server.listeners import CannotListen, Listeners
 from asgiws.server.program import CANNOT_START, STARTUP_FAILED, fail
 from asgiws.server.serving import Terminal
 from asgiws.server.systemd import Notifier
+from asgiws.server.tls import Certificates
 from asgiws.telemetry.logs import LOG
 from asgiws.telemetry.output import reopen
 
@@ -40,6 +41,8 @@ def supervise(target: str, config: Config, load: Callable[[], Config] | None = N
     `load` reads the options anew, for a rolling restart. What listens is not changed by it.
     """
     try:
+        if config.ssl_certfile:
+            Certificates(config)  # so that a fault in its files is told once, and not by each worker
         return asyncio.run(Supervisor(target, config, load).run())
     except CannotListen as error:
         return fail(CANNOT_START, str(error))

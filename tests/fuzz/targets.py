@@ -22,8 +22,9 @@ from asgiws.protocol.errors import BAD_DEFLATE, RULES, Violation
 from asgiws.protocol.handshake import Handshake, check_handshake, parse_extensions
 from asgiws.protocol.http1 import HeadReader, RequestHead, parse_head
 from asgiws.protocol.limits import Limits
+from asgiws.protocol.proxy_protocol import parse_proxy_header
 from asgiws.protocol.receiver import ENDED, FRESH_WINDOW, KEPT_WINDOW, NO_COMPRESSION
-from tests.protocol import test_body, test_http1
+from tests.protocol import test_body, test_http1, test_proxy_protocol
 from tests.protocol.frame_help import CONTROL_MOST, HEADER_MOST, Connection, client_frame, cut, fragments, run
 from tests.protocol.http_help import feed, request
 from tests.protocol.test_receiver_properties import deflate, same
@@ -266,11 +267,27 @@ def inflater(data: bytes) -> None:
         assert alone is None or alone == out
 
 
+def proxy_header(data: bytes) -> None:
+    """Ask for a PROXY header as its bytes arrive: nothing, and then one answer."""
+    sent = Input(data).sent
+    answers = [parse_proxy_header(sent[:size]) for size in range(len(sent) + 1)]
+    told = [answer for answer in answers if answer is not None]
+    assert answers[: len(answers) - len(told)] == [None] * (len(answers) - len(told))
+    for answer in told:
+        if isinstance(answer, Violation):
+            known(answer)
+            assert isinstance(told[0], Violation)
+        else:
+            assert answer == told[0]
+            assert answer.size == len(answers) - len(told)
+
+
 TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = MappingProxyType(
     {
         target.__name__: target
         for target in (
             head, chunked, handshake, extensions, receiver_plain, receiver_fresh, receiver_kept, inflater,
+            proxy_header,
         )
     }
 )  # fmt: skip
@@ -292,6 +309,7 @@ _CONTENTS: Final[Mapping[str, tuple[bytes, ...]]] = {
     "chunked": (*test_body.SAMPLES, b"1;" + b"a" * 1500),
     "handshake": (b"Sec-WebSocket-Protocol: a, b", b"Origin: http://a", b"Sec-WebSocket-Extensions: " + _OFFERS[1]),
     "extensions": _OFFERS,
+    "proxy_header": (*test_proxy_protocol.GOOD, *test_proxy_protocol.BAD),
     "inflater": (deflate(b"hello" * 20, 6, 15), deflate(bytes(5000), 9, 9), b"\x00\x01\x00\xfe\xffa"),
 }
 SEEDS: Final[Mapping[str, tuple[bytes, ...]]] = {

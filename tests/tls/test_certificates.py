@@ -176,6 +176,11 @@ def test_password_is_not_shown() -> None:
     assert PASSWORD not in str(raised.value)
 
 
+def test_fault_is_one_line_with_workers_too(run_command: RunCommand) -> None:
+    line = refused(run_command, "--workers", "2", "--ssl-certfile", "no-such.pem")
+    assert line == "asgiws: --ssl-certfile: no-such.pem: No such file or directory"
+
+
 # ---- replacing the files
 
 
@@ -191,6 +196,15 @@ def test_replaced_files_are_shown_to_new_connections_and_old_ones_stay(
         assert shown(process.port, authority) == server.pem != before_pem
         before.send(text("still here"))
         assert before.read_text() == "still here"
+
+
+def test_every_worker_shows_the_replaced_files(start: Start, authority: Authority, own: Issued, server: Issued) -> None:
+    process = start(ECHO, "--workers", "2", *own.flags)
+    assert process.address.startswith("https://")
+    own.replace_with(server)
+    for _ in range(2):
+        process.wait_stderr("certificates reloaded")
+    assert {shown(process.port, authority) for _ in range(20)} == {server.pem}
 
 
 def test_turned_symbolic_link_is_noticed(start: Start, authority: Authority, server: Issued, tmp_path: Path) -> None:
