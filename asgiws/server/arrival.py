@@ -33,7 +33,7 @@ from asgiws.protocol.response import encode_rejection
 from asgiws.server.context import Context
 from asgiws.server.encryption import TLSTransport
 from asgiws.server.http import HTTPConnection
-from asgiws.server.scope import Peer, peer_of
+from asgiws.server.scope import GONE, Peer, peer_of
 from asgiws.server.tls import Certificates
 from asgiws.telemetry.access import Address
 
@@ -83,6 +83,9 @@ class Arrival(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         context = self._context
         self._peer = peer = peer_of(transport)
+        if peer.client == GONE:
+            self.abort()  # a health check that is content with the accept
+            return
         if self._proxies is None:
             self._counted = peer.client
         elif (peer.client[0] if peer.client is not None else None) not in self._proxies:

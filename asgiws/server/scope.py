@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Any
+from typing import Any, Final
 
 from asgiws.protocol.http1 import RequestHead, accepts_trailers
 from asgiws.server.context import Context, Scope
 
-__all__ = ["Peer", "http_scope", "peer_of", "websocket_scope"]
+__all__ = ["GONE", "Peer", "http_scope", "peer_of", "websocket_scope"]
+
+
+# A TCP connection that was reset before it was accepted has no address any more, and may still have bytes to read. It
+# must not pass for a client of a Unix socket, which somebody may trust; "" is in no list of addresses.
+GONE: Final = ("", 0)
 
 
 class Peer:
@@ -34,13 +39,12 @@ class Peer:
 
 
 def peer_of(transport: asyncio.BaseTransport) -> Peer:
-    """Give the two ends of the TCP connection itself."""
+    """Give the two ends of the TCP connection itself; `GONE` for a client that left before it was accepted."""
     client, server = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-    return Peer(
-        client=(client[0], client[1]) if isinstance(client, tuple) else None,
-        server=(server[0], server[1]) if isinstance(server, tuple) else (os.fsdecode(server), None) if server else None,
-        secure=False,
-    )
+    if isinstance(server, tuple):
+        known = (client[0], client[1]) if isinstance(client, tuple) else GONE
+        return Peer(client=known, server=(server[0], server[1]), secure=False)
+    return Peer(client=None, server=(os.fsdecode(server), None) if server else None, secure=False)
 
 
 def http_scope(context: Context, head: RequestHead, peer: Peer) -> Scope:

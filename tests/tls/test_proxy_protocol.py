@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from asgiws.server.context import Scope
-from tests.apps import Receive, Send, echo, refuse_lifespan
+from tests.apps import Receive, Recorder, Send, echo, refuse_lifespan
 from tests.conftest import RunningServer, Serve
 from tests.process.helpers import RunCommand, Start
 from tests.process.test_cli import assert_one_line
@@ -193,6 +193,31 @@ def test_proxy_on_a_unix_socket_has_to_be_named(start: Start, tmp_path: Path, al
             process.wait_stderr(r"- rejected: not one of the proxies, .* \(proxy-not-allowed\)$")
 
 
+def test_client_that_left_before_it_was_accepted_is_no_client_of_a_unix_socket(serve: Serve) -> None:
+    """A reset takes the address away, but not always the bytes that came before it."""
+    scopes = Recorder()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await refuse_lifespan(scope)
+        scopes.put(scope["client"][0])
+        await ends(scope, receive, send)
+
+    running = serve(app, proxy_protocol=True, proxy_protocol_allow_ips="unix,127.0.0.1")
+
+    def come_and_go() -> None:
+        """In the server's thread, so that it accepts afterwards."""
+        client = RawClient(running.port)
+        client.send(V1 + REQUEST)
+        client.reset()
+
+    running.call(come_and_go)
+    with RawClient(running.port) as client:
+        client.send(V1.replace(b"192.0.2.1", b"192.0.2.9"))
+        ask(client)
+    assert scopes.next() == "192.0.2.9"
+    assert rejections(running) == {}
+
+
 def test_name_for_an_address_is_a_usage_error(run_command: RunCommand) -> None:
     ended = run_command("tests.apps:echo", "--proxy-protocol-allow-ips", "localhost")
     assert_one_line(ended, 2, "--proxy-protocol-allow-ips: 'localhost' was given, allowed: an address, a network")
@@ -248,3 +273,30 @@ def test_without_the_option_a_header_is_no_request(serve: Serve) -> None:
     with RawClient(running.port) as client:
         client.send(V1 + REQUEST)
         assert client.read_answer().status == 400
+
+
+def test_client_of_plain_http_that_left_before_it_was_accepted_has_an_empty_address(serve: Serve) -> None:
+    """None is for Unix sockets, whose clients an operator may trust to name others."""
+    scopes = Recorder()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await refuse_lifespan(scope)
+        scopes.put(scope["client"])
+        await ends(scope, receive, send)
+
+    running = serve(app)
+
+    def come_and_go() -> None:
+        client = RawClient(running.port)
+        client.send(REQUEST)
+        client.reset()
+
+    running.call(come_and_go)
+    with RawClient(running.port) as client:
+        name = client.socket.getsockname()
+        ask(client)
+    seen = [scopes.next()]
+    while seen[-1] != name:
+        seen.append(scopes.next())
+    # Whether the bytes before a reset are read is the loop's affair.
+    assert seen in ([name], [("", 0), name])
