@@ -128,7 +128,9 @@ class Arrival(asyncio.Protocol):
         self._ticks += 1
         context, state = self._context, self._state
         deadlines, config = context.deadlines, context.config
-        if state == PROXY:
+        if context.stopping and state < SHAKING and self._ticks >= deadlines.last:
+            self.abort()
+        elif state == PROXY:
             if deadlines.head and self._ticks >= deadlines.head:
                 self._cut(errors.PROXY_TIMEOUT, f"no whole PROXY header in {config.head_timeout:g} s")
         elif state == SHAKING:
@@ -139,7 +141,7 @@ class Arrival(asyncio.Protocol):
             self.abort()
 
     def begin_shutdown(self) -> None:
-        """End; but where another process goes on in this one's place, be served first."""
+        """End; but where another process goes on in this one's place, be served first, if that begins at once."""
         if self._state < LINGERING and not self._context.replaced:
             self.abort()
 
