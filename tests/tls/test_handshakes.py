@@ -65,7 +65,7 @@ def test_plain_http_gets_a_clear_400(start: Start, authority: Authority, server:
         )
         assert client.read_to_end() == b""
     assert still_serves(process.port, authority)
-    assert_one_line_each(process, r"127\.0\.0\.1:\d+ rejected: plain HTTP .* \(plain-http-on-tls-port\)$")
+    assert_one_line_each(process, r"127\.0\.0\.1:\d+ +rejected \d+ -: plain HTTP .* \(plain-http-on-tls-port\)$")
 
 
 def test_plain_http_answer_reaches_a_client_that_is_still_sending(serve: Serve, server: Issued) -> None:
@@ -85,7 +85,7 @@ def test_what_is_neither_is_closed_without_an_answer(
         client.send(data)
         assert client.read_to_end() == b""
     assert still_serves(process.port, authority)
-    assert_one_line_each(process, rf"rejected: first byte {data[0]:#04x}, allowed: a TLS handshake \(not-tls\)$")
+    assert_one_line_each(process, rf"rejected 400 -: first byte {data[0]:#04x}, allowed: a TLS handshake \(not-tls\)$")
 
 
 def test_connection_that_says_nothing_and_leaves_is_no_news(start: Start, server: Issued) -> None:
@@ -118,7 +118,7 @@ def test_garbage_for_a_handshake_is_one_line(start: Start, authority: Authority,
         client.half_close()
         client.read_to_end()
     assert still_serves(process.port, authority)
-    assert_one_line_each(process, r"127\.0\.0\.1:\d+ rejected: .* \(tls-handshake\)$")
+    assert_one_line_each(process, r"127\.0\.0\.1:\d+ +rejected \d+ -: .* \(tls-handshake\)$")
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
@@ -132,7 +132,7 @@ def test_client_that_leaves_in_the_handshake_is_one_line(
     # Its answer says that the connection before it was accepted and read
     assert still_serves(process.port, authority)
     client.reset() if how == "reset" else client.socket.close()
-    process.wait_stderr(r"rejected: client left during the TLS handshake \(tls-handshake\)$")
+    process.wait_stderr(r"rejected 400 -: client left during the TLS handshake \(tls-handshake\)$")
     assert still_serves(process.port, authority)
     assert_one_line_each(process, "tls-handshake")
 
@@ -142,7 +142,7 @@ def test_client_that_does_not_trust_the_certificate_is_one_line(start: Start, se
     process = start(ECHO, *server.flags)
     with pytest.raises(ssl.SSLCertVerificationError):
         TLSClient(process.port, ssl.create_default_context())
-    process.wait_stderr(r"rejected: tlsv1 alert unknown ca \(tls-handshake\)$")
+    process.wait_stderr(r"rejected 400 -: tlsv1 alert unknown ca \(tls-handshake\)$")
     assert_one_line_each(process, "tls-handshake")
 
 
@@ -152,7 +152,7 @@ def test_version_below_the_least_is_refused(start: Start, authority: Authority, 
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"):
         TLSClient(process.port, context)
-    assert_one_line_each(process, r"rejected: unsupported protocol \(tls-handshake\)$")
+    assert_one_line_each(process, r"rejected 400 -: unsupported protocol \(tls-handshake\)$")
 
 
 def test_ciphers_are_those_of_the_option(serve: Serve, authority: Authority, server: Issued) -> None:

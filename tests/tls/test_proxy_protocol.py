@@ -128,7 +128,7 @@ def test_log_lines_name_the_client_of_the_header(start: Start) -> None:
     with RawClient(process.port) as client:
         client.send(V1 + b"BAD\r\n\r\n")
         assert client.read_answer().status == 400
-    process.wait_stderr(r"192\.0\.2\.1:56324 rejected: ")
+    process.wait_stderr(r"192\.0\.2\.1:56324 +rejected 400 -: ")
 
 
 def test_connections_are_limited_by_the_address_of_the_header(serve: Serve) -> None:
@@ -154,7 +154,7 @@ def test_connection_without_a_proper_header_is_closed_without_an_answer(start: S
         assert client.read_to_end() == b""
     line = process.wait_stderr("rejected")
     assert re.search(
-        r"127\.0\.0\.1:\d+ rejected: .*, allowed: PROXY protocol version 1 or 2 \(bad-proxy-header\)$", line
+        r"127\.0\.0\.1:\d+ +rejected \d+ -: .*, allowed: PROXY protocol version 1 or 2 \(bad-proxy-header\)$", line
     )
 
 
@@ -163,7 +163,7 @@ def test_stranger_is_cut_off(start: Start) -> None:
     with RawClient(process.port) as client:
         assert client.read_to_end() == b""
     line = process.wait_stderr("rejected")
-    assert line.endswith("rejected: not one of the proxies, allowed: 10.0.0.0/8,::1 (proxy-not-allowed)")
+    assert line.endswith("rejected 403 -: not one of the proxies, allowed: 10.0.0.0/8,::1 (proxy-not-allowed)")
 
 
 @pytest.mark.parametrize("allowed", ["127.0.0.0/8", "*", "::1,127.0.0.1"])
@@ -190,7 +190,7 @@ def test_proxy_on_a_unix_socket_has_to_be_named(start: Start, tmp_path: Path, al
             assert answer[2:] == ENDS
         else:
             assert client.read_to_end() == b""
-            process.wait_stderr(r"- rejected: not one of the proxies, .* \(proxy-not-allowed\)$")
+            process.wait_stderr(r"- +rejected 403 -: not one of the proxies, .* \(proxy-not-allowed\)$")
 
 
 def test_client_that_left_before_it_was_accepted_is_no_client_of_a_unix_socket(serve: Serve) -> None:
