@@ -12,7 +12,8 @@ from __future__ import annotations
 import sys
 
 from asgiws._version import __version__
-from asgiws.config import Config, OptionError
+from asgiws.config import Config
+from asgiws.option import OptionError
 from asgiws.process.starting import start
 from asgiws.server.context import ASGIApp, ClientDisconnected
 from asgiws.server.server import Server

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from asgiws._version import __version__
-from asgiws.config import OPTIONS, Config, Option, OptionError, spelled
+from asgiws.config import OPTIONS, Config
+from asgiws.option import Option, OptionError, spelled
 from asgiws.process.starting import start
 from asgiws.server.program import CANNOT_START, USAGE, fail, leave, run_target, say
 from asgiws.server.serving import loop_factory

@@ -2,159 +2,35 @@
 
 A field's name is its spelling everywhere: `max_message_size` is the flag `--max-message-size`, the environment
 variable `ASGIWS_MAX_MESSAGE_SIZE`, the key of a TOML file, the keyword of `asgiws.run` and `asgiws.serve`, and the row
-of `--help` and of the README's table. Its metadata, an `Option`, holds kind, unit, help and the other spellings that
-are taken. Every value passes through `Option.convert`, wherever it came from, so that each is checked in one place and
-refused in one line. `asgiws/settings.py` reads the places where values come from.
+of `--help` and of the README's table. Its metadata, an `Option` of `asgiws.option`, holds kind, unit, help and the
+other spellings that are taken. `asgiws.settings` reads the places where values come from.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from asgiws.addresses import check_address
+from asgiws.option import (
+    YES_NO,
+    Option,
+    OptionError,
+    check_header,
+    check_mode,
+    check_origin,
+    check_owner,
+    did_you_mean,
+    spelled,
+)
 from asgiws.protocol.closing import is_close_code
 from asgiws.protocol.deflate import DeflateSettings
-from asgiws.protocol.http1 import is_token
-from asgiws.protocol.limits import KIB, MIB, Limits
+from asgiws.protocol.limits import KIB, Limits
 from asgiws.protocol.networks import check_network
 
-__all__ = ["OPTIONS", "Config", "Option", "OptionError", "did_you_mean", "spelled", "unknown_option"]
-
-_UNITS: Final[Mapping[str, Mapping[str, float]]] = {
-    "bytes": {"": 1, "b": 1, "k": KIB, "kb": KIB, "kib": KIB, "m": MIB, "mb": MIB, "mib": MIB, "g": KIB * MIB,
-              "gb": KIB * MIB, "gib": KIB * MIB},
-    "seconds": {"": 1, "s": 1, "ms": 0.001, "m": 60, "min": 60, "h": 3600, "d": 86400},
-}  # fmt: skip
-_EXAMPLES: Final = {"bytes": "65536, 64k or 16MiB", "seconds": "30, 30s, 500ms, 5m or 1h"}
-_YES_NO: Final = {
-    "true": True,
-    "yes": True,
-    "on": True,
-    "1": True,
-    "false": False,
-    "no": False,
-    "off": False,
-    "0": False,
-}
-
-
-class OptionError(ValueError):
-    """A value that an option does not take; the message is one line that says what was seen and what is allowed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """What is known of one option beside its name and default."""
-
-    kind: str
-    """text, choice, flag, count, bytes, seconds, or list (of text, joined by commas in an environment variable)."""
-    help: str
-    least: float = 0
-    most: float = 2**62
-    choices: tuple[str, ...] = ()
-    also: Mapping[str, str] = field(default_factory=dict)
-    """For a choice: other values that are taken, in lower case, and the choice that each means."""
-    aliases: tuple[str, ...] = ()
-    """Other spellings of the flag and of the key in a file: those of uvicorn, and short ones."""
-    variables: tuple[str, ...] = ()
-    """Environment variables that other servers read too; each is taken where ASGIWS_* does not name the option."""
-    secret: bool = False
-    """The value is shown to nobody."""
-    check: Callable[[str], str | None] | None = None
-    """For text: says what is wrong with a value, or None."""
-    group: str = ""
-    name: str = ""
-
-    @property
-    def negatable(self) -> bool:
-        """Whether the flag stands alone, for yes, and has a `--no-` beside it."""
-        return self.kind == "flag" or "yes" in self.choices
-
-    def convert(self, value: object) -> Any:
-        """Give `value` in the option's type. Raises OptionError."""
-        if self.kind == "flag":
-            return self._flag(value)
-        if self.kind in ("count", "bytes", "seconds"):
-            return self._number(value)
-        if self.kind == "list":
-            parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-            if not isinstance(parts, list | tuple):
-                raise self._error(value, "a list of text")
-            return tuple(self._text(part) for part in parts if part != "")
-        return self._text(value)
-
-    def _error(self, value: object, allowed: str) -> OptionError:
-        shown = "***" if self.secret else repr(value)
-        return OptionError(f"{spelled(self.name)}: {shown} was given, allowed: {allowed}")
-
-    def _flag(self, value: object) -> bool:
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, str) and value.lower() in _YES_NO:
-            return _YES_NO[value.lower()]
-        raise self._error(value, "true or false")
-
-    def _number(self, value: object) -> float:
-        number: float
-        if isinstance(value, str):
-            units = _UNITS.get(self.kind, {"": 1})
-            match = re.fullmatch(r"(-?[0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", value.strip().lower())
-            if match is None or match[2] not in units:
-                raise self._error(value, f"a number such as {_EXAMPLES.get(self.kind, '32')}")
-            number = float(match[1]) * units[match[2]]
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            number = value
-        else:
-            raise self._error(value, "a number")
-        if not self.least <= number <= self.most:
-            most = f" to {self.most:g}" if self.most < 2**62 else " or more"
-            raise self._error(value, f"{self.least:g}{most}")
-        if self.kind != "seconds" and number != int(number):
-            raise self._error(value, "a whole number")
-        return number if self.kind == "seconds" else int(number)
-
-    def _text(self, value: object) -> str:
-        if isinstance(value, int) and str(value).lower() in self.also:  # in a TOML file: true and false, 0 and 1
-            value = str(value).lower()
-        if not isinstance(value, str):
-            raise self._error(value, "text")
-        if self.kind == "choice" and value not in self.choices:
-            if value.lower() in self.also:
-                return self.also[value.lower()]
-            nearest = difflib.get_close_matches(value, self.choices, 1)
-            hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-            raise self._error(value, ", ".join(self.choices) + hint)
-        fault = self.check(value) if self.check is not None and value else None
-        if fault is not None:
-            raise self._error(value, fault)
-        return value
-
-
-def _check_header(value: str) -> str | None:
-    name, colon, text = value.partition(":")
-    # RFC 9110 §5.5: tab, visible characters and spaces, and what is above ASCII as bytes
-    if colon and is_token(name.encode()) and re.fullmatch("[\t -~\x80-\xff]*", text):
-        return None
-    return "Name: value, without line ends, in Latin-1"
-
-
-def _check_mode(value: str) -> str | None:
-    return None if re.fullmatch("0?[0-7]{3}", value) else "an octal file mode such as 660"
-
-
-def _check_owner(value: str) -> str | None:
-    return None if re.fullmatch(r"[\w.-]+(?::[\w.-]+)?|:[\w.-]+", value) else "user:group, user or :group"
-
-
-def _check_origin(value: str) -> str | None:
-    if re.fullmatch(r"\*|null|\*\.[^/*:]+|[a-z][a-z0-9+.-]*://[^/*]+/?", value, re.IGNORECASE):
-        return None
-    return "an origin such as https://example.com, or *.example.com for every host below it"
+__all__ = ["OPTIONS", "Config", "unknown_option"]
 
 
 def _option(kind: str, default: Any, text: str, **known: Any) -> Any:
@@ -210,8 +86,8 @@ class Config:
     )  # fmt: skip
     uds: str = _serving("text", "", "path of a Unix socket to listen on, instead of host and port")
     uds_mode: str = _serving("text", "", "mode of the Unix sockets, such as 660; none: as the umask has it",
-                             check=_check_mode)  # fmt: skip
-    uds_owner: str = _serving("text", "", "user:group that the Unix sockets are given to", check=_check_owner)
+                             check=check_mode)  # fmt: skip
+    uds_owner: str = _serving("text", "", "user:group that the Unix sockets are given to", check=check_owner)
     fd: int = _serving("count", -1, "file descriptor of a listening socket, instead of host and port", least=-1)
     backlog: int = _serving("count", 2048, "connections that the kernel holds until they are accepted", least=1)
     app_dir: str = _serving("text", "", "folder to import the application from; none: the current one")
@@ -224,9 +100,9 @@ class Config:
     server_header: bool = _serving("flag", True, "send Server")
     date_header: bool = _serving("flag", True, "send Date")
     header: tuple[str, ...] = _serving("list", (), "Name: value to send with every response; may be repeated",
-                                       aliases=("headers",), check=_check_header)  # fmt: skip
+                                       aliases=("headers",), check=check_header)  # fmt: skip
     allowed_origins: tuple[str, ...] = _serving(
-        "list", (), "origins whose pages may open a WebSocket, exact or *.example.com; empty: all", check=_check_origin
+        "list", (), "origins whose pages may open a WebSocket, exact or *.example.com; empty: all", check=check_origin
     )
     shutdown_code: int = _serving("count", 1012, "close code for WebSockets when the server stops",
                                   least=1000, most=4999)  # fmt: skip
@@ -251,7 +127,7 @@ class Config:
     log_format: str = _logs("choice", "text", "lines for reading, or JSON objects", choices=("text", "json"))
     use_colors: str = _logs("choice", "auto", "colours in text; auto: on a terminal, and without NO_COLOR",
                             choices=("auto", "yes", "no"),
-                            also={word: "yes" if yes else "no" for word, yes in _YES_NO.items()})  # fmt: skip
+                            also={word: "yes" if yes else "no" for word, yes in YES_NO.items()})  # fmt: skip
     log_file: str = _logs("text", "", "file to append to instead of standard error; SIGUSR1 opens it again")
     log_config: str = _logs("text", "", "TOML or JSON file with a dictConfig of Python's logging, in place of the "
                                         "format, file and colours above")  # fmt: skip
@@ -280,7 +156,7 @@ class Config:
     compression: str = _compression(
         "choice", _DEFLATE.mode, "permessage-deflate: one compressor for all, one for each connection, or none",
         choices=("shared", "dedicated", "off"), aliases=("ws-per-message-deflate",),
-        also={word: "shared" if yes else "off" for word, yes in _YES_NO.items()},
+        also={word: "shared" if yes else "off" for word, yes in YES_NO.items()},
     )  # fmt: skip
     compression_level: int = _compression("count", _DEFLATE.level, "effort of zlib", most=9)
     compression_min_size: int = _compression("bytes", _DEFLATE.min_size_bytes, "shorter messages are sent as they are")
@@ -431,19 +307,8 @@ OPTIONS: Final[Mapping[str, Option]] = {
 }
 
 
-def spelled(name: str) -> str:
-    """Give the flag of an option."""
-    return "--" + name.replace("_", "-")
-
-
 def unknown_option(name: str) -> OptionError:
     """Give the error for a name that is no option, with the nearest one that is."""
     flag = name.lower().replace("_", "-")
     meant = next((known for known, option in OPTIONS.items() if flag in option.aliases), flag.replace("-", "_"))
     return OptionError(f"{name}: there is no such option; {did_you_mean(meant, OPTIONS)}")
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Give the end of an error: the name among `known` that was probably meant, or where to find it."""
-    nearest = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {nearest[0]}?" if nearest else "asgiws --help lists the options"

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from asgiws.config import OptionError
+from asgiws.option import OptionError
 
 __all__ = ["parse_env_file", "read_env_file"]
 

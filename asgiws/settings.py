@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from asgiws.config import OPTIONS, Config, OptionError, did_you_mean, spelled
+from asgiws.config import OPTIONS, Config
 from asgiws.envfile import read_env_file
+from asgiws.option import OptionError, did_you_mean, spelled
 from asgiws.telemetry.logs import escape
 
 __all__ = ["Settings"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from asgiws.config import OPTIONS, Config, spelled
+from asgiws.config import OPTIONS, Config
+from asgiws.option import spelled
 from asgiws.protocol.errors import RULES
 
 ROOT = Path(__file__).parent.parent

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from asgiws.config import OPTIONS, Config, OptionError, spelled, unknown_option
+from asgiws.config import OPTIONS, Config, unknown_option
+from asgiws.option import OptionError, spelled
 
 NUMBERS = [name for name, option in OPTIONS.items() if option.kind in ("count", "bytes", "seconds")]
 COUNTS = [name for name in NUMBERS if OPTIONS[name].kind != "seconds"]

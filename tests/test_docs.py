@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from asgiws.cli import make_parser
-from asgiws.config import OPTIONS, Config, spelled
+from asgiws.config import OPTIONS, Config
+from asgiws.option import spelled
 from asgiws.protocol import errors
 from asgiws.settings import Settings
 from tests.docs import ROOT, TABLES, with_table

@@ -27,8 +27,8 @@ FLOORS = {
         "protocol.receiver", "protocol.proxy_protocol",
     ],
     "telemetry": [
-        "_version", "addresses", "config", "telemetry", "telemetry.logs", "telemetry.formats", "telemetry.access",
-        "telemetry.output", "telemetry.counters",
+        "_version", "addresses", "option", "config", "telemetry", "telemetry.logs", "telemetry.formats",
+        "telemetry.access", "telemetry.output", "telemetry.counters",
     ],
     "settings": ["envfile", "settings"],
     "server": [

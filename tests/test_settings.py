@@ -10,7 +10,8 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from asgiws.config import OPTIONS, Config, OptionError
+from asgiws.config import OPTIONS, Config
+from asgiws.option import OptionError
 from asgiws.settings import Settings
 
 

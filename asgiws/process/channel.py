@@ -9,7 +9,6 @@ then, at any time:
     {"do": "stop", "replaced": true}                drain and end; `replaced` when a successor is ready
     {"do": "force"}                                 end, and wait for nobody
     {"do": "reopen"}                                open log files anew
-    {"do": "certificates"}                          read certificates anew
 
 To the supervisor:
 

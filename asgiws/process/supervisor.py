@@ -20,7 +20,8 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Final
 
-from asgiws.config import Config, OptionError
+from asgiws.config import Config
+from asgiws.option import OptionError
 from asgiws.process.slot import Slot
 from asgiws.server.listeners import CannotListen, Listeners
 from asgiws.server.program import CANNOT_START, STARTUP_FAILED, fail

@@ -16,7 +16,8 @@ import sys
 from collections.abc import AsyncIterator
 from typing import Final
 
-from asgiws.config import Config, OptionError
+from asgiws.config import Config
+from asgiws.option import OptionError
 from asgiws.process.channel import Channel, Message, receive_order
 from asgiws.server.program import USAGE, fail, leave, run_target
 from asgiws.server.server import Server

@@ -160,10 +160,14 @@ class Server:
         if self._context is not None:
             self._context.quiet.set()
 
-    def reload_certificates(self) -> None:
-        """Read the files of TLS again, for new connections; when that fails, it is logged and nothing changes."""
+    def reload_certificates(self) -> bool:
+        """Read the files of TLS again, for new connections; when that fails, it is logged and nothing changes.
+
+        Gives whether there are any.
+        """
         if self._certificates is not None:
             self._certificates.reload()
+        return self._certificates is not None
 
     async def _close_connections(self, context: Context) -> None:
         """Tell every connection to end; WebSockets spread over time, so that they do not all come back at once."""

@@ -248,9 +248,13 @@ class Signals:
     def _on_hangup(self, number: int, frame: FrameType | None) -> None:
         # Both the kernel and a shell say so when a terminal closes: the second time is no order to hurry.
         if not self._terminal.has_gone():
-            self._run.call_soon(lambda: LOG.info("nothing to reload; rolling restarts take --workers 1 or more"))
+            self._run.call_soon(self._reload)
         elif not self._stops:
             self._on_stop(number, frame)
+
+    def _reload(self) -> None:
+        if not self._run.server.reload_certificates():
+            LOG.info("nothing to reload; rolling restarts take --workers 1 or more")
 
 
 class Terminal:

@@ -16,7 +16,8 @@ import tomllib
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from asgiws.config import Config, OptionError
+from asgiws.config import Config
+from asgiws.option import OptionError
 from asgiws.telemetry.formats import JSONFormatter, TextFormatter, takes_colors
 from asgiws.telemetry.logs import LOG, printable
 

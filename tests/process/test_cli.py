@@ -11,7 +11,8 @@ import pytest
 
 import asgiws
 from asgiws.cli import make_parser
-from asgiws.config import OPTIONS, Config, OptionError, spelled
+from asgiws.config import OPTIONS, Config
+from asgiws.option import OptionError, spelled
 from asgiws.settings import Settings
 from tests.process.helpers import APPS, Ended, RunCommand, Start
 from tests.raw import RawClient

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import ssl
 from pathlib import Path
 
 import pytest
 
-from asgiws.config import Config, OptionError
+from asgiws.config import Config
+from asgiws.option import OptionError
 from tests.apps import echo
 from tests.conftest import Serve
 from tests.process.helpers import RunCommand, ServerProcess, Start
@@ -256,6 +258,23 @@ def test_removed_file_is_told_once_and_the_old_certificate_stays(
     own.key.write_bytes(key)
     process.wait_stderr("certificates reloaded")
     assert len(errors(process)) == 1
+
+
+def test_hangup_reads_the_files_again_and_drops_no_connection(
+    start: Start, authority: Authority, own: Issued, server: Issued
+) -> None:
+    """SIGHUP to a process without workers; also when the files are still the same."""
+    process = start(ECHO, *own.flags)
+    with TLSClient(process.port, authority.client_context()) as client:
+        client.open_websocket()
+        process.signal(signal.SIGHUP)
+        process.wait_stderr("certificates reloaded")
+        own.replace_with(server)
+        process.signal(signal.SIGHUP)
+        process.wait_stderr("certificates reloaded")
+        assert shown(process.port, authority) == server.pem
+        client.send(text("still here"))
+        assert client.read_text() == "still here"
 
 
 def test_reload_on_demand_takes_new_files_at_once(
