@@ -27,10 +27,21 @@ from asgiws.option import (
 )
 from asgiws.protocol.closing import is_close_code
 from asgiws.protocol.deflate import DeflateSettings
+from asgiws.protocol.forwarded import FOR, FORWARDED, FORWARDED_FIELDS, PREFIX, PROTO
 from asgiws.protocol.limits import KIB, Limits
 from asgiws.protocol.networks import check_network
 
 __all__ = ["OPTIONS", "Config", "unknown_option"]
+
+
+def _check_forwarded_fields(value: str) -> str | None:
+    if set(_names(value)) <= set(FORWARDED_FIELDS):
+        return None
+    return ", ".join(name.decode() for name in FORWARDED_FIELDS)
+
+
+def _names(value: str) -> list[bytes]:
+    return [name.strip().lower().encode() for name in value.split(",") if name.strip()]
 
 
 def _option(kind: str, default: Any, text: str, **known: Any) -> Any:
@@ -47,6 +58,10 @@ def _logs(kind: str, default: Any, text: str, **known: Any) -> Any:
 
 def _tls(kind: str, default: Any, text: str, **known: Any) -> Any:
     return _option(kind, default, text, group="TLS", **known)
+
+
+def _proxies(kind: str, default: Any, text: str, **known: Any) -> Any:
+    return _option(kind, default, text, group="Proxies", **known)
 
 
 def _deadline(default: float, text: str, **known: Any) -> Any:
@@ -145,11 +160,21 @@ class Config:
     ssl_handshake_timeout: float = _tls("seconds", 10, "for a TLS handshake, from the connection", least=0.01)
 
     # ---- Proxies
-    proxy_protocol: bool = _option("flag", False, "every connection begins with a PROXY protocol header (v1 or v2)",
-                                   group="Proxies")  # fmt: skip
-    proxy_protocol_allow_ips: tuple[str, ...] = _option(
+    proxy_headers: bool = _proxies("flag", True, "believe trusted proxies where a request comes from")
+    forwarded_allow_ips: tuple[str, ...] = _proxies(
+        "list", ("127.0.0.1", "::1", "unix"),
+        "trusted proxies: addresses and networks, unix for Unix sockets, * for everybody", check=check_network,
+        variables=("FORWARDED_ALLOW_IPS",),
+    )  # fmt: skip
+    forwarded_fields: tuple[str, ...] = _proxies(
+        "list", (FOR.decode(), PROTO.decode()), "fields that are believed, because every proxy sets or removes "
+        "them; also x-forwarded-host and x-forwarded-prefix, and forwarded in place of all but the prefix",
+        check=_check_forwarded_fields,
+    )  # fmt: skip
+    proxy_protocol: bool = _proxies("flag", False, "every connection begins with a PROXY protocol header (v1 or v2)")
+    proxy_protocol_allow_ips: tuple[str, ...] = _proxies(
         "list", ("127.0.0.1", "::1"), "proxies that may connect with it: addresses, networks, unix, or * for all",
-        check=check_network, group="Proxies",
+        check=check_network,
     )  # fmt: skip
 
     # ---- Compression
@@ -244,6 +269,12 @@ class Config:
             raise OptionError(
                 f"--shutdown-code: {self.shutdown_code} was given, allowed: 1000-1003, 1007-1014, 3000-4999"
             )
+        names = self.forwarded_names()
+        if FORWARDED in names and not names <= {FORWARDED, PREFIX}:
+            raise OptionError(
+                f"--forwarded-fields: {', '.join(self.forwarded_fields)} was given, allowed: either forwarded or "
+                "x-forwarded-for, -proto and -host, because a client can send the ones that its proxy does not set"
+            )
 
         self._check_tls()
 
@@ -290,6 +321,10 @@ class Config:
             message_rate=self.max_message_rate,
             byte_rate=self.max_byte_rate,
         )
+
+    def forwarded_names(self) -> frozenset[bytes]:
+        """Give the names of the fields that are believed when a trusted proxy sends them."""
+        return frozenset(name for value in self.forwarded_fields for name in _names(value))
 
     def deflate_settings(self) -> DeflateSettings:
         """Give the settings of permessage-deflate."""

@@ -23,8 +23,8 @@ FLOORS = {
     "protocol": [
         "protocol", "protocol._masking", "protocol.limits", "protocol.networks", "protocol.names", "protocol.errors",
         "protocol.keepalive", "protocol.masking", "protocol.frames", "protocol.closing", "protocol.http1",
-        "protocol.body", "protocol.response", "protocol.handshake", "protocol.deflate", "protocol.encoder",
-        "protocol.receiver", "protocol.proxy_protocol",
+        "protocol.forwarded", "protocol.body", "protocol.response", "protocol.handshake", "protocol.deflate",
+        "protocol.encoder", "protocol.receiver", "protocol.proxy_protocol",
     ],
     "telemetry": [
         "_version", "addresses", "option", "config", "telemetry", "telemetry.logs", "telemetry.formats",
@@ -34,8 +34,9 @@ FLOORS = {
     "server": [
         "server", "server.memory", "server.listeners", "server.tls", "server.encryption", "server.context",
         "server.importer", "server.lifespan", "server.acceptor", "server.flow", "server.files", "server.scope",
-        "server.exchange", "server.watch", "server.opening", "server.ending", "server.websocket", "server.http",
-        "server.arrival", "server.recycling", "server.server", "server.systemd", "server.serving", "server.program",
+        "server.proxies", "server.exchange", "server.watch", "server.opening", "server.ending", "server.websocket",
+        "server.http", "server.arrival", "server.recycling", "server.server", "server.systemd", "server.serving",
+        "server.program",
     ],
     "process": [
         "process", "process.channel", "process.worker", "process.child", "process.slot", "process.supervisor",

@@ -24,6 +24,7 @@ __all__ = [
     "RequestHead",
     "accepts_trailers",
     "header_tokens",
+    "is_host",
     "is_token",
     "parse_fields",
     "parse_head",
@@ -313,17 +314,17 @@ def _check_host(
             return Violation(errors.MISSING_HOST, "HTTP/1.1 request without Host, one is needed")
     elif len(hosts) > 1:
         return Violation(errors.DUPLICATE_HOST, f"{len(hosts)} Host fields, one is allowed")
-    elif hosts[0] and not _is_host(hosts[0]):
+    elif hosts[0] and not is_host(hosts[0]):
         return Violation(errors.BAD_HOST, f"Host {printable(hosts[0])}, allowed: a name or address and a port")
     if authority is not None:
-        if not _is_host(authority):
+        if not is_host(authority):
             return Violation(errors.BAD_HOST, f"host {printable(authority)} in the target, allowed: name and port")
         headers[:] = [header for header in headers if header[0] != b"host"]
         headers.insert(0, (b"host", authority))
     return None
 
 
-def _is_host(value: bytes) -> bool:
+def is_host(value: bytes) -> bool:
     """RFC 9110 §7.2: uri-host [ ":" port ], an IPv6 address in brackets."""
     if value.startswith(b"["):
         name, bracket, rest = value[1:].partition(b"]")

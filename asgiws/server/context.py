@@ -18,6 +18,7 @@ from asgiws.protocol.deflate import Agreement, Deflater
 from asgiws.protocol.encoder import Encoder
 from asgiws.protocol.errors import Violation
 from asgiws.protocol.keepalive import KeepalivePolicy, ticks
+from asgiws.protocol.networks import Networks
 from asgiws.telemetry.access import Address, log_rejection, log_slow_consumer
 from asgiws.telemetry.counters import Counters
 from asgiws.telemetry.logs import LOG, LineLimit, escape, printable
@@ -98,8 +99,8 @@ class Context:
 
     __slots__ = (
         "addresses", "admitted", "app", "config", "connections", "counters", "date", "deadlines", "default_fields",
-        "deflate_settings", "draining", "encoders", "fault_lines", "handshakes", "limits", "loop", "quiet",
-        "rejection_lines", "replaced", "state", "stopping", "tasks",
+        "deflate_settings", "draining", "encoders", "fault_lines", "forwarded_names", "handshakes", "limits", "loop",
+        "proxies", "quiet", "rejection_lines", "replaced", "state", "stopping", "tasks",
     )  # fmt: skip
 
     def __init__(self, app: ASGIApp, config: Config, loop: asyncio.AbstractEventLoop) -> None:
@@ -107,6 +108,10 @@ class Context:
         self.config = config
         self.loop = loop
         self.limits = config.limits()
+        self.proxies = Networks(config.forwarded_allow_ips if config.proxy_headers else ())
+        """Proxies that are believed what they say of the requests they forward."""
+        self.forwarded_names = config.forwarded_names()
+        """Names of the fields in which they say it."""
         self.deflate_settings = config.deflate_settings()
         self.deadlines = Deadlines(config)
         self.counters = Counters()

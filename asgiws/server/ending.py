@@ -114,7 +114,7 @@ class Ending(asyncio.Protocol):
         self._flow.end()
         wake(self._waiters)
         context.remove(self)
-        context.left(self._peer.client)
+        context.left(self._peer.neighbour)
         counters.messages_in += receiver.messages_in
         counters.bytes_in += receiver.bytes_in
         counters.messages_out += self.messages_out

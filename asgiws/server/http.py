@@ -33,6 +33,7 @@ from asgiws.server.context import ClientDisconnected, Context
 from asgiws.server.exchange import Exchange
 from asgiws.server.files import send_part
 from asgiws.server.flow import Flow
+from asgiws.server.proxies import is_proxy, peer_for
 from asgiws.server.scope import Peer, http_scope, peer_of, websocket_scope
 from asgiws.server.websocket import WebSocketConnection
 from asgiws.telemetry.access import log_http
@@ -54,8 +55,8 @@ class HTTPConnection(asyncio.Protocol):
     """A TCP connection that speaks HTTP/1.1."""
 
     __slots__ = (
-        "_admitted", "_body", "_exchange", "_flow", "_half_closed", "_peer", "_reader", "_skipped_bytes", "_state",
-        "_ticks", "_transport", "_writes", "context",
+        "_admitted", "_body", "_exchange", "_flow", "_half_closed", "_neighbour", "_peer", "_proxied", "_reader",
+        "_skipped_bytes", "_state", "_ticks", "_transport", "_writes", "context",
     )  # fmt: skip
 
     def __init__(self, context: Context) -> None:
@@ -71,7 +72,12 @@ class HTTPConnection(asyncio.Protocol):
         self._writes = 0
         self._admitted = True
         """Whether this connection counts towards the limits of connections; False for one that was refused."""
+        self._neighbour: Peer
+        """The other end of the connection."""
+        self._proxied = False
+        """Whether that is a trusted proxy."""
         self._peer: Peer
+        """Who the present request comes from."""
         self._flow: Flow
         self._transport: asyncio.Transport
 
@@ -86,7 +92,8 @@ class HTTPConnection(asyncio.Protocol):
         """Begin, unless there are too many connections already."""
         self._transport = transport
         context = self.context
-        self._peer = peer
+        self._peer = self._neighbour = peer
+        self._proxied = is_proxy(context, peer, transport)
         config = context.config
         self._flow = Flow(transport, context.loop, config.write_high_water, config.write_low_water)
         violation = context.came(peer.client)
@@ -141,7 +148,7 @@ class HTTPConnection(asyncio.Protocol):
         self._flow.end()
         self.context.remove(self)
         if self._admitted:
-            self.context.left(self._peer.client)
+            self.context.left(self._neighbour.client)
         if self._exchange is not None:
             self._exchange.disconnect()
             self._report_response(self._exchange, complete=False)
@@ -282,9 +289,13 @@ class HTTPConnection(asyncio.Protocol):
             if self._reader.buffer and self._state != HEAD:
                 self._state, self._ticks = HEAD, 0
             self._flow.resume_reading()
-        elif isinstance(head, Violation):
+            return
+        if isinstance(head, Violation):
             self._reject(head)
-        elif asks_for_websocket(head):
+            return
+        if self._proxied:
+            self._peer = peer_for(self.context, head, self._neighbour)
+        if asks_for_websocket(head):
             self._begin_websocket(head)
         else:
             self._begin_exchange(head)
@@ -337,6 +348,7 @@ class HTTPConnection(asyncio.Protocol):
 
     def _next_request(self) -> None:
         self._body = None
+        self._peer = self._neighbour
         self._state, self._ticks = IDLE, 0
         if self._reader.buffer:
             self._advance()

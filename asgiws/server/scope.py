@@ -20,7 +20,7 @@ GONE: Final = ("", 0)
 class Peer:
     """Who is at the two ends of a connection, and whether it is encrypted."""
 
-    __slots__ = ("client", "secure", "server", "tls")
+    __slots__ = ("client", "neighbour", "root_path", "secure", "server", "tls")
 
     def __init__(
         self,
@@ -30,12 +30,16 @@ class Peer:
         tls: dict[str, Any] | None = None,
     ) -> None:
         self.client = client
-        """Address and port; None on a Unix socket."""
+        """Address and port, 0 when it is not known; None on a Unix socket."""
+        self.neighbour = client
+        """The other end of the connection: the client or, when a trusted proxy forwards its request, that proxy."""
         self.server = server
         """Address and port, or path and None for a Unix socket (ASGI H6)."""
         self.secure = secure
         self.tls = tls
         """The `tls` extension, on encrypted connections only (ASGI E8)."""
+        self.root_path: str | None = None
+        """The path that a proxy took off, when it says so; None: what the option says."""
 
 
 def peer_of(transport: asyncio.BaseTransport) -> Peer:
@@ -76,7 +80,7 @@ def websocket_scope(context: Context, head: RequestHead, peer: Peer, subprotocol
 
 def _scope(context: Context, head: RequestHead, peer: Peer) -> dict[str, Any]:
     # Every value is fresh: applications and middleware write into their scope.
-    root_path = context.config.root_path
+    root_path = context.config.root_path if peer.root_path is None else peer.root_path
     scope: dict[str, Any] = {
         "asgi": {"version": "3.0", "spec_version": "2.5"},
         "http_version": head.http_version,

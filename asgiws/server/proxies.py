@@ -1,0 +1,50 @@
+"""Requests that a trusted proxy forwards: whom they come from, by the fields that it sends.
+
+Whether the other end of a connection is a trusted proxy is found out once, when the connection begins. Only then are
+the fields of its requests looked at, each request by itself: those of many clients come on one connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from asgiws.protocol.forwarded import believe
+from asgiws.protocol.http1 import RequestHead
+from asgiws.server.context import Context
+from asgiws.server.scope import Peer
+
+__all__ = ["is_proxy", "peer_for"]
+
+
+def is_proxy(context: Context, peer: Peer, transport: asyncio.BaseTransport) -> bool:
+    """Tell whether the other end of a connection is a trusted proxy."""
+    if peer.client is None and isinstance(transport.get_extra_info("peername"), tuple):
+        return False  # a PROXY header over TCP that tells of a client on some Unix socket
+    return (peer.client[0] if peer.client is not None else None) in context.proxies
+
+
+def peer_for(context: Context, head: RequestHead, proxy: Peer) -> Peer:
+    """Give whom a request comes from, the proxy itself when it says nothing that can be believed.
+
+    A host that it names replaces the Host field in `head`, as if the client had sent its request here.
+    """
+    names = context.forwarded_names
+    fields: dict[bytes, list[bytes]] = {}
+    for name, value in head.headers:
+        if name in names:
+            fields.setdefault(name, []).append(value)
+    if not fields:
+        return proxy
+    source = believe(fields, context.proxies)
+    peer = Peer(
+        proxy.client if source.client is None else source.client,
+        proxy.server,
+        proxy.secure if source.secure is None else source.secure,
+        proxy.tls,
+    )
+    peer.neighbour = proxy.client
+    peer.root_path = source.prefix
+    if source.host is not None:
+        head.headers[:] = [field for field in head.headers if field[0] != b"host"]
+        head.headers.insert(0, (b"host", source.host))
+    return peer
