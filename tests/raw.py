@@ -76,12 +76,16 @@ class Answer:
 class RawClient:
     """A blocking socket with a buffer. Reads raise EOFError at the end, TimeoutError when nothing comes."""
 
-    def __init__(self, port: int, host: str = "127.0.0.1", receive_buffer: int | None = None) -> None:
+    def __init__(
+        self, port: int, host: str = "127.0.0.1", receive_buffer: int | None = None, source: str | None = None
+    ) -> None:
         self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(PATIENCE_S)
         try:
+            if source is not None:
+                self.socket.bind((source, 0))
             self.socket.connect((host, port))
         except OSError:
             self.socket.close()

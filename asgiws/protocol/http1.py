@@ -57,7 +57,9 @@ _LOWER_NAMES: Final[Mapping[bytes, bytes]] = {
     for spelling in (name.encode(), name.lower().encode(), name.title().encode())
 }
 # Fields that decide how the message is framed or what the connection becomes.
-_DECIDING: Final = frozenset((b"connection", b"content-length", b"expect", b"host", b"transfer-encoding", b"upgrade"))
+_DECIDING: Final = frozenset(
+    b"connection content-length expect host sec-websocket-key transfer-encoding upgrade".split()
+)
 
 
 class RequestHead(NamedTuple):
@@ -81,6 +83,8 @@ class RequestHead(NamedTuple):
     """Protocols of the Upgrade field in lower case; empty where there is none."""
     connection: tuple[bytes, ...]
     """Options of the Connection field in lower case."""
+    upgrade_lost: bool
+    """Whether there is a Sec-WebSocket-Key and no Upgrade: a handshake, from which a proxy has dropped it."""
 
 
 class HeadReader:
@@ -206,6 +210,7 @@ def parse_head(head: bytes, limits: Limits) -> RequestHead | Violation:
         expect_continue=expect is not None and version == b"HTTP/1.1",
         upgrade=header_tokens(deciding.get(b"upgrade", ())),
         connection=connection,
+        upgrade_lost=b"sec-websocket-key" in deciding and b"upgrade" not in deciding,
     )
 
 

@@ -19,7 +19,7 @@ from asgiws.protocol.encoder import Encoder
 from asgiws.protocol.errors import Violation
 from asgiws.protocol.keepalive import KeepalivePolicy, ticks
 from asgiws.protocol.networks import Networks
-from asgiws.telemetry.access import Address, log_rejection, log_slow_consumer
+from asgiws.telemetry.access import Address, format_address, log_rejection, log_slow_consumer
 from asgiws.telemetry.counters import Counters
 from asgiws.telemetry.logs import LOG, LineLimit, escape, printable
 
@@ -232,6 +232,15 @@ class Context:
         self.counters.slow_consumers += 1
         if self.rejection_lines.admits(logging.INFO):
             log_slow_consumer(client, self.config.write_timeout)
+
+    def on_upgrade_lost(self, client: Address) -> None:
+        """Log a handshake that has become an ordinary request, and is one to the application."""
+        if self.rejection_lines.admits(logging.INFO):
+            LOG.info(
+                "%s sent Sec-WebSocket-Key without Upgrade: websocket, so this is no handshake; a proxy in front may "
+                "drop it (nginx needs proxy_http_version 1.1, and proxy_set_header for Upgrade and Connection)",
+                format_address(client),
+            )
 
     def reject(self, violation: Violation, client: Address, path: bytes = b"") -> None:
         """Count and log a peer's fault, in a request for that path where it is known."""

@@ -303,6 +303,8 @@ class HTTPConnection(asyncio.Protocol):
     def _begin_exchange(self, head: RequestHead) -> None:
         context = self.context
         context.counters.http_requests += 1
+        if head.upgrade_lost:
+            context.on_upgrade_lost(self._peer.client)
         self._body = body = (
             None if head.content_length in (None, 0) and not head.chunked else body_reader(head, context.limits)
         )
