@@ -15,7 +15,7 @@ from tests.proxies.fronts import Authority, Site, Starter, StartFront
 __all__ = ["processes", "run_command", "start"]
 
 BEHIND = "tests.proxies.apps:behind"
-# On a connection that two sides have: each kind of proxy meets both loops, TCP and Unix sockets.
+# Each kind of proxy meets both loops, TCP and Unix sockets, and so does each loop; not all eight combinations.
 UPSTREAMS = {("nginx", "asyncio"): "tcp", ("nginx", "uvloop"): "unix",
              ("haproxy", "asyncio"): "unix", ("haproxy", "uvloop"): "tcp"}  # fmt: skip
 
@@ -55,13 +55,18 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def site(starter: Starter, start: Start, kind: str, loop_name: str, tmp_path: Path) -> StartSite:
+def front(starter: Starter, kind: str) -> StartFront:
+    """Start a proxy of each kind."""
+    return starter.nginx if kind == "nginx" else starter.haproxy
+
+
+@pytest.fixture
+def site(front: StartFront, start: Start, kind: str, loop_name: str, tmp_path: Path) -> StartSite:
     """Start a server on each loop behind each kind of proxy, over TCP or a Unix socket."""
 
     def start_site(*options: str, edits: Mapping[str, str] | None = None, authority: Authority | None = None) -> Site:
         unix = ["--uds", str(tmp_path / "app.sock")] if UPSTREAMS[kind, loop_name] == "unix" else []
         server = start(BEHIND, *unix, *options)
-        front = {"nginx": starter.nginx, "haproxy": starter.haproxy}[kind]
         return Site(server, front(server.address, edits, authority=authority))
 
     return start_site
