@@ -19,9 +19,11 @@ from asgiws.protocol.body import ChunkedBody
 from asgiws.protocol.closing import Close
 from asgiws.protocol.deflate import OFF, DeflateSettings, Inflater, inflate_message, negotiate
 from asgiws.protocol.errors import BAD_DEFLATE, RULES, Violation
+from asgiws.protocol.forwarded import FORWARDED, FORWARDED_FIELDS, PREFIX, believe, parse_node
 from asgiws.protocol.handshake import Handshake, check_handshake, parse_extensions
 from asgiws.protocol.http1 import HeadReader, RequestHead, parse_head
 from asgiws.protocol.limits import Limits
+from asgiws.protocol.networks import Networks
 from asgiws.protocol.proxy_protocol import parse_proxy_header
 from asgiws.protocol.receiver import ENDED, FRESH_WINDOW, KEPT_WINDOW, NO_COMPRESSION
 from tests.protocol import test_body, test_http1, test_proxy_protocol
@@ -162,6 +164,24 @@ def handshake(data: bytes) -> None:
         negotiate(checked.extensions, settings)
 
 
+def forwarded(data: bytes) -> None:
+    """Believe any fields of a proxy, each line another one: what comes of it is fit for a scope, or nothing."""
+    given = Input(data)
+    trusted = (Networks(["127.0.0.1", "10.0.0.0/8"]), Networks(["*"]))[given.choice & 1]
+    fields: dict[bytes, list[bytes]] = {}
+    for at, line in enumerate(given.sent.split(b"\n")):
+        fields.setdefault(FORWARDED_FIELDS[(at + given.choice) % len(FORWARDED_FIELDS)], []).append(line)
+    only_x = {name: values for name, values in fields.items() if name != FORWARDED}
+    for chosen in (fields, only_x, {FORWARDED: [given.sent]}):
+        client, secure, host, prefix = believe(chosen, trusted)
+        assert client is None or parse_node(client[0].encode()) == (client[0], 0)
+        assert client is None or 0 <= client[1] <= 65535
+        assert secure in (None, True, False)
+        assert host is None or (host.isascii() and not set(host) & set(b' \t"/\\?#@<>'))
+        assert prefix is None or "//" not in prefix + "/" * (prefix != "")
+        assert prefix is None or PREFIX in chosen
+
+
 def extensions(data: bytes) -> None:
     """Parse any offers and answer them: RFC 7692 §5.1, an answer keeps to what was offered."""
     given = Input(data)
@@ -286,7 +306,7 @@ TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = MappingProxyType(
     {
         target.__name__: target
         for target in (
-            head, chunked, handshake, extensions, receiver_plain, receiver_fresh, receiver_kept, inflater,
+            head, chunked, handshake, forwarded, extensions, receiver_plain, receiver_fresh, receiver_kept, inflater,
             proxy_header,
         )
     }
@@ -308,6 +328,10 @@ _CONTENTS: Final[Mapping[str, tuple[bytes, ...]]] = {
     "head": tuple(test_http1.SAMPLES),
     "chunked": (*test_body.SAMPLES, b"1;" + b"a" * 1500),
     "handshake": (b"Sec-WebSocket-Protocol: a, b", b"Origin: http://a", b"Sec-WebSocket-Extensions: " + _OFFERS[1]),
+    "forwarded": (
+        b'192.0.2.1, 10.0.0.1\nhttps, http\na.example, b\n/shop\nfor=192.0.2.1;proto=https, for="[::1]:80"',
+        b'for="[2001:db8::1]:_a";host="a:8000";proto=wss , by=_x;for=10.0.0.1',
+    ),
     "extensions": _OFFERS,
     "proxy_header": (*test_proxy_protocol.GOOD, *test_proxy_protocol.BAD),
     "inflater": (deflate(b"hello" * 20, 6, 15), deflate(bytes(5000), 9, 9), b"\x00\x01\x00\xfe\xffa"),

@@ -187,6 +187,16 @@ def test_client_that_spoils_an_appended_forwarded_is_never_somebody_else(
         assert ask(client, f"Forwarded: {lie}")["client"][0] in (CLIENT, "127.0.0.1")
 
 
+@pytest.mark.parametrize("field", ["x-forwarded-for,x-forwarded-proto", "forwarded"])
+def test_ipv6_client_of_nginx_is_given(start: Start, nginx: StartFront, field: str) -> None:
+    """nginx takes an address of the test's for the connection's; in Forwarded it stands in quotes and brackets."""
+    server = start(BEHIND, "--forwarded-fields", field)
+    edits = forwarded_edits(fragments("nginx")[2]) if field == "forwarded" else {}
+    realip = {"listen 127.0.0.1": "set_real_ip_from 127.0.0.0/8; real_ip_header X-Test; listen 127.0.0.1"}
+    with nginx(server.address, edits | realip).connect() as client:
+        assert ask(client, "X-Test: 2001:db8::7")["client"] == ["2001:db8::7", 0]
+
+
 # ---- host and prefix
 
 

@@ -124,6 +124,7 @@ def test_server_that_stops_closes_with_1012_through_the_proxy(site: StartSite) -
 # ---- quiet connections
 
 
+@pytest.mark.slow
 def test_pings_keep_a_quiet_connection_alive_beyond_the_proxys_timeout(site: StartSite, kind: str) -> None:
     """Six intervals of 0.3 s are nearly twice the second after which the proxy gives up."""
     running = site("--ping-interval", "0.3", "--access-log", edits=SHORT[kind])
@@ -135,6 +136,7 @@ def test_pings_keep_a_quiet_connection_alive_beyond_the_proxys_timeout(site: Sta
         assert client.read_text() == "still here"
 
 
+@pytest.mark.slow
 def test_proxy_cuts_a_quiet_connection_without_pings(site: StartSite, kind: str) -> None:
     running = site("--ping-interval", "0", edits=SHORT[kind])
     with running.front.connect() as client:
