@@ -265,6 +265,12 @@ def test_client_that_breaks_the_grammar_is_not_believed(sent: str) -> None:
     assert read(f"Forwarded: {sent}", "Forwarded: for=10.0.0.1").client in (("10.0.0.1", 0), ("203.0.113.9", 0))
 
 
+def test_field_that_breaks_the_grammar_ends_the_walk() -> None:
+    """It is an entry without an address: what stands before it is not believed."""
+    source = read("Forwarded: for=203.0.113.9;proto=https", 'Forwarded: for="', "Forwarded: for=10.0.0.1")
+    assert source == Source(("10.0.0.1", 0), None, None, None)
+
+
 def test_forwarded_beyond_4096_bytes_is_not_believed() -> None:
     padding = 4096 - len("for=192.0.2.1;x=")
     assert read(f"Forwarded: for=192.0.2.1;x={'a' * padding}").client == ("192.0.2.1", 0)

@@ -90,6 +90,14 @@ def test_nobody_is_believed_without_proxy_headers(serve: Serve) -> None:
         assert ask(client, FOR)["client"] == list(client.socket.getsockname())
 
 
+def test_allowed_addresses_come_from_the_variable_that_uvicorn_reads(start: Start) -> None:
+    process = start(BEHIND, environ={"FORWARDED_ALLOW_IPS": "127.0.0.2,10.0.0.0/8"})
+    with RawClient(process.port, source="127.0.0.2") as client:
+        assert ask(client, FOR)["client"] == CLIENT
+    with RawClient(process.port) as client:
+        assert ask(client, FOR)["client"] == list(client.socket.getsockname())
+
+
 # ---- which fields are believed
 
 
@@ -212,13 +220,19 @@ def test_handshake_rate_counts_the_clients_address(serve: Serve) -> None:
     assert status("192.0.2.2") == 101
 
 
-@pytest.mark.parametrize("websocket", [False, True])
-def test_connection_limit_counts_the_proxys_connections(serve: Serve, websocket: bool) -> None:
+@pytest.mark.parametrize("kind", ["done", "open", "websocket"])
+def test_connection_limit_counts_the_proxys_connections(serve: Serve, kind: str) -> None:
     """In and out: each is counted under the address that it came from, whatever its requests have said."""
     server = serve(app, max_connections_per_address=1)
     for _ in range(2):
         with RawClient(server.port) as client:
-            (ask_websocket if websocket else ask)(client, FOR)
+            if kind == "websocket":
+                ask_websocket(client, FOR)
+            elif kind == "done":
+                ask(client, FOR)
+            else:
+                client.send(b"GET /endless HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n")
+                client.read_until(b"begun")
             with RawClient(server.port) as second:
                 assert second.read_answer().status == 503
         wait_connections(server, 0)
