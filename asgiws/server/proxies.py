@@ -24,10 +24,7 @@ def is_proxy(context: Context, peer: Peer, transport: asyncio.BaseTransport) -> 
 
 
 def peer_for(context: Context, head: RequestHead, proxy: Peer) -> Peer:
-    """Give whom a request comes from, the proxy itself when it says nothing that can be believed.
-
-    A host that it names replaces the Host field in `head`, as if the client had sent its request here.
-    """
+    """Give whom a request comes from, the proxy itself when it says nothing; `head` stays as it is."""
     names = context.forwarded_names
     fields: dict[bytes, list[bytes]] = {}
     for name, value in head.headers:
@@ -44,7 +41,5 @@ def peer_for(context: Context, head: RequestHead, proxy: Peer) -> Peer:
     )
     peer.neighbour = proxy.client
     peer.root_path = source.prefix
-    if source.host is not None:
-        head.headers[:] = [field for field in head.headers if field[0] != b"host"]
-        head.headers.insert(0, (b"host", source.host))
+    peer.host = source.host
     return peer

@@ -6,7 +6,7 @@ import asyncio
 import os
 from typing import Any, Final
 
-from asgiws.protocol.http1 import RequestHead, accepts_trailers
+from asgiws.protocol.http1 import Header, RequestHead, accepts_trailers
 from asgiws.server.context import Context, Scope
 
 __all__ = ["GONE", "Peer", "http_scope", "peer_of", "websocket_scope"]
@@ -20,7 +20,7 @@ GONE: Final = ("", 0)
 class Peer:
     """Who is at the two ends of a connection, and whether it is encrypted."""
 
-    __slots__ = ("client", "neighbour", "root_path", "secure", "server", "tls")
+    __slots__ = ("client", "host", "neighbour", "root_path", "secure", "server", "tls")
 
     def __init__(
         self,
@@ -40,6 +40,8 @@ class Peer:
         """The `tls` extension, on encrypted connections only (ASGI E8)."""
         self.root_path: str | None = None
         """The path that a proxy took off, when it says so; None: what the option says."""
+        self.host: bytes | None = None
+        """The Host field that a proxy got, when it says so; None: the one that it sent."""
 
 
 def peer_of(transport: asyncio.BaseTransport) -> Peer:
@@ -89,7 +91,7 @@ def _scope(context: Context, head: RequestHead, peer: Peer) -> dict[str, Any]:
         "raw_path": root_path.encode() + head.target if root_path else head.target,
         "query_string": head.query,
         "root_path": root_path,
-        "headers": head.headers,
+        "headers": head.headers if peer.host is None else _with_host(head.headers, peer.host),
         "client": peer.client,
         "server": peer.server,
         "extensions": {"tls": _copy(peer.tls)} if peer.tls is not None else {},
@@ -101,3 +103,8 @@ def _scope(context: Context, head: RequestHead, peer: Peer) -> dict[str, Any]:
 
 def _copy(tls: dict[str, Any]) -> dict[str, Any]:
     return {**tls, "client_cert_chain": [*tls["client_cert_chain"]]}
+
+
+def _with_host(headers: list[Header], host: bytes) -> list[Header]:
+    """Give the fields with another Host, as if the client had sent its request here."""
+    return [(b"host", host), *(field for field in headers if field[0] != b"host")]

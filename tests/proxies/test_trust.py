@@ -163,6 +163,7 @@ def test_host_replaces_the_host_field(serve: Serve) -> None:
             "host": "shop.example:8443", "x-forwarded-for": "192.0.2.1", "x-forwarded-host": "shop.example:8443",
         }  # fmt: skip
         assert ask(client, "X-Forwarded-Host: a b")["headers"]["host"] == "localhost"
+        assert ask_websocket(client, "X-Forwarded-Host: shop.example")["headers"]["host"] == "shop.example"
 
 
 def test_prefix_is_the_root_path(serve: Serve) -> None:
@@ -184,8 +185,8 @@ def test_access_lines_and_rejections_name_the_client(start: Start) -> None:
     with RawClient(process.port) as client:
         ask(client, FOR)
         process.wait_stderr(r'192\.0\.2\.1:0 "GET / HTTP/1\.1" 200')
-        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.7\r\nTransfer-Encoding: chunked\r\n\r\n")
-        client.send(b"6\r\n123456\r\n0\r\n\r\n")
+        head = b"POST /length HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.7\r\nTransfer-Encoding: chunked\r\n\r\n"
+        client.send(head + b"6\r\n123456\r\n0\r\n\r\n")
         process.wait_stderr(r"192\.0\.2\.7:0 rejected: .*body-too-large")
     with RawClient(process.port) as client:
         client.open_websocket("/", FOR)
