@@ -15,9 +15,9 @@ from tests.proxies.conftest import StartSite
 from tests.proxies.fronts import Authority, Front
 from tests.raw import RawClient, close, frame, handshake, text
 
-# What is edited so that a proxy gives up after a second in which nothing has come
-SHORT = {"nginx": {"proxy_read_timeout 60s": "proxy_read_timeout 1s"},
-         "haproxy": {"timeout tunnel 60s": "timeout tunnel 1s"}}  # fmt: skip
+# What is edited so that a proxy gives up after two seconds in which nothing has come
+SHORT = {"nginx": {"proxy_read_timeout 60s": "proxy_read_timeout 2s"},
+         "haproxy": {"timeout tunnel 60s": "timeout tunnel 2s"}}  # fmt: skip
 
 
 def talk(front: Front, path: str = "/", *subprotocols: str) -> ClientConnection:
@@ -126,11 +126,11 @@ def test_server_that_stops_closes_with_1012_through_the_proxy(site: StartSite) -
 
 @pytest.mark.slow
 def test_pings_keep_a_quiet_connection_alive_beyond_the_proxys_timeout(site: StartSite, kind: str) -> None:
-    """Six intervals of 0.3 s are nearly twice the second after which the proxy gives up."""
-    running = site("--ping-interval", "0.3", "--access-log", edits=SHORT[kind])
+    """Nine intervals of 0.3 s are longer than the two seconds after which the proxy gives up."""
+    running = site("--ping-interval", "0.3", edits=SHORT[kind])
     with running.front.connect() as client:
         client.open_websocket()
-        for _ in range(6):
+        for _ in range(9):
             answer_ping(client)
         client.send(text("still here"))
         assert client.read_text() == "still here"
