@@ -101,10 +101,10 @@ def test_access_lines_name_the_client(site: StartSite) -> None:
     running = site()
     with running.front.connect(CLIENT) as client:
         ask(client)
-    running.server.wait_stderr(rf'{CLIENT}:0 "GET /path HTTP/1\.1" 200')
+    running.server.wait_stderr(rf'{CLIENT}:0 +"GET /path HTTP/1\.1" 200')
     ask_websocket(running.front)
-    running.server.wait_stderr(rf'{CLIENT}:0 "WebSocket /" open')
-    running.server.wait_stderr(rf'{CLIENT}:0 "WebSocket /" closed 1006')
+    running.server.wait_stderr(rf'{CLIENT}:0 +"WebSocket /" open')
+    running.server.wait_stderr(rf'{CLIENT}:0 +"WebSocket /" closed 1006')
 
 
 def test_proxy_that_is_not_trusted_is_the_client(start: Start, nginx: StartFront) -> None:
