@@ -97,14 +97,6 @@ GIVEN: dict[str, tuple[list[str], str, object]] = {
     "--factory": (["--factory"], "factory", True),
 }  # fmt: skip
 
-COMING = {
-    "--proxy-headers", "--no-proxy-headers", "--forwarded-allow-ips",
-    "--ssl-keyfile", "--ssl-certfile", "--ssl-keyfile-password", "--ssl-cert-reqs", "--ssl-ca-certs", "--ssl-ciphers",
-    "--ssl-client-cert", "--ssl-min-version", "--forwarded-fields",
-}  # fmt: skip
-"""Flags of the page whose options are not in the table yet."""
-NOT_YET = {flag for flag in COMING if flag not in make_parser()._option_string_actions}
-
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,8 +131,6 @@ def test_every_flag_that_is_the_same_is_given_below() -> None:
 @pytest.mark.parametrize(("flag", "row"), [(flag, row) for row in SAME for flag in row.flags], ids=str)
 def test_flag_of_uvicorn_gives_the_option_of_its_row(flag: str, row: Row) -> None:
     """A command line that was written for uvicorn works unchanged."""
-    if flag in NOT_YET:
-        pytest.skip(f"{flag} is missing in the table of options")
     arguments, name, value = GIVEN[flag]
     assert flag in arguments
     assert row.here == f"--{name.replace('_', '-')}"
@@ -160,7 +150,7 @@ def test_flags_that_the_page_names_exist() -> None:
     """Those of uvicorn stand in its first column."""
     known = {flag for row in ROWS for flag in row.flags} | set(make_parser()._option_string_actions)
     for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", PAGE.read_text()):
-        assert flag in known | NOT_YET, f"{PAGE.name} names {flag}"
+        assert flag in known, f"{PAGE.name} names {flag}"
 
 
 def test_requests_have_contexts_of_their_own(serve: Serve) -> None:
