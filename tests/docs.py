@@ -7,6 +7,7 @@ from pathlib import Path
 from asgiws.config import OPTIONS, Config
 from asgiws.option import spelled
 from asgiws.protocol.errors import RULES
+from tests.bench.report import figures_section, readme_section
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,7 +39,9 @@ def rules_table() -> str:
 
 TABLES = (
     ("README.md", "options", options_table),
+    ("README.md", "bench", readme_section),
     ("asgiws/protocol/README.md", "rules", rules_table),
+    ("tests/bench/README.md", "figures", figures_section),
 )
 
 

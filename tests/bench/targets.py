@@ -1,0 +1,183 @@
+"""What asgiws is held to, as a table over the results: each target gives its measured value, or None without one."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tests.bench.servers import BY_NAME, PEER
+
+OURS: Final = "asgiws"
+ASYNCIO: Final = "asgiws asyncio"
+PYTHON: Final = "asgiws without C"
+FLOOR: Final = "bare protocol"
+IDLE_MOST_KIB: Final = 8.0
+
+WHY_NOT: Final[Mapping[str, str]] = {}
+"""By the name of a target: the measured reason why it is not met."""
+
+
+class Figures:
+    """Medians of the results."""
+
+    def __init__(self, results: Mapping[str, Any]) -> None:
+        self._results = results
+
+    def cpu(self, workload: str, server: str) -> float | None:
+        """Microseconds of server CPU for each unit of work."""
+        samples = self._results.get("cpu", {}).get(workload, {}).get(server)
+        return statistics.median(samples) if samples else None
+
+    def servers(self, workload: str) -> list[str]:
+        """Who was measured, in the order of the table."""
+        return [name for name, samples in self._results.get("cpu", {}).get(workload, {}).items() if samples]
+
+    def best_peer(self, workload: str, prefix: str = "") -> tuple[str, float] | None:
+        """The ASGI server with the least CPU, among those whose name begins so."""
+        peers = [name for name in self.servers(workload) if BY_NAME[name].kind == PEER and name.startswith(prefix)]
+        costs = [(self.cpu(workload, name) or 0.0, name) for name in peers]
+        return (min(costs)[1], min(costs)[0]) if costs else None
+
+    def idle_kib(self, offer: str, state: str) -> float | None:
+        """The most that an idle connection took, over all counts."""
+        rows = [row for name, row in self._results.get("memory", {}).items() if name.endswith(offer)]
+        found = [row[OURS][state] for row in rows if OURS in row]
+        return max(found) if found else None
+
+    def latency(self, server: str, what: str) -> float | None:
+        """The median over rounds of a percentile, of the rate, or of the longest pause."""
+        rounds = self._results.get("latency", {}).get(server)
+        return statistics.median(one[what] for one in rounds) if rounds else None
+
+    def scaling(self, name: str) -> float | None:
+        """Ours of `python -m tests.bench scaling`: the growth of a message's cost, or what it is called there."""
+        ours = self._results.get("scaling", {}).get("servers", {}).get(OURS)
+        if ours is None:
+            return None
+        if name == "growth":
+            return float(max(max(costs.values()) / min(costs.values()) for costs in ours["cpu"].values()))
+        return float(ours["idle"]["sweep"] if name == "sweep" else ours["beside slow"])
+
+
+Beside = Callable[[Figures], float | None]
+"""What something of ours is compared with."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A value and what it was compared with."""
+
+    value: float
+    beside: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A claim: `measure` gives a value that is at least, or at most, `limit`."""
+
+    name: str
+    claim: str
+    measure: Callable[[Figures], Measured | None]
+    limit: float
+    at_least: bool
+    unit: str = "x"
+
+    def met(self, figures: Figures) -> bool | None:
+        """Whether it is; None when it was not measured."""
+        measured = self.measure(figures)
+        if measured is None:
+            return None
+        return measured.value >= self.limit if self.at_least else measured.value <= self.limit
+
+
+def _ahead(
+    name: str, claim: str, workload: str, factor: float, *, ours: str = OURS, prefix: str = "", than: str = ""
+) -> Target:
+    """At least `factor` times less CPU than the best peer, or than the best of those whose name begins so."""
+
+    def measure(figures: Figures) -> Measured | None:
+        mine, best = figures.cpu(workload, ours), figures.best_peer(workload, prefix)
+        return Measured(best[1] / mine, best[0]) if mine and best else None
+
+    words = "less" if factor == 1 else f">= {factor:g}x less"
+    return Target(name, f"{claim}: {words} than {than or 'the best peer'}", measure, factor, True)
+
+
+def _within(
+    name: str, claim: str, workload: str, factor: float, beside: Beside, what: str, *, ours: str = OURS
+) -> Target:
+    """At most `factor` times the CPU of something else."""
+
+    def measure(figures: Figures) -> Measured | None:
+        mine, other = figures.cpu(workload, ours), beside(figures)
+        return Measured(mine / other, what) if mine and other else None
+
+    return Target(name, f"{claim}: <= {factor:g}x {what}", measure, factor, False)
+
+
+def _best(workload: str) -> Beside:
+    def give(figures: Figures) -> float | None:
+        best = figures.best_peer(workload)
+        return best[1] if best else None
+
+    return give
+
+
+def _of(workload: str, server: str) -> Beside:
+    return lambda figures: figures.cpu(workload, server)
+
+
+def _idle(name: str, claim: str, offer: str, state: str) -> Target:
+    def measure(figures: Figures) -> Measured | None:
+        value = figures.idle_kib(offer, state)
+        return None if value is None else Measured(value)
+
+    return Target(name, f"{claim}: <= {IDLE_MOST_KIB:g} KiB", measure, IDLE_MOST_KIB, False, " KiB")
+
+
+def _scaling(name: str, claim: str, limit: float, unit: str) -> Target:
+    def measure(figures: Figures) -> Measured | None:
+        value = figures.scaling(name)
+        return None if value is None else Measured(value)
+
+    return Target(name, claim, measure, limit, False, unit)
+
+
+_LARGE: Final = (("echo-64k-text", "64 KiB text"), ("echo-64k-binary", "64 KiB binary"),
+                 ("echo-1m-text", "1 MiB text"), ("echo-1m-binary", "1 MiB binary"))  # fmt: skip
+
+TARGETS: Final = (
+    _ahead("burst", "8 connections with 64 in flight, 32 B", "burst", 5),
+    _ahead("echo-50", "50 connections, 32 B", "echo-50", 1.9),
+    _within("echo-50-floor", "50 connections, 32 B", "echo-50", 1.5, _of("echo-50", FLOOR), FLOOR),
+    _ahead("echo-1k-text", "50 connections, 1 KiB text", "echo-1k-text", 1.5),
+    _ahead("echo-1k-binary", "50 connections, 1 KiB binary", "echo-1k-binary", 1.5),
+    *(_ahead(name, f"echo {title}", name, 1) for name, title in _LARGE),
+    *(_within(f"{name}-python", f"echo {title} without the C module", name, 2, _best(name), "the best peer",
+              ours=PYTHON)
+      for name, title in _LARGE),
+    _within("broadcast", "broadcast to 1,000", "broadcast", 1.3, _of("broadcast", FLOOR), "a loop of transport.write"),
+    _ahead("broadcast-compressed", "broadcast to 1,000, compressed", "broadcast-compressed", 2.3,
+           than="the best peer that compresses"),
+    _within("broadcast-compressed-own", "broadcast to 1,000, compressed", "broadcast-compressed", 1.1,
+            _of("broadcast", OURS), "our own uncompressed"),
+    _ahead("json-compressed", "echo 1 KiB JSON, compressed", "json-compressed", 1.5,
+           than="the best peer that compresses"),
+    _ahead("handshake-granian", "connect, accept, close", "handshake", 1.5, prefix="granian", than="granian"),
+    _ahead("handshake-uvicorn", "connect, accept, close", "handshake", 4, prefix="uvicorn", than="uvicorn"),
+    _idle("idle", "idle connection", "plain", "idle"),
+    _idle("idle-echoed", "idle connection after an echo", "plain", "after echo"),
+    _idle("idle-compression", "idle connection with compression negotiated", "browser", "idle"),
+    _idle("idle-compression-echoed", "the same after an echo", "browser", "after echo"),
+    _ahead("http-get", "GET hello, 50 kept connections", "http-get", 1),
+    _ahead("starlette-50", "Starlette, 50 connections, 32 B", "starlette-50", 1.6, prefix="uvicorn", than="uvicorn"),
+    _ahead("starlette-burst", "Starlette, 8 with 64 in flight", "starlette-burst", 1.6, prefix="uvicorn",
+           than="uvicorn"),
+    _ahead("burst-asyncio", "bursts on asyncio", "burst", 1, ours=ASYNCIO, than="the best peer on uvloop"),
+    _ahead("broadcast-asyncio", "broadcast on asyncio", "broadcast", 1, ours=ASYNCIO, than="the best peer on uvloop"),
+    _scaling("growth", "CPU of a message, most over least, 1 to 10,000 connections: <= 1.2x", 1.2, "x"),
+    _scaling("sweep", "sweep of 10,000 idle connections: <= 1 % of a core", 1.0, " %"),
+    _scaling("slow", "CPU of the others beside 50 that do not read: <= 1.1x", 1.1, "x"),
+)  # fmt: skip

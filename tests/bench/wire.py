@@ -1,0 +1,88 @@
+"""Bytes that clients send, made before anything is measured."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+import zlib
+
+from tests.raw import frame, handshake
+
+BROWSER_OFFER = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
+CLOSE = frame(8, b"\x03\xe8")
+TEXT, BINARY = 1, 2
+_RSV1 = 4
+_CLIENT_WINDOW_BITS = 12
+"""What the peers agree to at least: a client's window may be 2^12 bytes."""
+
+
+def opening(path: str, *, compression: bool = False) -> bytes:
+    """A handshake; with a browser's offer of compression or without."""
+    return handshake(path, *([BROWSER_OFFER] if compression else []))
+
+
+def payload_of(size: int) -> bytes:
+    """Visible ASCII."""
+    return bytes(65 + i % 26 for i in range(26)) * (size // 26) + bytes(65 + i % 26 for i in range(size % 26))
+
+
+def client_frame(opcode: int, size: int) -> bytes:
+    return frame(opcode, payload_of(size))
+
+
+def client_frame_bytes(size: int) -> int:
+    """How long a client's frame is."""
+    return server_frame_bytes(size) + 4
+
+
+def server_frame(opcode: int, payload: bytes) -> bytes:
+    return frame(opcode, payload, key=None)
+
+
+def server_frame_bytes(size: int) -> int:
+    """How long a server's frame is."""
+    return size + (2 if size < 126 else 4 if size < 65536 else 10)
+
+
+def records(size: int, count: int) -> list[bytes]:
+    """Different JSON objects of exactly `size` bytes, at least 100, that compress as such things do."""
+    chance = random.Random(1)
+    return [_record(chance, size, number) for number in range(count)]
+
+
+def _record(chance: random.Random, size: int, number: int) -> bytes:
+    rows: list[dict[str, object]] = []
+    record = {"type": "tick", "number": number, "rows": rows, "note": ""}
+    while True:
+        row = {
+            "id": chance.randrange(10**8),
+            "symbol": chance.choice(["EURUSD", "GBPUSD", "USDJPY", "AUDNZD"]),
+            "price": round(chance.uniform(0.5, 200), 5),
+            "side": chance.choice(["buy", "sell"]),
+        }
+        if len(json.dumps(record)) + len(json.dumps(row)) + 2 > size:
+            break
+        rows.append(row)
+    record["note"] = "".join(chance.choices("abcdefghijklmnop", k=size - len(json.dumps(record))))
+    return json.dumps(record).encode()
+
+
+def compressed_frame(payload: bytes) -> bytes:
+    """A compressed text frame that any permessage-deflate context takes: it refers to nothing before it."""
+    deflater = zlib.compressobj(1, zlib.DEFLATED, -_CLIENT_WINDOW_BITS)
+    data = deflater.compress(payload) + deflater.flush(zlib.Z_SYNC_FLUSH)
+    assert data.endswith(b"\x00\x00\xff\xff")
+    return frame(TEXT, data[:-4], rsv=_RSV1)
+
+
+def frame_end(data: bytes, at: int) -> int:
+    """Where the server's frame that begins at `at` ends; beyond the data when more has to come."""
+    if len(data) < at + 2:
+        return at + 2
+    size = data[at + 1]
+    if size < 126:
+        return at + 2 + size
+    if size == 126:
+        return at + 4 + int(struct.unpack_from("!H", data, at + 2)[0]) if len(data) >= at + 4 else at + 4
+    return at + 10 + int(struct.unpack_from("!Q", data, at + 2)[0]) if len(data) >= at + 10 else at + 10
