@@ -17,8 +17,8 @@ from tests.bench.run import say
 
 DEFAULT_FILE = Path("build/bench/results.json")
 EXTRAS = ("latency", "memory", "scaling")
-SCALING_SERVERS = ("asgiws", "asgiws asyncio", "uvicorn websockets-sansio")
-"""Unless others are named; one peer shows what is usual."""
+SCALING_SERVERS = ("asgiws", "uvicorn websockets-sansio", "bare protocol")
+"""Unless others are named: one peer shows what is usual, and the floor what the kernel takes."""
 
 
 def parser() -> argparse.ArgumentParser:

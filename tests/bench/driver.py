@@ -107,11 +107,11 @@ class Lockstep:
     def __init__(self, clients: list[socket.socket], request: bytes, answer_bytes: int, in_flight: int = 1) -> None:
         self.units = len(clients) * in_flight
         self.clients = clients
-        self._request = request * in_flight
-        self._answer_bytes = answer_bytes * in_flight
+        self.request = request * in_flight
+        self.answer_bytes = answer_bytes * in_flight
 
     def play(self, steps: int) -> None:
-        request, answer_bytes = self._request, self._answer_bytes
+        request, answer_bytes = self.request, self.answer_bytes
         sends = [client.sendall for client in self.clients]
         reads = [client.recv_into for client in self.clients]
         buffer = memoryview(bytearray(min(answer_bytes, _PIECE)))
@@ -143,6 +143,27 @@ class Echo(Lockstep):
                 answer = read_exactly(client, wire.server_frame_bytes(size))
                 if answer[0] != 0x80 | opcode or wire.frame_end(answer, 0) != len(answer):
                     raise Refused(f"a message was answered with {answer[:80]!r}")
+
+
+class InTurn(Echo):
+    """One connection after the other: the next message leaves when all of the one before were answered."""
+
+    def play_messages(self, messages: int, in_flight: int) -> int:
+        """Play about so many, but at least one turn of each connection; gives how many."""
+        request = self.request * in_flight
+        answer_bytes = self.answer_bytes * in_flight
+        buffer = bytearray(answer_bytes)
+        turns = max(1, messages // in_flight // len(self.clients))
+        for _ in range(turns):
+            for client in self.clients:
+                client.sendall(request)
+                owed = answer_bytes
+                while owed:
+                    size = client.recv_into(buffer, owed)
+                    if not size:
+                        raise Refused("the server closed")
+                    owed -= size
+        return turns * len(self.clients) * in_flight
 
 
 class HTTP(Lockstep):

@@ -10,7 +10,7 @@ from collections import deque
 from typing import Final
 
 from tests.bench import wire
-from tests.bench.driver import Echo, Refused, close_all, open_websockets, read_exactly
+from tests.bench.driver import Echo, InTurn, Refused, close_all, open_websockets, read_exactly
 from tests.bench.machine import allow_files, cpu_s, pss_bytes
 from tests.bench.servers import Running, Server
 from tests.raw import frame
@@ -19,6 +19,7 @@ _WARM: Final = 50
 _PING: Final = b"hello"
 LATENCY_CONNECTIONS: Final = 50
 _SIZE: Final = 32
+_ALONE: Final = 4000
 
 
 class NotPossible(Exception):  # noqa: N818 - what happened
@@ -74,7 +75,7 @@ def latency(running: Running, seconds: float) -> dict[str, float]:
     An open loop: messages leave by the clock whether or not answers have come. `pause` is the longest time for which
     the application's event loop did not turn, as the application itself saw it.
     """
-    session = Echo(running.port, LATENCY_CONNECTIONS, 1, _SIZE)
+    session = InTurn(running.port, LATENCY_CONNECTIONS, 1, _SIZE)
     watcher = open_websockets(running.port, 1, "/pause")[0]
     try:
         saturation = _saturation(running, session)
@@ -94,12 +95,14 @@ def latency(running: Running, seconds: float) -> dict[str, float]:
     }
 
 
-def _saturation(running: Running, session: Echo) -> float:
-    """Messages a second that would take a whole core: one over the CPU time of each."""
-    session.play(20)
+def _saturation(running: Running, session: InTurn) -> float:
+    """Messages a second that would take a whole core if each came alone: one over the CPU time of such a one.
+
+    Those that come together cost less, so at half of this rate the core is never more than half busy.
+    """
+    session.play_messages(_ALONE // 4, 1)
     before_s = cpu_s(running.pids)
-    session.play(100)
-    return 100 * session.units / (cpu_s(running.pids) - before_s)
+    return session.play_messages(_ALONE, 1) / (cpu_s(running.pids) - before_s)
 
 
 def _read_pause(watcher: socket.socket) -> float:

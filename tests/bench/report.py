@@ -84,7 +84,7 @@ def _measured(target: Target, figures: Figures) -> str:
     measured = target.measure(figures)
     if measured is None:
         return "not measured"
-    beside = f" ({measured.beside})" if target.at_least else ""
+    beside = f" ({measured.beside})" if measured.beside else ""
     return f"{measured.value:.2f}{target.unit}{beside}"
 
 
@@ -166,11 +166,11 @@ def scaling_table(results: Results) -> str:
             rows.append([title, *(_ratio(row["cpu"][in_flight][count], row["cpu"][in_flight]["1"])
                                   for row in figures.values())])  # fmt: skip
     for kind, title in (("sweep", "between pings"), ("pings", "with a ping and a pong of each in 20 s")):
-        if kind in first["idle"]:
+        if any(kind in row.get("idle", {}) for row in figures.values()):
             rows.append([f"{most} idle connections, {title}, % of a core",
-                         *(_number(row["idle"][kind]) for row in figures.values())])  # fmt: skip
+                         *(_number(row.get("idle", {}).get(kind)) for row in figures.values())])  # fmt: skip
     rows.append([f"CPU of 50 connections beside {scaling['slow']} that do not read, x that without those",
-                 *(_number(row["beside slow"]) for row in figures.values())])  # fmt: skip
+                 *(_number(row.get("beside slow")) for row in figures.values())])  # fmt: skip
     return table(rows)
 
 
