@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -99,4 +100,6 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 if __name__ == "__main__":
+    # As an exception, so that the servers are ended.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(main())

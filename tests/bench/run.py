@@ -33,7 +33,7 @@ class Plan:
     memory_counts: tuple[int, ...]
 
 
-FULL: Final = Plan(rounds=5, seconds=0.6, latency_s=1.0, memory_counts=(1000, 10000))
+FULL: Final = Plan(rounds=5, seconds=0.4, latency_s=1.0, memory_counts=(1000, 10000))
 QUICK: Final = Plan(rounds=3, seconds=0.12, latency_s=0.3, memory_counts=(1000,))
 
 

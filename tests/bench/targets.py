@@ -14,6 +14,7 @@ ASYNCIO: Final = "asgiws asyncio"
 PYTHON: Final = "asgiws without C"
 FLOOR: Final = "bare protocol"
 IDLE_MOST_KIB: Final = 8.0
+_MANY: Final = 10000
 
 WHY_NOT: Final[Mapping[str, str]] = {}
 """By the name of a target: the measured reason why it is not met."""
@@ -53,15 +54,21 @@ class Figures:
 
     def growth(self, server: str) -> float | None:
         """How the cost of a message changes with the number of connections: the most over the least."""
-        row = self._results.get("scaling", {}).get("servers", {}).get(server)
+        row = self._scaling(server)
         return max(max(costs.values()) / min(costs.values()) for costs in row["cpu"].values()) if row else None
 
     def scaling(self, *names: str) -> float | None:
         """Ours of the other figures of `python -m tests.bench scaling`."""
-        found = self._results.get("scaling", {}).get("servers", {}).get(OURS)
+        found: Any = self._scaling(OURS)
         for name in names:
             found = (found or {}).get(name)
         return None if found is None else float(found)
+
+    def _scaling(self, server: str) -> dict[str, Any] | None:
+        """What was measured of a server with as many connections as the targets name, and not with fewer."""
+        scaling = self._results.get("scaling", {"connections": 0})
+        found: dict[str, Any] | None = scaling["servers"].get(server) if scaling["connections"] >= _MANY else None
+        return found
 
 
 Beside = Callable[[Figures], float | None]

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.bench import machine, picture, report, run, servers, targets, wire, workloads
+from tests.bench import machine, picture, report, run, scaling, servers, targets, wire, workloads
 from tests.bench.__main__ import main
 
 TINY = run.Plan(rounds=2, seconds=0.01, latency_s=0.05, memory_counts=(10,))
@@ -53,6 +53,19 @@ def test_tiny_run_of_memory_and_latency() -> None:
     assert [list(row) for row in results["memory"].values()] == [list(SOME[:2])] * 2
     for rounds in results["latency"].values():
         assert all(one["p50"] <= one["p99"] <= one["p99.9"] and one["rate"] > 0 for one in rounds)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("uvloop")
+def test_tiny_run_of_the_scaling() -> None:
+    plan = scaling.ScalingPlan((1, 20), 200, 2, 0.05, 2)
+    measured = scaling.run(plan, [servers.BY_NAME[name] for name in SOME])
+    assert list(measured["servers"]) == list(SOME)
+    for name, row in measured["servers"].items():
+        assert all(costs.keys() == {"1", "20"} and min(costs.values()) > 0 for costs in row["cpu"].values()), name
+    text = report.text(results_of() | {"scaling": measured})
+    assert "20 connections in turn, 64 in flight" in text
+    assert "20 idle connections, between pings" in text
 
 
 @pytest.mark.usefixtures("uvloop")
@@ -124,6 +137,16 @@ def test_target_is_a_ratio_of_medians_to_the_best_peer() -> None:
     assert target.met(targets.Figures(missed)) is False
     assert "5.00x (gunicorn)" in report.text(met)
     assert target.met(targets.Figures(results_of())) is None
+
+
+@pytest.mark.parametrize(("count", "growth"), [(1000, None), (10000, 1.5)])
+def test_target_that_names_ten_thousand_connections_is_not_met_with_fewer(count: int, growth: float | None) -> None:
+    row = {"cpu": {"1": {"1": 2.0, str(count): 3.0}}, "idle": {"sweep": 0.1}, "beside slow": 1.0}
+    figures = targets.Figures(
+        results_of() | {"scaling": {"connections": count, "slow": 50, "servers": {"asgiws": row}}}
+    )
+    assert figures.growth("asgiws") == growth
+    assert figures.scaling("idle", "sweep") == (0.1 if growth else None)
 
 
 def test_report_names_every_target_and_every_figure() -> None:
