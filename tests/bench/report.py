@@ -23,10 +23,7 @@ def text(results: Results) -> str:
     """Everything, as it is printed."""
     parts = [basis(results), targets_table(results), figures_table(results), latency_table(results),
              memory_table(results), scaling_table(results)]  # fmt: skip
-    failures = [
-        f"{where}, {server}: {what}" for where, row in results["failures"].items() for server, what in row.items()
-    ]
-    return "\n\n".join([part for part in parts if part] + failures)
+    return "\n\n".join(part for part in [*parts, failures_list(results)] if part)
 
 
 def published() -> dict[str, Any]:
@@ -55,7 +52,8 @@ def readme_section() -> str:
 def figures_section() -> str:
     """What the README of the bench shows."""
     results = published()
-    parts = [figures_table(results), latency_table(results), memory_table(results), scaling_table(results)]
+    parts = [figures_table(results), latency_table(results), memory_table(results), scaling_table(results),
+             failures_list(results)]  # fmt: skip
     return "\n\n".join(part for part in parts if part)
 
 
@@ -92,7 +90,13 @@ def _verdict(target: Target, figures: Figures) -> str:
     met = target.met(figures)
     if met is None:
         return ""
-    return "yes" if met else "no" + (f": {WHY_NOT[target.name]}" if target.name in WHY_NOT else "")
+    if met:
+        return "yes"
+    why = [WHY_NOT[target.name]] if target.name in WHY_NOT else []
+    possible = target.possible(figures)
+    if possible is not None:
+        why.append(f"the bare protocol, which parses nothing, is at {possible:.2f}x")
+    return "no" + (": " + "; ".join(why) if why else "")
 
 
 def figures_table(results: Results) -> str:
@@ -147,6 +151,12 @@ def memory_table(results: Results) -> str:
                 [f"{int(count):,}, {offered}, {state}", *(_number(row.get(name, {}).get(state)) for name in names)]
             )
     return table(rows)
+
+
+def failures_list(results: Results) -> str:
+    """Who could not be measured, and what was seen."""
+    lines = [f"* {where}, {name}: {what}" for where, row in results["failures"].items() for name, what in row.items()]
+    return "\n".join(["Not measured:", "", *lines]) if lines else ""
 
 
 def scaling_table(results: Results) -> str:

@@ -112,9 +112,7 @@ class _Group:
         try:
             do(self._started(server))
         except FAILURES as error:
-            text = f"{type(error).__name__}: {error}"
-            say(f"{server.name}, {workload.name}: {text}")
-            self._results["failures"].setdefault(workload.name, {})[server.name] = text
+            _note(self._results, workload.name, server, error)
             # What it holds from this round shall not reach the next workload.
             if server.name in self._running:
                 self._running.pop(server.name).stop()
@@ -140,8 +138,7 @@ def _latency(plan: Plan, results: Results, servers: Sequence[Server]) -> None:
                 finally:
                     running.stop()
             except FAILURES as error:
-                say(f"{server.name}, latency: {error}")
-                results["failures"].setdefault("latency", {})[server.name] = str(error)
+                _note(results, "latency", server, error)
     results["latency"] = figures
     say(
         "latency p99: "
@@ -160,10 +157,16 @@ def _memory(plan: Plan, results: Results, servers: Sequence[Server]) -> None:
                 try:
                     row[server.name] = extra.memory(server, count, offer=offer)
                 except (*FAILURES, extra.NotPossible) as error:
-                    say(f"{server.name}, memory: {error}")
-                    results["failures"].setdefault(f"memory {count}", {})[server.name] = str(error)
+                    _note(results, f"memory {count}", server, error)
             say(f"KiB for each of {count} idle, {'with' if offer else 'without'} a browser's offer: "
                 + summary({name: figure["after echo"] for name, figure in row.items()}))  # fmt: skip
+
+
+def _note(results: Results, where: str, server: Server, error: Exception) -> None:
+    """Say all of it, and keep the first line: the rest is what a server printed."""
+    say(f"{server.name}, {where}: {type(error).__name__}: {error}")
+    first = str(error).partition("\n")[0]
+    results["failures"].setdefault(where, {})[server.name] = f"{type(error).__name__}: {first}"
 
 
 def summary(figures: dict[str, float]) -> str:

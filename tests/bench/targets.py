@@ -93,6 +93,8 @@ class Target:
     limit: float
     at_least: bool
     unit: str = "x"
+    possible: Callable[[Figures], float | None] = lambda figures: None
+    """What the bare protocol reaches in our place, which nothing that parses can exceed."""
 
     def met(self, figures: Figures) -> bool | None:
         """Whether it is; None when it was not measured."""
@@ -111,8 +113,12 @@ def _ahead(
         mine, best = figures.cpu(workload, ours), figures.best_peer(workload, prefix)
         return Measured(best[1] / mine, best[0]) if mine and best else None
 
+    def possible(figures: Figures) -> float | None:
+        floor, best = figures.cpu(workload, FLOOR), figures.best_peer(workload, prefix)
+        return best[1] / floor if floor and best else None
+
     words = "less" if factor == 1 else f">= {factor:g}x less"
-    return Target(name, f"{claim}: {words} than {than or 'the best peer'}", measure, factor, True)
+    return Target(name, f"{claim}: {words} than {than or 'the best peer'}", measure, factor, True, possible=possible)
 
 
 def _within(

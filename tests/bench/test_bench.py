@@ -139,6 +139,17 @@ def test_target_is_a_ratio_of_medians_to_the_best_peer() -> None:
     assert target.met(targets.Figures(results_of())) is None
 
 
+def test_target_that_is_missed_says_what_the_floor_reaches() -> None:
+    results = results_of(burst={"asgiws": [2.0], "granian": [8.0], "bare protocol": [1.0]})
+    assert "4.00x (granian)" in report.text(results)
+    assert "no: the bare protocol, which parses nothing, is at 8.00x" in report.text(results)
+
+
+def test_who_could_not_be_measured_is_listed() -> None:
+    results = results_of() | {"failures": {"http-post": {"gunicorn": "Refused: it closed"}}}
+    assert "* http-post, gunicorn: Refused: it closed" in report.text(results)
+
+
 @pytest.mark.parametrize(("count", "growth"), [(1000, None), (10000, 1.5)])
 def test_target_that_names_ten_thousand_connections_is_not_met_with_fewer(count: int, growth: float | None) -> None:
     row = {"cpu": {"1": {"1": 2.0, str(count): 3.0}}, "idle": {"sweep": 0.1}, "beside slow": 1.0}
