@@ -16,7 +16,15 @@ FLOOR: Final = "bare protocol"
 IDLE_MOST_KIB: Final = 8.0
 _MANY: Final = 10000
 
-WHY_NOT: Final[Mapping[str, str]] = {}
+_UNMASKED_64K: Final = "unmasking 64 KiB in Python takes 51 us of CPU, in C 3 us"
+_UNMASKED_1M: Final = "unmasking 1 MiB in Python takes 0.8 to 1.6 ms of CPU, in C 0.03 ms"
+
+WHY_NOT: Final[Mapping[str, str]] = {
+    "echo-64k-text-python": _UNMASKED_64K,
+    "echo-64k-binary-python": _UNMASKED_64K,
+    "echo-1m-text-python": _UNMASKED_1M,
+    "echo-1m-binary-python": _UNMASKED_1M,
+}
 """By the name of a target: the measured reason why it is not met."""
 
 
