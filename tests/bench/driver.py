@@ -1,6 +1,6 @@
 """The clients: blocking sockets and bytes made before, in the process of the bench, on a core of their own.
 
-A session opens its connections, checks one whole answer byte by byte, and then plays steps: each step sends a unit of
+A load opens its connections, checks one whole answer byte by byte, and then plays steps: each step sends a unit of
 work on every connection and reads all the answers, counted and not looked at. So no step ends before all of its
 messages were answered, and what a client costs does not enter: only the server's CPU time is read.
 """
@@ -24,7 +24,7 @@ class Refused(Exception):  # noqa: N818 - what happened
     """A server did not answer as it should; says what was seen."""
 
 
-class Session(Protocol):
+class Load(Protocol):
     """Connections to one server that repeat one unit of work."""
 
     units: int
@@ -48,7 +48,7 @@ def connect(port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def closed_on_error(clients: Sequence[socket.socket]) -> Iterator[None]:
-    """Leave no connection behind when a session cannot begin."""
+    """Leave no connection behind when a load cannot begin."""
     try:
         yield
     except BaseException:

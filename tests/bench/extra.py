@@ -75,16 +75,16 @@ def latency(running: Running, seconds: float) -> dict[str, float]:
     An open loop: messages leave by the clock whether or not answers have come. `pause` is the longest time for which
     the application's event loop did not turn, as the application itself saw it.
     """
-    session = InTurn(running.port, LATENCY_CONNECTIONS, 1, _SIZE)
+    load = InTurn(running.port, LATENCY_CONNECTIONS, 1, _SIZE)
     watcher = open_websockets(running.port, 1, "/pause")[0]
     try:
-        saturation = _saturation(running, session)
+        saturation = _saturation(running, load)
         _read_pause(watcher)
-        took_s = sorted(_open_loop(session, saturation / 2, max(200, int(saturation / 2 * seconds))))
+        took_s = sorted(_open_loop(load, saturation / 2, max(200, int(saturation / 2 * seconds))))
         pause_us = _read_pause(watcher)
     finally:
         close_all([watcher])
-        session.close()
+        load.close()
     cut = statistics.quantiles(took_s, n=1000, method="inclusive")
     return {
         "rate": saturation / 2,
@@ -95,14 +95,14 @@ def latency(running: Running, seconds: float) -> dict[str, float]:
     }
 
 
-def _saturation(running: Running, session: InTurn) -> float:
+def _saturation(running: Running, load: InTurn) -> float:
     """Messages a second that would take a whole core if each came alone: one over the CPU time of such a one.
 
     Those that come together cost less, so at half of this rate the core is never more than half busy.
     """
-    session.play_messages(_ALONE // 4, 1)
+    load.play_messages(_ALONE // 4, 1)
     before_s = cpu_s(running.pids)
-    return session.play_messages(_ALONE, 1) / (cpu_s(running.pids) - before_s)
+    return load.play_messages(_ALONE, 1) / (cpu_s(running.pids) - before_s)
 
 
 def _read_pause(watcher: socket.socket) -> float:
@@ -111,10 +111,10 @@ def _read_pause(watcher: socket.socket) -> float:
     return float(read_exactly(watcher, head[1]))
 
 
-def _open_loop(session: Echo, rate: float, count: int) -> list[float]:
+def _open_loop(load: Echo, rate: float, count: int) -> list[float]:
     request = wire.client_frame(wire.TEXT, _SIZE)
     answer_bytes = wire.server_frame_bytes(_SIZE)
-    clients = session.clients
+    clients = load.clients
     sent: dict[int, deque[float]] = {client.fileno(): deque() for client in clients}
     partial = dict.fromkeys(sent, 0)
     reads = {client.fileno(): client.recv for client in clients}

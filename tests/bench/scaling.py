@@ -71,28 +71,26 @@ def _messages(plan: ScalingPlan, server: Server) -> dict[str, dict[str, float]]:
     A server for each count, all up at once, so that their rounds can be interleaved.
     """
     with contextlib.ExitStack() as stack:
-        sessions: list[tuple[Running, InTurn]] = []
+        loads: list[tuple[Running, InTurn]] = []
         for count in plan.counts:
             running = Running(server)
             stack.callback(running.stop)
-            session = InTurn(running.port, count, 1, _SIZE)
-            stack.callback(session.close)
-            sessions.append((running, session))
-        return {
-            str(in_flight): _costs(plan, sessions, plan.messages * most, in_flight) for in_flight, most in _IN_FLIGHT
-        }
+            load = InTurn(running.port, count, 1, _SIZE)
+            stack.callback(load.close)
+            loads.append((running, load))
+        return {str(in_flight): _costs(plan, loads, plan.messages * most, in_flight) for in_flight, most in _IN_FLIGHT}
 
 
 def _costs(
-    plan: ScalingPlan, sessions: Sequence[tuple[Running, InTurn]], messages: int, in_flight: int
+    plan: ScalingPlan, loads: Sequence[tuple[Running, InTurn]], messages: int, in_flight: int
 ) -> dict[str, float]:
-    found: dict[str, list[float]] = {str(len(session.clients)): [] for _, session in sessions}
+    found: dict[str, list[float]] = {str(len(load.clients)): [] for _, load in loads}
     for number in range(plan.rounds + 1):
-        for running, session in sessions:
+        for running, load in loads:
             before_s = cpu_s(running.pids)
-            played = session.play_messages(messages, in_flight)
+            played = load.play_messages(messages, in_flight)
             if number:  # the first is for warming up
-                found[str(len(session.clients))].append((cpu_s(running.pids) - before_s) / played * 1e6)
+                found[str(len(load.clients))].append((cpu_s(running.pids) - before_s) / played * 1e6)
     return {count: statistics.median(costs) for count, costs in found.items()}
 
 
@@ -141,22 +139,22 @@ def _beside_slow(plan: ScalingPlan, server: Server) -> float:
     """CPU of 50 connections that read, beside some that do not, as a multiple of the same without those."""
     alone, crowded = Running(server), Running(server)
     slow: list[socket.socket] = []
-    sessions: list[Echo] = []
+    loads: list[Echo] = []
     try:
         slow = stuck_clients(crowded.port, plan.slow_count)
-        sessions = [Echo(running.port, 50, 1, _SIZE) for running in (alone, crowded)]
+        loads = [Echo(running.port, 50, 1, _SIZE) for running in (alone, crowded)]
         steps = max(1, plan.messages // 50)
         found: tuple[list[float], list[float]] = ([], [])
         for number in range(plan.rounds + 1):
-            for running, session, costs in zip((alone, crowded), sessions, found, strict=True):
+            for running, load, costs in zip((alone, crowded), loads, found, strict=True):
                 before_s = cpu_s(running.pids)
-                session.play(steps)
+                load.play(steps)
                 if number:  # the first is for warming up
                     costs.append(cpu_s(running.pids) - before_s)
         return statistics.median(found[1]) / statistics.median(found[0])
     finally:
-        for session in sessions:
-            session.close()
+        for load in loads:
+            load.close()
         close_all(slow)
         alone.stop()
         crowded.stop()

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final
 
 from tests.bench import wire
-from tests.bench.driver import HTTP, Broadcast, CompressedEcho, Echo, Handshakes, Session
+from tests.bench.driver import HTTP, Broadcast, CompressedEcho, Echo, Handshakes, Load
 from tests.bench.machine import cpu_s
 from tests.bench.servers import FLOOR, OURS, Running, Server
 
@@ -27,8 +27,8 @@ class Workload:
     title: str
     unit: str
     """What is counted."""
-    begin: Callable[[int], Session]
-    """Opens the session at a port."""
+    begin: Callable[[int], Load]
+    """Opens the load at a port."""
     app: str = "plain"
     compression: bool = False
     needs: str = "websocket"
@@ -52,27 +52,27 @@ def _echo(name: str, title: str, count: int, in_flight: int, size: int, opcode: 
     return Workload(name, title, "message", partial(_begin_echo, count, in_flight, size, opcode), app)
 
 
-def _begin_echo(count: int, in_flight: int, size: int, opcode: int, port: int) -> Session:
+def _begin_echo(count: int, in_flight: int, size: int, opcode: int, port: int) -> Load:
     return Echo(port, count, in_flight, size, opcode)
 
 
-def _begin_broadcast(compression: bool, port: int) -> Session:
+def _begin_broadcast(compression: bool, port: int) -> Load:
     return Broadcast(port, RECEIVERS, BROADCAST_BYTES, compression=compression)
 
 
-def _begin_compressed_echo(port: int) -> Session:
+def _begin_compressed_echo(port: int) -> Load:
     return CompressedEcho(port, 50, 1024)
 
 
-def _begin_handshakes(port: int) -> Session:
+def _begin_handshakes(port: int) -> Load:
     return Handshakes(port, 16)
 
 
-def _begin_get(port: int) -> Session:
+def _begin_get(port: int) -> Load:
     return HTTP(port, 50, b"GET / HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n", b"hello")
 
 
-def _begin_post(port: int) -> Session:
+def _begin_post(port: int) -> Load:
     head = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 65536\r\n\r\n"
     return HTTP(port, 8, head + wire.payload_of(65536), b"65536")
 
@@ -119,31 +119,31 @@ class Round:
 
 def calibrate(workload: Workload, running: Running, seconds: float) -> int:
     """How many steps take about `seconds`; plays some, which warms the server up."""
-    session = workload.begin(running.port)
+    load = workload.begin(running.port)
     try:
         steps = 1
         while True:
             begin_s = time.perf_counter()
-            session.play(steps)
+            load.play(steps)
             took_s = time.perf_counter() - begin_s
             if took_s >= seconds * _CALIBRATION_PART:
                 return max(1, round(steps * seconds / took_s))
             steps *= 2 if took_s > 0.01 else 8
     finally:
-        session.close()
+        load.close()
 
 
 def measure(workload: Workload, running: Running, steps: int) -> Round:
     """One round: open, warm up, and read the server's CPU time around `steps` steps."""
-    session = workload.begin(running.port)
+    load = workload.begin(running.port)
     try:
-        session.play(max(1, int(steps * _WARM_PART)))
+        load.play(max(1, int(steps * _WARM_PART)))
         before_s = cpu_s(running.pids)
-        session.play(steps)
+        load.play(steps)
         used_s = cpu_s(running.pids) - before_s
-        return Round(used_s / (steps * session.units) * 1e6, steps * session.units)
+        return Round(used_s / (steps * load.units) * 1e6, steps * load.units)
     finally:
-        session.close()
+        load.close()
 
 
 def is_ours(server: Server) -> bool:
