@@ -1,9 +1,9 @@
 """Responses of HTTP/1.1: what an application says, as bytes (RFC 9112 §4, §6 and §7; RFC 9110 §8.6).
 
-`Response` frames one response: by Content-Length where the application gives one, chunked for HTTP/1.1 otherwise, by
-the end of the connection for HTTP/1.0. It never writes: each method returns the bytes to send. What would make the
-response ambiguous (a control character in a field, a second length, more or fewer bytes than promised) raises,
-whatever the application does.
+`Response` frames one response: by Content-Length where the application gives one or sends the body in one piece,
+chunked for HTTP/1.1 otherwise, by the end of the connection for HTTP/1.0. It never writes: each method returns the
+bytes to send. What would make the response ambiguous (a control character in a field, a second length, more or fewer
+bytes than promised) raises, whatever the application does.
 
 States, moved only by the methods here:
 
@@ -38,6 +38,8 @@ _STATUS_LINES: Final[Mapping[int, bytes]] = {
 }
 # What an application may not decide: framing and the connection are the server's (RFC 9110 §7.6.1, ASGI H11).
 _CONNECTION_FIELDS: Final = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding"))
+# The fields of a response that the server reads itself.
+_DECIDING: Final = _CONNECTION_FIELDS | frozenset((b"content-length", b"date", b"server"))
 _TRAILER_FORBIDDEN: Final = _CONNECTION_FIELDS | frozenset(
     # RFC 9110 §6.5.1: fields needed for framing, routing, authentication or that describe the content
     b"content-length host trailer te authorization set-cookie content-type content-encoding content-range".split()
@@ -86,7 +88,7 @@ class Response:
     """
 
     __slots__ = (
-        "_chunked", "_bodyless", "_head", "_head_only", "_http_1_0", "_remaining", "_te_trailers", "_trailers",
+        "_bodyless", "_chunked", "_head", "_head_only", "_http_1_0", "_remaining", "_te_trailers", "_trailers",
         "keep_alive", "state", "status",
     )  # fmt: skip
 
@@ -99,7 +101,8 @@ class Response:
         self._trailers = False
         self._chunked = False
         self._remaining: int | None = None
-        self._head = b""
+        self._head: list[bytes] = []
+        """Lines that wait for the first piece of the body, with which the framing is known."""
         self.keep_alive = keep_alive
         self.state = HEAD
         self.status = 0
@@ -114,46 +117,31 @@ class Response:
             raise ValueError(f"status {status!r}, allowed: 200 to 999")
         length: int | None = None
         lines = [status_line(status)]
-        close = not self.keep_alive
+        close = False
         for name, value in headers:
             field, text = check_field(name, value)
-            if field in _CONNECTION_FIELDS:
+            if field not in _DECIDING:
+                lines.append(b"%s: %s\r\n" % (field, text))
+            elif field in _CONNECTION_FIELDS:
                 close = close or (field == b"connection" and b"close" in header_tokens([text]))
-                continue
-            if field == b"content-length":
+            elif field == b"content-length":
                 if length is not None or not text.isdigit():
                     raise ValueError(f"content-length {printable(text)}, allowed: one decimal number, once")
                 length = int(text)
-                continue
-            if field == b"date" or field == b"server":
+            else:
                 default_fields = without_field(default_fields, field)
-            lines.append(b"%s: %s\r\n" % (field, text))
+                lines.append(b"%s: %s\r\n" % (field, text))
         lines.append(default_fields)
-        # RFC 9110 §8.6 and §15.3.5, §15.4.5: 204 and 304 have no body; HEAD has the fields of a body, not the body
-        bodyless = self._head_only or status in (204, 304)
-        chunked = False
         if length is not None and status != 204:
             lines.append(b"content-length: %d\r\n" % length)
-        elif length is None and not bodyless:
-            chunked = not self._http_1_0
-            close = close or not chunked
-        elif length is None and self._head_only and status not in (204, 304) and not self._http_1_0:
-            lines.append(b"transfer-encoding: chunked\r\n")
-        if chunked:
-            lines.append(b"transfer-encoding: chunked\r\n")
-        if close:
-            lines.append(b"connection: close\r\n")
-        elif self._http_1_0:
-            lines.append(b"connection: keep-alive\r\n")
-        lines.append(b"\r\n")
 
         self.status = int(status)  # from an application also http.HTTPStatus
-        self.keep_alive = not close
-        self._head = b"".join(lines)
-        self._bodyless = bodyless
-        self._chunked = chunked
+        self.keep_alive = self.keep_alive and not close
+        # RFC 9110 §8.6 and §15.3.5, §15.4.5: 204 and 304 have no body; HEAD has the fields of a body, not the body
+        self._bodyless = self._head_only or status in (204, 304)
         self._remaining = length
         self._trailers = trailers
+        self._head = lines
         self.state = BODY
 
     def body(self, data: bytes, more: bool) -> bytes:
@@ -174,15 +162,36 @@ class Response:
         """
         if self._remaining is not None and not self._bodyless:
             self._count(count, more)
-        before, self._head = self._head, b""
-        self._end_body(more)
+        before = self._end_head(count, more) if self._head else b""
         after = b""
+        if not more:
+            self.state = TRAILERS if self._trailers else DONE
         if self._chunked:
             if count:
                 before, after = b"%s%x\r\n" % (before, count), b"\r\n"
             if not more:
                 after += b"0\r\n" if self.state == TRAILERS and self._te_trailers else b"0\r\n\r\n"
         return before, after
+
+    def _end_head(self, count: int, more: bool) -> bytes:
+        """Encode the head with its framing, for which the first `count` bytes of the body are there."""
+        lines, self._head = self._head, []
+        if self._remaining is None and self.status not in (204, 304):
+            if not more and not self._trailers:
+                # The whole body is here. But an answer to HEAD without one says nothing about the length.
+                if count or not self._head_only:
+                    lines.append(b"content-length: %d\r\n" % count)
+            elif self._http_1_0:
+                self.keep_alive = self.keep_alive and self._head_only
+            else:
+                lines.append(b"transfer-encoding: chunked\r\n")
+                self._chunked = not self._head_only
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        elif self._http_1_0:
+            lines.append(b"connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+        return b"".join(lines)
 
     @property
     def head_pending(self) -> bool:
@@ -214,10 +223,6 @@ class Response:
         if left and not more:
             raise ValueError(f"body {left} bytes shorter than its content-length")
         self._remaining = left
-
-    def _end_body(self, more: bool) -> None:
-        if not more:
-            self.state = TRAILERS if self._trailers else DONE
 
 
 def without_field(fields: bytes, name: bytes) -> bytes:

@@ -75,6 +75,13 @@ def test_e1_answer_has_the_status_the_headers_and_the_body_of_the_app(serve: Ser
         assert client.read_to_end() == b""
 
 
+def test_e1_answer_in_one_piece_has_a_length(serve: Serve) -> None:
+    """RFC 9110 §8.6: known before the head leaves."""
+    answered, rest = denial(serve, START, {**BODY, "body": b"hello"})
+    assert (answered.header(b"content-length"), answered.header(b"transfer-encoding")) == (b"5", None)
+    assert (answered.body, rest) == (b"hello", b"")
+
+
 @pytest.mark.parametrize("start", [START, {"type": START["type"], "status": 404}, {**START, "headers": None}])
 @pytest.mark.parametrize("body", [BODY, {**BODY, "body": b""}, {**BODY, "more_body": False}])
 def test_e1_answer_without_a_body_is_whole(serve: Serve, start: Event, body: Event) -> None:

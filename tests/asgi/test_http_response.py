@@ -86,21 +86,46 @@ def test_h10_date_and_server_of_the_app_replace_those_of_the_server(serve: Serve
 
 
 @pytest.mark.parametrize("coding", [b"chunked", b"identity", b"gzip", b"gzip, chunked", b""])
-@pytest.mark.parametrize("with_length", [False, True])
-def test_h11_transfer_encoding_of_the_app_is_ignored(serve: Serve, coding: bytes, with_length: bool) -> None:
+@pytest.mark.parametrize("framing", ["length", "one piece", "pieces"])
+def test_h11_transfer_encoding_of_the_app_is_ignored(serve: Serve, coding: bytes, framing: str) -> None:
     """ASGI H11: an app-sent Transfer-Encoding is ignored; the server frames the body, by one rule only."""
-    headers = [(b"Transfer-Encoding", coding), *([LENGTH_5] if with_length else [])]
+    headers = [(b"Transfer-Encoding", coding), *([LENGTH_5] if framing == "length" else [])]
 
     async def talk(receive: Receive, send: Send) -> None:
-        await answer(send, b"hello", *headers)
+        await begin_answer(send, *headers)
+        if framing == "pieces":
+            await body(send, b"he", more=True)
+            await body(send, b"llo")
+        else:
+            await body(send, b"hello")
 
     with RawClient(serve(on_request(talk)).port) as client:
         client.send(get() + get())
         for _ in range(2):
             answered = client.read_answer()
             assert answered.body == b"hello"
-            assert values(answered, b"content-length") == ([b"5"] if with_length else [])
-            assert values(answered, b"transfer-encoding") == ([] if with_length else [b"chunked"])
+            assert values(answered, b"content-length") == ([] if framing == "pieces" else [b"5"])
+            assert values(answered, b"transfer-encoding") == ([b"chunked"] if framing == "pieces" else [])
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("data", [b"", b"hello", bytes(300_000)], ids=len)
+def test_h11_response_in_one_piece_has_a_length_and_keeps_the_connection(
+    serve: Serve, version: str, data: bytes
+) -> None:
+    """RFC 9110 §8.6: a server SHOULD send Content-Length when it knows it before the head leaves."""
+
+    async def talk(receive: Receive, send: Send) -> None:
+        await begin_answer(send)
+        await body(send, data)
+
+    with RawClient(serve(on_request(talk)).port) as client:
+        client.send(get("/", "Connection: keep-alive", version=version) * 2)
+        for _ in range(2):
+            answered = client.read_answer()
+            assert values(answered, b"content-length") == [b"%d" % len(data)]
+            assert answered.header(b"transfer-encoding") is None
+            assert answered.body == data
 
 
 def test_h11_empty_pieces_do_not_end_a_chunked_body(serve: Serve) -> None:

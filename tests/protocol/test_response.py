@@ -55,12 +55,12 @@ def length(value: bytes) -> tuple[bytes, bytes]:
 
 @table("version,method,status,given,fields,body,keep_alive", {
     "length": ("1.1", "GET", 200, b"3", b"content-length: 3\r\n", b"abc", True),
-    "chunked": ("1.1", "GET", 200, None, b"transfer-encoding: chunked\r\n", b"3\r\nabc\r\n0\r\n\r\n", True),
+    "in-one-piece": ("1.1", "GET", 200, None, b"content-length: 3\r\n", b"abc", True),
     "1.0-length": ("1.0", "GET", 200, b"3", b"content-length: 3\r\nconnection: keep-alive\r\n", b"abc", True),
-    "1.0-until-close": ("1.0", "GET", 200, None, b"connection: close\r\n", b"abc", False),
+    "1.0-in-one-piece": ("1.0", "GET", 200, None, b"content-length: 3\r\nconnection: keep-alive\r\n", b"abc", True),
     "head-length": ("1.1", "HEAD", 200, b"3", b"content-length: 3\r\n", b"", True),
-    "head-chunked": ("1.1", "HEAD", 200, None, b"transfer-encoding: chunked\r\n", b"", True),
-    "head-1.0": ("1.0", "HEAD", 200, None, b"connection: keep-alive\r\n", b"", True),
+    "head-in-one-piece": ("1.1", "HEAD", 200, None, b"content-length: 3\r\n", b"", True),
+    "head-1.0": ("1.0", "HEAD", 200, None, b"content-length: 3\r\nconnection: keep-alive\r\n", b"", True),
     "204": ("1.1", "GET", 204, None, b"", b"", True),
     "204-length": ("1.1", "GET", 204, b"3", b"", b"", True),
     "204-1.0": ("1.0", "GET", 204, None, b"connection: keep-alive\r\n", b"", True),
@@ -79,6 +79,34 @@ def test_framing(
     assert made.keep_alive is keep_alive
     assert (made.state, made.status) == (DONE, status)
     assert made.sends_body is (body != b"")
+
+
+@table("version,method,status,fields,pieces,keep_alive", {
+    "chunked": ("1.1", "GET", 200, b"transfer-encoding: chunked\r\n", b"3\r\nabc\r\n0\r\n\r\n", True),
+    "1.0-until-close": ("1.0", "GET", 200, b"connection: close\r\n", b"abc", False),
+    "head-chunked": ("1.1", "HEAD", 200, b"transfer-encoding: chunked\r\n", b"", True),
+    "head-1.0": ("1.0", "HEAD", 200, b"connection: keep-alive\r\n", b"", True),
+    "204": ("1.1", "GET", 204, b"", b"", True),
+    "304": ("1.1", "GET", 304, b"", b"", True),
+})  # fmt: skip
+def test_framing_of_a_body_in_pieces(
+    version: str, method: str, status: int, fields: bytes, pieces: bytes, keep_alive: bool
+) -> None:
+    """RFC 9112 §6.3: the length is not known when the head leaves, though the second piece turns out to be empty."""
+    made = started(status=status, head_only=method == "HEAD", http_1_0=version == "1.0")
+    assert made.body(b"abc", more=True) + made.body(b"", more=False) == status_line(status) + fields + b"\r\n" + pieces
+    assert made.keep_alive is keep_alive
+
+
+@table("http_1_0,head_only,fields", {
+    "empty": (False, False, b"content-length: 0\r\n"), "head": (False, True, b""),
+    "1.0-empty": (True, False, b"content-length: 0\r\nconnection: keep-alive\r\n"),
+    "1.0-head": (True, True, b"connection: keep-alive\r\n"),
+})  # fmt: skip
+def test_empty_body_has_a_length_but_for_head(http_1_0: bool, head_only: bool, fields: bytes) -> None:
+    """RFC 9110 §8.6: Content-Length in an answer to HEAD is that of a GET, which an application may not have made."""
+    made = started(http_1_0=http_1_0, head_only=head_only)
+    assert made.body(b"", more=False) == b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n"
 
 
 @pytest.mark.parametrize("body", [b"", b"a", b"abcd"])
@@ -222,7 +250,7 @@ def test_refused_start_leaves_the_response_as_it_was() -> None:
         made.start(204, [(b"connection", b"close"), length(b"3"), (b"b", b"\n")], b"", trailers=True)
     assert (made.state, made.status, made.keep_alive) == (HEAD, 0, True)
     made.start(200, [], b"", trailers=False)
-    assert made.body(b"", more=False) == b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+    assert made.body(b"", more=False) == b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 
 
 @table("size,more,said", {
@@ -269,7 +297,8 @@ def test_trailers_follow_the_last_chunk() -> None:
 def test_body_without_promised_trailers_ends_at_once() -> None:
     """RFC 9112 §7.1: TE says that trailers may come, not that they do."""
     made = started(te_trailers=True)
-    assert made.body(b"", more=False).endswith(b"\r\n\r\n0\r\n\r\n")
+    assert made.body(b"a", more=True).endswith(b"\r\n\r\n1\r\na\r\n")
+    assert made.body(b"", more=False) == b"0\r\n\r\n"
     assert made.state == DONE
 
 
@@ -291,6 +320,7 @@ def test_trailers_are_left_out_where_they_have_no_place(
     fields = [length(given)] if given else []
     plain = started(*fields, http_1_0=http_1_0, te_trailers=te_trailers, head_only=head_only)
     made = started(*fields, http_1_0=http_1_0, te_trailers=te_trailers, head_only=head_only, trailers=True)
+    assert made.body(b"", more=True) == plain.body(b"", more=True)
     assert made.body(b"a", more=False) == plain.body(b"a", more=False)
     assert made.state == TRAILERS
     assert made.trailers([(b"a", b"b")], more=False) == b""
@@ -354,7 +384,7 @@ PIECES = st.lists(st.binary(max_size=20), max_size=6)
 def test_chunked_response_reads_back_as_its_body(pieces: list[bytes]) -> None:
     """RFC 9112 §7.1.3."""
     made = started()
-    wire = b"".join(made.body(piece, more=True) for piece in pieces) + made.body(b"", more=False)
+    wire = b"".join(made.body(piece, more=True) for piece in [b"", *pieces]) + made.body(b"", more=False)
     head, _, rest = wire.partition(b"\r\n\r\n")
     assert head == b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked"
     reader, buffer = ChunkedBody(Limits()), bytearray(rest)
