@@ -6,6 +6,7 @@ or LF, no folded field, no second Content-Length, no Content-Length beside Trans
 
 Parsing is one split on CR LF and one scan that removes every legal byte: what remains has to be exactly the line ends
 of the split. Field names are looked up in a table of the usual ones, so that no name is checked or lower-cased twice.
+A client that keeps its connection sends the same head again and again, so heads once read are known by their bytes.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from asgiws.protocol.errors import Violation
 from asgiws.protocol.limits import Limits
 
 __all__ = [
+    "LOWER_NAMES",
     "HeadReader",
     "Header",
     "RequestHead",
-    "accepts_trailers",
     "header_tokens",
     "is_host",
     "is_token",
@@ -49,17 +50,26 @@ _USUAL_NAMES: Final = (
     "Priority Range Referer Sec-CH-UA Sec-CH-UA-Mobile Sec-CH-UA-Platform Sec-Fetch-Dest Sec-Fetch-Mode Sec-Fetch-Site "
     "Sec-Fetch-User Sec-GPC Sec-WebSocket-Extensions Sec-WebSocket-Key Sec-WebSocket-Protocol Sec-WebSocket-Version TE "
     "Traceparent Trailer Transfer-Encoding Upgrade Upgrade-Insecure-Requests User-Agent Via X-Forwarded-For "
-    "X-Forwarded-Host X-Forwarded-Port X-Forwarded-Proto X-Real-IP X-Request-ID X-Requested-With"
+    "X-Forwarded-Host X-Forwarded-Port X-Forwarded-Proto X-Real-IP X-Request-ID X-Requested-With "
+    # of responses
+    "Accept-Ranges Access-Control-Allow-Credentials Access-Control-Allow-Headers Access-Control-Allow-Methods "
+    "Access-Control-Allow-Origin Allow Content-Disposition Content-Encoding Content-Language Content-Range "
+    "Content-Security-Policy Date ETag Expires Last-Modified Link Location Referrer-Policy Retry-After Server "
+    "Set-Cookie Strict-Transport-Security Vary WWW-Authenticate X-Content-Type-Options X-Frame-Options"
 )
-_LOWER_NAMES: Final[Mapping[bytes, bytes]] = {
+LOWER_NAMES: Final[Mapping[bytes, bytes]] = {
     spelling: name.lower().encode()
     for name in _USUAL_NAMES.split()
     for spelling in (name.encode(), name.lower().encode(), name.title().encode())
 }
+"""Names that need no check, as they are usually spelled, to their lower case."""
 # Fields that decide how the message is framed or what the connection becomes.
 _DECIDING: Final = frozenset(
-    b"connection content-length expect host sec-websocket-key transfer-encoding upgrade".split()
+    b"connection content-length expect host sec-websocket-key te transfer-encoding upgrade".split()
 )
+# Heads that are known by their bytes: so many at most, none larger. Together they are below 1 MiB.
+_KNOWN_MOST: Final = 64
+_KNOWN_MOST_BYTES: Final = 2048
 
 
 class RequestHead(NamedTuple):
@@ -74,6 +84,7 @@ class RequestHead(NamedTuple):
     http_version: str
     """"1.0" or "1.1"."""
     headers: list[Header]
+    """Shared by all requests of the same bytes: to be copied, never changed."""
     content_length: int | None
     """None: no Content-Length; the body is empty unless `chunked`."""
     chunked: bool
@@ -85,6 +96,8 @@ class RequestHead(NamedTuple):
     """Options of the Connection field in lower case."""
     upgrade_lost: bool
     """Whether there is a Sec-WebSocket-Key and no Upgrade: a handshake, from which a proxy has dropped it."""
+    te_trailers: bool
+    """Whether trailers may be sent: the client says `TE: trailers` (RFC 9110 §6.5.1)."""
 
 
 class HeadReader:
@@ -92,15 +105,29 @@ class HeadReader:
 
     Cost is linear in the bytes fed, however they are cut. Bytes after the head stay in `buffer`: they are the body,
     the next request or WebSocket frames, and belong to the caller.
+
+    `known` has the heads that were read lately, by their bytes with the empty line at the end. Readers with the same
+    limits may share it. Handshakes are not kept: each has a key of its own.
     """
 
-    __slots__ = ("_empty_line_seen", "_limits", "_scanned", "buffer")
+    __slots__ = ("_empty_line_seen", "_known", "_limits", "_scanned", "buffer")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, known: dict[bytes, RequestHead] | None = None) -> None:
         self._limits = limits
+        self._known: dict[bytes, RequestHead] = {} if known is None else known
         self._scanned = 0
         self._empty_line_seen = False
         self.buffer = bytearray()
+
+    def feed(self, data: bytes) -> RequestHead | Violation | None:
+        """Take bytes that came, and one head if it is whole now; None while it still could become one."""
+        if not self.buffer and len(data) <= _KNOWN_MOST_BYTES:
+            known = self._known.get(data)
+            if known is not None:
+                self._empty_line_seen = False
+                return known
+        self.buffer += data
+        return self.next_head()
 
     def next_head(self) -> RequestHead | Violation | None:
         """Take one head from `buffer`; None while it is incomplete and still could become one."""
@@ -117,9 +144,17 @@ class HeadReader:
         self._empty_line_seen = False
         if end > self._limits.head_bytes:
             return self._too_large(end)
-        head = bytes(buffer[:end])
+        head = bytes(buffer[: end + 4])
         del buffer[: end + 4]
-        return parse_head(head, self._limits)
+        if len(head) > _KNOWN_MOST_BYTES:
+            return parse_head(head[:-4], self._limits)
+        known = self._known
+        parsed = known.get(head) or parse_head(head[:-4], self._limits)
+        if isinstance(parsed, RequestHead) and not (parsed.upgrade or parsed.upgrade_lost):
+            if len(known) >= _KNOWN_MOST:
+                known.clear()
+            known[head] = parsed
+        return parsed
 
     def _check_incomplete(self) -> Violation | None:
         """Refuse at once what no further byte can make a request head."""
@@ -211,6 +246,7 @@ def parse_head(head: bytes, limits: Limits) -> RequestHead | Violation:
         upgrade=header_tokens(deciding.get(b"upgrade", ())),
         connection=connection,
         upgrade_lost=b"sec-websocket-key" in deciding and b"upgrade" not in deciding,
+        te_trailers=b"trailers" in header_tokens(deciding.get(b"te", ())),
     )
 
 
@@ -222,7 +258,7 @@ def parse_fields(lines: list[bytes]) -> tuple[list[Header], dict[bytes, list[byt
         spelling, colon, value = line.partition(b":")
         if not colon:
             return _bad_field(line)
-        name = _LOWER_NAMES.get(spelling)
+        name = LOWER_NAMES.get(spelling)
         if name is None:
             if not spelling or spelling.translate(None, TOKEN_BYTES):
                 return _bad_field(line)
@@ -242,11 +278,6 @@ def header_tokens(values: list[bytes] | tuple[bytes, ...]) -> tuple[bytes, ...]:
     if len(values) == 1 and b"," not in values[0]:
         return (item,) if (item := values[0].strip(b" \t").lower()) else ()
     return tuple(item for value in values for part in value.lower().split(b",") if (item := part.strip(b" \t")))
-
-
-def accepts_trailers(head: RequestHead) -> bool:
-    """Tell whether trailers may be sent: the client says `TE: trailers` (RFC 9110 §6.5.1)."""
-    return any(name == b"te" and b"trailers" in header_tokens([value]) for name, value in head.headers)
 
 
 def is_token(value: bytes) -> bool:

@@ -17,7 +17,7 @@ from http import HTTPStatus
 from typing import Final
 
 from asgiws.protocol.errors import Violation
-from asgiws.protocol.http1 import TEXT_BYTES, TOKEN_BYTES, Header, header_tokens, printable
+from asgiws.protocol.http1 import LOWER_NAMES, TEXT_BYTES, TOKEN_BYTES, Header, header_tokens, printable
 
 __all__ = [
     "BODY",
@@ -55,14 +55,17 @@ def check_field(name: object, value: object) -> Header:
     """Check one field from the application; gives it with its name in lower case. Raises ValueError or TypeError."""
     if not isinstance(name, bytes) or not isinstance(value, bytes):
         raise TypeError(f"header {name!r}: {value!r}, allowed: name and value as bytes")
-    if not name or name.translate(None, TOKEN_BYTES):
-        raise ValueError(f"header name {name!r}, allowed: a token (RFC 9110 §5.1)")
+    field = LOWER_NAMES.get(name)
+    if field is None:
+        if not name or name.translate(None, TOKEN_BYTES):
+            raise ValueError(f"header name {name!r}, allowed: a token (RFC 9110 §5.1)")
+        field = name.lower()
     # RFC 9110 §5.5: CR, LF and NUL are invalid and dangerous, "other CTL characters are also invalid"
     if value.translate(None, TEXT_BYTES):
         raise ValueError(
             f"header {name.decode()}: {value!r}, allowed: no CR, LF or NUL, of control characters tab (RFC 9110 §5.5)"
         )
-    return name.lower(), value
+    return field, value
 
 
 def encode_fields(fields: Iterable[tuple[object, object]]) -> bytes:

@@ -82,6 +82,8 @@ class Acceptor:
             await self._context.loop.connect_accepted_socket(self._protocol, accepted)
         except OSError:
             accepted.close()  # reset between the accept and here
+        finally:
+            self._context.on_application_end()
 
     def _pause(self, error: OSError) -> None:
         self._context.loop.remove_reader(self._listener.fileno())

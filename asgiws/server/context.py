@@ -17,6 +17,7 @@ from asgiws.protocol import errors
 from asgiws.protocol.deflate import Agreement, Deflater
 from asgiws.protocol.encoder import Encoder
 from asgiws.protocol.errors import Violation
+from asgiws.protocol.http1 import RequestHead
 from asgiws.protocol.keepalive import KeepalivePolicy, ticks
 from asgiws.protocol.networks import Networks
 from asgiws.telemetry.access import Address, format_address, log_rejection, log_slow_consumer
@@ -99,8 +100,8 @@ class Context:
 
     __slots__ = (
         "addresses", "admitted", "app", "config", "connections", "counters", "date", "deadlines", "default_fields",
-        "deflate_settings", "draining", "encoders", "fault_lines", "forwarded_names", "handshakes", "limits", "loop",
-        "proxies", "quiet", "rejection_lines", "replaced", "state", "stopping", "tasks",
+        "deflate_settings", "draining", "encoders", "fault_lines", "forwarded_names", "handshakes", "known_heads",
+        "limits", "loop", "proxies", "quiet", "rejection_lines", "replaced", "state", "stopping", "tasks",
     )  # fmt: skip
 
     def __init__(self, app: ASGIApp, config: Config, loop: asyncio.AbstractEventLoop) -> None:
@@ -128,6 +129,8 @@ class Context:
         """Handshakes of this second by client address; kept only when an option asks for it."""
         self.encoders: dict[int, Encoder] = {}
         """Encoders by the window bits of their shared compressor; 0 for no compression."""
+        self.known_heads: dict[bytes, RequestHead] = {}
+        """Request heads of this second by their bytes; see `HeadReader`."""
         self.default_fields = b""
         """Encoded fields that every response has: Date, Server and those of the operator."""
         self.state: dict[str, Any] | None = None
@@ -167,22 +170,25 @@ class Context:
         return raised
 
     def start(self, application: Coroutine[Any, Any, None]) -> None:
-        """Run an application's coroutine as a task of its own."""
-        task = self.loop.create_task(application)
-        self.tasks.add(task)
-        task.add_done_callback(self._on_task_done)
+        """Run an application's coroutine as a task of its own; at its end it calls `on_application_end`."""
+        self.tasks.add(self.loop.create_task(application))
+
+    def on_application_end(self) -> None:
+        """Let go of the current task; a callback of the task would cost a turn through the loop."""
+        task = asyncio.current_task(self.loop)
+        if task is not None:  # an application that ignored its cancellation is destroyed outside of any task
+            self.tasks.discard(task)
+        if self.stopping:
+            self._check_quiet()
 
     def remove(self, connection: Connection) -> None:
         """Take an ended connection out of the registry."""
         self.connections.discard(connection)
-        self._check_quiet()
-
-    def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        self.tasks.discard(task)
-        self._check_quiet()
+        if self.stopping:
+            self._check_quiet()
 
     def _check_quiet(self) -> None:
-        if self.stopping and not self.connections and not self.tasks:
+        if not self.connections and not self.tasks:
             self.quiet.set()
 
     def came(self, client: Address) -> Violation | None:
@@ -251,6 +257,7 @@ class Context:
     def second_passed(self) -> None:
         """Begin another second for what is limited by the second."""
         self.handshakes.clear()
+        self.known_heads.clear()
         self.fault_lines.second_passed()
         self.rejection_lines.second_passed()
 

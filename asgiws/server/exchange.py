@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable
 from typing import IO, Final, Protocol, TypeVar
 
-from asgiws.protocol.http1 import RequestHead, accepts_trailers
+from asgiws.protocol.http1 import RequestHead
 from asgiws.protocol.response import BODY, DONE, HEAD, TRAILERS, Response, encode_fields
 from asgiws.server.context import ClientDisconnected, Context, Event, Scope
 from asgiws.server.files import file_size
-from asgiws.server.flow import turn_now_and_then, wait_in, wake
+from asgiws.server.flow import Flow, turn_now_and_then, wait_in, wake
 
 __all__ = ["Exchange"]
 
@@ -26,6 +26,8 @@ _Encoded = TypeVar("_Encoded")
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _FAILED: Final = b"Internal Server Error"
+# Every 128th piece of a response lets the loop turn.
+_TURN_MASK: Final = 127
 _ALLOWED: Final = {
     HEAD: "http.response.start",
     BODY: "http.response.body, .pathsend and .zerocopysend",
@@ -38,15 +40,11 @@ class Wire(Protocol):
 
     context: Context
 
-    @property
     def ended(self) -> bool:
         """Whether nothing can be sent any more."""
 
     def write(self, data: bytes) -> None:
         """Write at once."""
-
-    async def wait_writable(self) -> None:
-        """Wait while the transport is full."""
 
     async def send_part(self, file: IO[bytes], offset: int, count: int) -> None:
         """Send a part of a file."""
@@ -65,18 +63,19 @@ class Exchange:
     """One request and its response."""
 
     __slots__ = (
-        "_body", "_body_bytes", "_connection", "_disconnected", "_repeats", "_waiters", "began_s", "body_complete",
-        "body_delivered", "expects_continue", "head", "response", "sent_bytes",
+        "_body", "_body_bytes", "_connection", "_disconnected", "_flow", "_unpaused", "_waiters", "began_s",
+        "body_complete", "body_delivered", "expects_continue", "head", "response", "sent_bytes",
     )  # fmt: skip
 
-    def __init__(self, connection: Wire, head: RequestHead, body_complete: bool) -> None:
+    def __init__(self, connection: Wire, flow: Flow, head: RequestHead, body_complete: bool) -> None:
         self._connection = connection
+        self._flow = flow
         self.head = head
         self.response = Response(
             head_only=head.method == "HEAD",
             http_1_0=head.http_version == "1.0",
             keep_alive=head.keep_alive,
-            te_trailers=accepts_trailers(head),
+            te_trailers=head.te_trailers,
         )
         self._body: list[bytes] = []
         self._body_bytes = 0
@@ -88,8 +87,8 @@ class Exchange:
         """Whether the client waits for 100 Continue before it sends the body (RFC 9110 §10.1.1)."""
         self._waiters: list[asyncio.Future[None]] = []
         self._disconnected = False
-        self._repeats = 0
-        """Calls of `receive` and `send` that changed nothing, because the exchange is over."""
+        self._unpaused = 0
+        """Calls of `receive` and `send` that may come without a pause between them; every 128th lets the loop turn."""
         self.sent_bytes = 0
         self.began_s = time.monotonic()
 
@@ -101,19 +100,9 @@ class Exchange:
             await context.app(scope, self.receive, self.send)
         except BaseException as raised:
             error = context.judge(raised)
-        if error is not None:
-            context.report_fault("raised in", self._name(), error)
-        if self.response.state == DONE or self._connection.ended:
-            return
-        if error is None and not context.stopping:
-            context.report_fault("returned without a whole response to", self._name())
-        if self.response.state == HEAD:
-            self._fail()
-        else:
-            self._connection.abort()
-
-    def _name(self) -> bytes:
-        return self.head.method.encode() + b" " + self.head.target
+        if error is not None or self.response.state != DONE:
+            self._end_unfinished(error)
+        context.on_application_end()
 
     async def receive(self) -> Event:
         """ASGI `receive`: the request body in pieces, then the disconnect once the exchange is over."""
@@ -142,10 +131,10 @@ class Exchange:
         response, connection = self.response, self._connection
         if response.state == DONE:
             # ASGI H15: messages after the response are ignored; the loop turns, however many there are.
-            self._repeats += 1
-            await turn_now_and_then(self._repeats)
+            self._unpaused += 1
+            await turn_now_and_then(self._unpaused)
             return
-        if connection.ended:
+        if connection.ended():
             raise ClientDisconnected(f"{kind} after the client left")
         if kind == "http.response.body" and response.state == BODY:
             body = message.get("body", b"")
@@ -163,6 +152,7 @@ class Exchange:
                 connection.context.default_fields,
                 bool(message.get("trailers", False)),
             )
+            return  # it leaves with the first piece of the body
         elif kind == "http.response.trailers" and response.state == TRAILERS:
             more = bool(message.get("more_trailers", False))
             connection.write(response.trailers(message.get("headers", ()), more))
@@ -175,14 +165,23 @@ class Exchange:
                 connection.write(b"HTTP/1.1 103 Early Hints\r\n" + links + b"\r\n")
         else:
             raise RuntimeError(f"{kind} out of order, allowed now: {_ALLOWED[response.state]}")
+        self._unpaused += 1
+        flow = self._flow
         if response.state == DONE:
+            # Once the response is whole, the end of the connection is no news to the application.
             connection.on_response_done(self)
-        await connection.wait_writable()
+            if flow.write_paused:
+                await flow.wait_writable()
+        elif flow.write_paused or connection.ended() or not self._unpaused & _TURN_MASK:
+            # Without a pause, others were never served and the application never learned that its client has gone.
+            await (flow.wait_writable() if flow.write_paused else asyncio.sleep(0))
+            if connection.ended():
+                raise ClientDisconnected("client left while a response was sent")
 
     async def _disconnect_event(self) -> Event:
         """Give the last event, however often it is asked for."""
-        self._repeats += 1
-        await turn_now_and_then(self._repeats)
+        self._unpaused += 1
+        await turn_now_and_then(self._unpaused)
         return {"type": "http.disconnect"}
 
     async def _send_file(self, message: Event) -> None:
@@ -256,12 +255,27 @@ class Exchange:
 
     def wake(self) -> None:
         """Let `receive` look again: the response is done."""
-        wake(self._waiters)
+        if self._waiters:
+            wake(self._waiters)
 
     @property
     def waits_for_body(self) -> bool:
         """Whether the application sleeps in `receive` until more of the body comes."""
         return bool(self._waiters) and not self.body_complete
+
+    def _end_unfinished(self, error: BaseException | None) -> None:
+        """Log what the application raised, or that it sent no whole response, and end that."""
+        context, name = self._connection.context, self.head.method.encode() + b" " + self.head.target
+        if error is not None:
+            context.report_fault("raised in", name, error)
+        if self.response.state == DONE or self._connection.ended():
+            return
+        if error is None and not context.stopping:
+            context.report_fault("returned without a whole response to", name)
+        if self.response.state == HEAD:
+            self._fail()
+        else:
+            self._connection.abort()
 
     def _fail(self) -> None:
         response = self.response

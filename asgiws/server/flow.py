@@ -49,7 +49,7 @@ class Flow:
     """Both directions of one transport."""
 
     __slots__ = (
-        "_loop", "_reading_paused", "_senders", "_stuck_bytes", "_stuck_ticks", "_transport", "write_paused",
+        "_loop", "_senders", "_stuck_bytes", "_stuck_ticks", "_transport", "reading_paused", "write_paused",
     )  # fmt: skip
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, high: int, low: int) -> None:
@@ -57,7 +57,8 @@ class Flow:
         transport.set_write_buffer_limits(high, low)
         self._transport = transport
         self._loop = loop
-        self._reading_paused = False
+        self.reading_paused = False
+        """Whether the transport was told to stop reading."""
         self.write_paused = False
         self._senders: list[asyncio.Future[None]] = []
         self._stuck_bytes = 0
@@ -65,21 +66,16 @@ class Flow:
 
     # ---- reading
 
-    @property
-    def reading_paused(self) -> bool:
-        """Whether the transport was told to stop reading."""
-        return self._reading_paused
-
     def pause_reading(self) -> None:
         """Stop reading: what the client sends waits in its kernel and then in itself."""
-        if not self._reading_paused:
-            self._reading_paused = True
+        if not self.reading_paused:
+            self.reading_paused = True
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read on."""
-        if self._reading_paused:
-            self._reading_paused = False
+        if self.reading_paused:
+            self.reading_paused = False
             if not self._transport.is_closing():
                 self._transport.resume_reading()
 
@@ -106,7 +102,7 @@ class Flow:
 
     def end(self) -> None:
         """Note that the transport is gone."""
-        self._reading_paused = self.write_paused = False
+        self.reading_paused = self.write_paused = False
         wake(self._senders)
 
     def progresses(self) -> bool:

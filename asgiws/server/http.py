@@ -29,7 +29,7 @@ from asgiws.protocol.handshake import asks_for_websocket, check_handshake, origi
 from asgiws.protocol.http1 import Header, HeadReader, RequestHead
 from asgiws.protocol.response import HEAD as NOT_STARTED
 from asgiws.protocol.response import encode_rejection
-from asgiws.server.context import ClientDisconnected, Context
+from asgiws.server.context import Context
 from asgiws.server.exchange import Exchange
 from asgiws.server.files import send_part
 from asgiws.server.flow import Flow
@@ -45,8 +45,6 @@ NEW, IDLE, HEAD, EXCHANGE, SKIPPING, LINGERING, UPGRADED, LOST = range(8)
 
 # Connections that were refused and are still being told so; beyond that, they are cut off without a word.
 _REFUSED_MOST: Final = 256
-# Every 128th piece of a response lets the loop turn.
-_TURN_MASK: Final = 127
 # A body that the application did not read is read to its end to keep the connection, but not more than this of it.
 _SKIP_MOST_BYTES: Final = 64 * 1024
 
@@ -56,12 +54,12 @@ class HTTPConnection(asyncio.Protocol):
 
     __slots__ = (
         "_admitted", "_body", "_exchange", "_flow", "_half_closed", "_neighbour", "_peer", "_proxied", "_reader",
-        "_skipped_bytes", "_state", "_ticks", "_transport", "_writes", "context",
+        "_skipped_bytes", "_state", "_ticks", "_transport", "context",
     )  # fmt: skip
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self._reader = HeadReader(context.limits)
+        self._reader = HeadReader(context.limits, context.known_heads)
         self._state = NEW
         self._ticks = 0
         """Ticks in the present wait: for a head, a body, a next request, or the client to take what was sent."""
@@ -69,7 +67,6 @@ class HTTPConnection(asyncio.Protocol):
         self._body: BodyReader | None = None
         self._skipped_bytes = 0
         self._half_closed = False
-        self._writes = 0
         self._admitted = True
         """Whether this connection counts towards the limits of connections; False for one that was refused."""
         self._neighbour: Peer
@@ -111,9 +108,8 @@ class HTTPConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes of a head, of a body, or of what will come after it."""
         state = self._state
-        if state in (NEW, IDLE, HEAD):
-            self._reader.buffer += data
-            self._advance()
+        if state <= HEAD:
+            self._advance(data)
         elif state == EXCHANGE:
             self._reader.buffer += data
             self._read_body()
@@ -208,7 +204,6 @@ class HTTPConnection(asyncio.Protocol):
 
     # ---- called by the exchange
 
-    @property
     def ended(self) -> bool:
         """Whether nothing can be sent any more: the last answer is out, or the TCP connection is gone or about to go.
 
@@ -218,29 +213,12 @@ class HTTPConnection(asyncio.Protocol):
 
     async def send_part(self, file: IO[bytes], offset: int, count: int) -> None:
         """Send a part of a file as it is."""
-        await send_part(self.context, self._transport, self._flow, file, offset, count, lambda: self.ended)
+        await send_part(self.context, self._transport, self._flow, file, offset, count, self.ended)
 
     def write(self, data: bytes) -> None:
         """Write, or do nothing once the connection has ended."""
         if data and self._state == EXCHANGE and not self._transport.is_closing():
             self._transport.write(data)
-
-    async def wait_writable(self) -> None:
-        """Wait while the transport is full. Raises ClientDisconnected when the connection is lost meanwhile.
-
-        An application that sends without a pause lets the loop turn now and then, so that others are served and it
-        learns when its client has gone. Once its response is whole, the end of the connection is no news to it.
-        """
-        self._writes += 1
-        sending = self._state == EXCHANGE
-        if self._flow.write_paused:
-            await self._flow.wait_writable()
-        elif sending and (not self._writes & _TURN_MASK or self._transport.is_closing()):
-            await asyncio.sleep(0)
-        else:
-            return
-        if sending and self._state == LOST:
-            raise ClientDisconnected("client left while a response was sent")
 
     def on_body_taken(self) -> None:
         """Read on: the application has taken what was held for it."""
@@ -278,13 +256,14 @@ class HTTPConnection(asyncio.Protocol):
 
     # ---- requests
 
-    def _advance(self) -> None:
-        """Begin the next request, once its head is whole and the answers before it are on their way."""
+    def _advance(self, data: bytes = b"") -> None:
+        """Take what came; begin the next request, once its head is whole and the answers before it are on their way."""
         if self._flow.write_paused:
             # A client that sends requests and reads no answers waits here, with one head's worth of bytes.
+            self._reader.buffer += data
             self._flow.pause_reading()
             return
-        head = self._reader.next_head()
+        head = self._reader.feed(data)
         if head is None:
             if self._reader.buffer and self._state != HEAD:
                 self._state, self._ticks = HEAD, 0
@@ -309,12 +288,12 @@ class HTTPConnection(asyncio.Protocol):
             None if head.content_length in (None, 0) and not head.chunked else body_reader(head, context.limits)
         )
         self._state, self._ticks = EXCHANGE, 0
-        self._exchange = exchange = Exchange(self, head, body_complete=body is None)
+        self._exchange = exchange = Exchange(self, self._flow, head, body is None)
         if context.draining:
             exchange.response.keep_alive = False
         if self._reader.buffer:
             self._read_body()
-        else:
+        elif self._flow.reading_paused:
             self._flow.resume_reading()
         if self._exchange is exchange:
             context.start(exchange.run(http_scope(context, head, self._peer)))
@@ -354,7 +333,7 @@ class HTTPConnection(asyncio.Protocol):
         self._state, self._ticks = IDLE, 0
         if self._reader.buffer:
             self._advance()
-        else:
+        elif self._flow.reading_paused:
             self._flow.resume_reading()
 
     def _begin_websocket(self, head: RequestHead) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 from typing import Any, Final
 
-from asgiws.protocol.http1 import Header, RequestHead, accepts_trailers
+from asgiws.protocol.http1 import Header, RequestHead
 from asgiws.server.context import Context, Scope
 
 __all__ = ["GONE", "Peer", "http_scope", "peer_of", "websocket_scope"]
@@ -55,46 +55,46 @@ def peer_of(transport: asyncio.BaseTransport) -> Peer:
 
 def http_scope(context: Context, head: RequestHead, peer: Peer) -> Scope:
     """Make the scope of an HTTP request."""
-    scope = _scope(context, head, peer)
-    scope["type"] = "http"
-    scope["method"] = head.method.upper()
-    scope["scheme"] = "https" if peer.secure else "http"
     # ASGI E3 to E6, each where it works: trailers and 103 need a client that understands them
-    extensions = scope["extensions"]
-    extensions["http.response.pathsend"] = {}
-    extensions["http.response.zerocopysend"] = {}
+    extensions: dict[str, Any] = {"http.response.pathsend": {}, "http.response.zerocopysend": {}}
     if head.http_version == "1.1":
         extensions["http.response.early_hint"] = {}
-        if accepts_trailers(head):
+        if head.te_trailers:
             extensions["http.response.trailers"] = {}
+    scope = _scope(context, head, peer, "http", "https" if peer.secure else "http", extensions)
+    scope["method"] = head.method.upper()
     return scope
 
 
 def websocket_scope(context: Context, head: RequestHead, peer: Peer, subprotocols: list[str]) -> Scope:
     """Make the scope of a WebSocket connection."""
-    scope = _scope(context, head, peer)
-    scope["type"] = "websocket"
-    scope["scheme"] = "wss" if peer.secure else "ws"
+    extensions: dict[str, Any] = {"websocket.http.response": {}}
+    scope = _scope(context, head, peer, "websocket", "wss" if peer.secure else "ws", extensions)
     scope["subprotocols"] = subprotocols
-    scope["extensions"]["websocket.http.response"] = {}
     return scope
 
 
-def _scope(context: Context, head: RequestHead, peer: Peer) -> dict[str, Any]:
+def _scope(
+    context: Context, head: RequestHead, peer: Peer, kind: str, scheme: str, extensions: dict[str, Any]
+) -> dict[str, Any]:
     # Every value is fresh: applications and middleware write into their scope.
     root_path = context.config.root_path if peer.root_path is None else peer.root_path
+    if peer.tls is not None:
+        extensions["tls"] = _copy(peer.tls)
     scope: dict[str, Any] = {
+        "type": kind,
         "asgi": {"version": "3.0", "spec_version": "2.5"},
         "http_version": head.http_version,
+        "scheme": scheme,
         # As uvicorn does, and as frameworks expect that take `root_path` off again
         "path": root_path + head.path,
         "raw_path": root_path.encode() + head.target if root_path else head.target,
         "query_string": head.query,
         "root_path": root_path,
-        "headers": head.headers if peer.host is None else _with_host(head.headers, peer.host),
+        "headers": head.headers.copy() if peer.host is None else _with_host(head.headers, peer.host),
         "client": peer.client,
         "server": peer.server,
-        "extensions": {"tls": _copy(peer.tls)} if peer.tls is not None else {},
+        "extensions": extensions,
     }
     if context.state is not None:
         scope["state"] = context.state.copy()

@@ -142,6 +142,8 @@ class Server:
         try:
             async with asyncio.timeout(self.config.graceful_timeout):
                 await self._close_connections(context)
+                # Those that somebody cancelled before they began have not told of their end.
+                context.tasks = {task for task in context.tasks if not task.done()}
                 while (context.connections or context.tasks) and not self._forced.is_set():
                     context.quiet.clear()
                     await context.quiet.wait()

@@ -192,6 +192,7 @@ class WebSocketConnection(Ending):
         elif self._state == OPEN:
             # ASGI C6 and W2: the connection does not outlive its application
             self._begin_close(Close(1011, "internal error") if error is not None else Close(1000, ""), "app")
+        self._context.on_application_end()
 
     async def _send_other(self, message: Event) -> None:
         """Everything but a message on an open connection."""

@@ -6,6 +6,7 @@ request of a connection". Encrypted connections, and with them the schemes https
 
 from __future__ import annotations
 
+import copy
 import socket
 from pathlib import Path
 from typing import Any
@@ -332,3 +333,26 @@ def test_h9_body_never_reaches_the_next_request(serve: Serve) -> None:
         for _ in range(4):
             assert client.read_answer().body == b"read"
     assert [read_body(seen) for _ in range(4)] == [b"one", b"two", b"", b"three"]
+
+
+def test_h1_what_an_application_writes_into_its_scope_is_not_seen_by_the_next_request(serve: Serve) -> None:
+    """ASGI C1: the same bytes sent again are another request, on this connection and on others."""
+    seen = Recorder()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await refuse_lifespan(scope)
+        seen.put({name: copy.deepcopy(value) for name, value in scope.items() if name != "client"})
+        scope["path"] = "/changed"
+        scope["asgi"]["changed"] = scope["extensions"]["changed"] = True
+        scope["extensions"]["http.response.pathsend"]["changed"] = True
+        scope["headers"].append((b"x-changed", b"1"))
+        await answer(send)
+
+    server = serve(app)
+    for _ in range(2):
+        with RawClient(server.port) as client:
+            for _ in range(2):
+                client.send(get("/a?b", "X-A: b"))
+                assert client.read_answer().status == 200
+    first = seen.next()
+    assert [seen.next() for _ in range(3)] == [first] * 3

@@ -524,3 +524,47 @@ def test_dribbled_head_costs_linear_time(data: bytes) -> None:
         counting += data[at : at + 1]
         assert reader.next_head() is None
     assert counting.cost < 10 * len(data)
+
+
+# ---- heads that are known
+
+
+def test_known_head_is_read_as_the_first_time() -> None:
+    """What one connection has read, another one knows: alone, behind another, and in pieces."""
+    known: dict[bytes, RequestHead] = {}
+    head = request(b"TE: trailers", b"X-A: b")
+    first = HeadReader(LIMITS, known).feed(head)
+    assert isinstance(first, RequestHead)
+    reader = HeadReader(LIMITS, known)
+    assert reader.feed(head) == first
+    assert reader.feed(head + head) == first
+    assert reader.feed(b"") == first
+    assert reader.feed(head[:20]) is None
+    assert reader.feed(head[20:]) == first
+    assert reader.buffer == b""
+
+
+def test_empty_line_is_ignored_once_before_each_known_head() -> None:
+    """RFC 9112 §2.2: at least one, and a known head counts as a head."""
+    known: dict[bytes, RequestHead] = {}
+    reader = HeadReader(LIMITS, known)
+    for _ in range(3):
+        assert reader.feed(b"\r\n") is None
+        assert isinstance(reader.feed(request()), RequestHead)
+
+
+@pytest.mark.parametrize("fields", [[b"Upgrade: websocket", b"Connection: Upgrade"], [b"X-A: " + b"a" * 2048]])
+def test_handshakes_and_large_heads_are_not_kept(fields: list[bytes]) -> None:
+    """The one has a key of its own, and the other would let a peer decide how much is kept."""
+    known: dict[bytes, RequestHead] = {}
+    assert isinstance(HeadReader(LIMITS, known).feed(request(*fields)), RequestHead)
+    assert known == {}
+
+
+def test_so_many_heads_are_kept_and_no_violation() -> None:
+    known: dict[bytes, RequestHead] = {}
+    for number in range(1000):
+        assert HeadReader(LIMITS, known).feed(request(b"X-A: %d" % number))
+        assert HeadReader(LIMITS, known).feed(request(b"X-A : %d" % number))
+    assert 0 < len(known) <= 64
+    assert all(isinstance(head, RequestHead) for head in known.values())
