@@ -207,7 +207,7 @@ def parse_head(head: bytes, limits: Limits) -> RequestHead | Violation:
     method, target, version = parts
     if version != b"HTTP/1.1" and version != b"HTTP/1.0":
         return _bad_version(version)
-    if not is_token(method):
+    if method != b"GET" and not is_token(method):
         return Violation(errors.BAD_METHOD, f"method {printable(method)}, allowed: a token")
 
     fields = parse_fields(lines[1:])
@@ -230,6 +230,7 @@ def parse_head(head: bytes, limits: Limits) -> RequestHead | Violation:
     expect = deciding.get(b"expect")
     if expect is not None and (len(expect) > 1 or expect[0].lower() != b"100-continue"):
         return Violation(errors.UNKNOWN_EXPECTATION, f"Expect: {printable(b', '.join(expect))}, allowed: 100-continue")
+    te, upgrade = deciding.get(b"te"), deciding.get(b"upgrade")
     return RequestHead(
         method=method.decode("ascii"),
         target=path,
@@ -243,10 +244,10 @@ def parse_head(head: bytes, limits: Limits) -> RequestHead | Violation:
         keep_alive=b"close" not in connection and (version == b"HTTP/1.1" or b"keep-alive" in connection),
         # RFC 9110 §10.1.1: a server MUST ignore a 100-continue expectation in an HTTP/1.0 request
         expect_continue=expect is not None and version == b"HTTP/1.1",
-        upgrade=header_tokens(deciding.get(b"upgrade", ())),
+        upgrade=header_tokens(upgrade) if upgrade else (),
         connection=connection,
-        upgrade_lost=b"sec-websocket-key" in deciding and b"upgrade" not in deciding,
-        te_trailers=b"trailers" in header_tokens(deciding.get(b"te", ())),
+        upgrade_lost=b"sec-websocket-key" in deciding and upgrade is None,
+        te_trailers=te is not None and b"trailers" in header_tokens(te),
     )
 
 

@@ -6,6 +6,8 @@ Lives from the handshake request to the answer: a 101, or an HTTP response inste
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from asgiws.protocol.deflate import Agreement, negotiate
 from asgiws.protocol.handshake import Handshake, encode_accept
 from asgiws.protocol.http1 import Header
@@ -23,17 +25,18 @@ class Opening:
     def __init__(self, context: Context, handshake: Handshake) -> None:
         self._context = context
         self._handshake = handshake
-        self._response = Response(head_only=False, http_1_0=False, keep_alive=False)
+        self._response: Response | None = None
+        """The HTTP response, when there is one instead of a 101."""
 
     @property
     def status(self) -> int:
         """The status of the HTTP response; 0 before it has one."""
-        return self._response.status
+        return 0 if self._response is None else self._response.status
 
     @property
     def denied(self) -> bool:
         """Whether the whole HTTP response was encoded."""
-        return self._response.state == DONE
+        return self._response is not None and self._response.state == DONE
 
     def accept(self, message: Event) -> tuple[bytes, Agreement | None, str | None]:
         """Encode the 101; gives it with what was negotiated. Raises ValueError or TypeError for a bad message."""
@@ -51,19 +54,22 @@ class Opening:
 
     def refuse(self, status: int, fields: list[Header]) -> bytes:
         """Encode an HTTP error without a body (ASGI W5, W10)."""
-        headers = [(b"content-length", b"0"), *fields]
-        self._response.start(status, headers, self._context.default_fields, trailers=False)
-        return self._response.body(b"", more=False)
+        self._response = response = self._begin(status, [(b"content-length", b"0"), *fields])
+        return response.body(b"", more=False)
 
     def begin_denial(self, message: Event) -> None:
         """Take `websocket.http.response.start`."""
-        self._response.start(
-            message["status"], message.get("headers") or (), self._context.default_fields, trailers=False
-        )
+        self._response = self._begin(message["status"], message.get("headers") or ())
 
     def denial_body(self, message: Event) -> bytes:
         """Encode `websocket.http.response.body`."""
         body = message.get("body", b"")
         if not isinstance(body, bytes):
             raise TypeError(f"websocket.http.response.body: body is {type(body).__name__}, allowed: bytes")
+        assert self._response is not None
         return self._response.body(body, bool(message.get("more_body", False)))
+
+    def _begin(self, status: object, headers: Iterable[Iterable[object]]) -> Response:
+        response = Response(head_only=False, http_1_0=False, keep_alive=False)
+        response.start(status, headers, self._context.default_fields, trailers=False)
+        return response

@@ -47,8 +47,9 @@ class Watch:
         self._blocked_ticks = 0
         self._idle_ticks = 0
         self._idle_count = 0
-        spread = 1 - _LIFETIME_SPREAD * random.random()  # noqa: S311 - not a secret
-        self._lifetime_ticks = int(deadlines.lifetime * spread)
+        self._lifetime_ticks = deadlines.lifetime
+        if self._lifetime_ticks:
+            self._lifetime_ticks -= int(self._lifetime_ticks * _LIFETIME_SPREAD * random.random())  # noqa: S311
 
     def expect_answer(self) -> None:
         """Give a busy application until `answer_timeout` to reach the end that waits in its inbox."""

@@ -252,7 +252,8 @@ class WebSocketConnection(Ending):
     def _accept(self, message: Event) -> None:
         """Complete the handshake (RFC 6455 §4.2.2) and open the connection."""
         context = self._context
-        response, agreement, self._subprotocol = cast("Opening", self._opening).accept(message)
+        assert self._opening is not None
+        response, agreement, self._subprotocol = self._opening.accept(message)
         self._opening = None
         self._state = closing.advance(self._state, closing.ACCEPTED)
         if agreement is not None:
