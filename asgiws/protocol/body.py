@@ -30,10 +30,24 @@ class LengthBody:
         self._remaining = length
         self.complete = length == 0
 
+    def feed(self, data: bytes, buffer: bytearray) -> bytes | Violation:
+        """Take body bytes that came behind those in `buffer`; what is more than the body stays there."""
+        if buffer or len(data) > self._remaining:
+            buffer += data
+            return self.read(buffer)
+        # The usual case, without a copy
+        self._remaining -= len(data)
+        self.complete = self._remaining == 0
+        return data
+
     def read(self, buffer: bytearray) -> bytes | Violation:
         """Take body bytes from the front of `buffer`; b"" when there are none yet."""
-        data = bytes(buffer[: self._remaining])
-        del buffer[: self._remaining]
+        if len(buffer) <= self._remaining:
+            data = bytes(buffer)
+            buffer.clear()
+        else:
+            data = bytes(buffer[: self._remaining])
+            del buffer[: self._remaining]
         self._remaining -= len(data)
         self.complete = self._remaining == 0
         return data
@@ -58,6 +72,11 @@ class ChunkedBody:
         self._total = 0
         self._trailer_bytes = 0
         self.complete = False
+
+    def feed(self, data: bytes, buffer: bytearray) -> bytes | Violation:
+        """Take bytes that came behind those in `buffer`, and what `read` gives of all of them."""
+        buffer += data
+        return self.read(buffer)
 
     def read(self, buffer: bytearray) -> bytes | Violation:
         """Take chunks from the front of `buffer` and give their data joined; b"" when there is none yet.

@@ -111,8 +111,7 @@ class HTTPConnection(asyncio.Protocol):
         if state <= HEAD:
             self._advance(data)
         elif state == EXCHANGE:
-            self._reader.buffer += data
-            self._read_body()
+            self._read_body(data)
         elif state == SKIPPING:
             self._reader.buffer += data
             self._skip_body()
@@ -298,17 +297,18 @@ class HTTPConnection(asyncio.Protocol):
         if self._exchange is exchange:
             context.start(exchange.run(http_scope(context, head, self._peer)))
 
-    def _read_body(self) -> None:
-        """Give the application what there is of its body, and hold what comes behind."""
+    def _read_body(self, data: bytes = b"") -> None:
+        """Take what came; give the application what there is of its body, and hold what comes behind."""
         exchange, body, buffer = self._exchange, self._body, self._reader.buffer
         if exchange is not None and body is not None and not body.complete:
             self._ticks = 0
-            data = body.read(buffer)
-            if isinstance(data, Violation):
-                self._reject(data)
+            taken = body.feed(data, buffer)
+            if isinstance(taken, Violation):
+                self._reject(taken)
                 return
-            behind = exchange.feed(data, body.complete) and not body.complete
+            behind = exchange.feed(taken, body.complete) and not body.complete
         else:
+            buffer += data
             behind = False
         if behind or len(buffer) > self.context.limits.head_bytes:
             self._flow.pause_reading()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -38,6 +39,12 @@ __all__ = ["Control", "Run", "Signals", "Terminal", "loop_factory", "run_app", "
 _EXTRA_S: Final = 5.0
 _FORCED_S: Final = 2.0
 _SAYING_S: Final = 0.5
+
+# mallopt(3), <malloc.h>
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_KEPT_MOST_BYTES = 16 * 1024 * 1024
+_KEPT_BLOCK_BYTES = 4 * 1024 * 1024
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
@@ -116,6 +123,7 @@ async def serve_app(app: ASGIApp, config: Config) -> None:
 
 def run_app(app: ASGIApp, config: Config, control: Control | None = None) -> None:
     """Serve in an event loop of its own until told to stop; leaves no task of the server behind."""
+    _keep_freed_memory()
     loop = loop_factory(config.loop)()
     threads = ThreadPoolExecutor(thread_name_prefix="asgiws")
     with LastResort() as last_resort:
@@ -144,6 +152,21 @@ async def _serve(app: ASGIApp, config: Config, last_resort: LastResort, control:
             control.on_stopping()
             await server.stop(replaced=run.replaced)
             control.on_stopped()
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep up to 16 MiB of freed memory for the next message, in blocks of up to 4 MiB.
+
+    It would give most of it back to the system at once, and each page of a large message would be a page fault again:
+    on a virtual machine of 2026 that is half of the time in which 64 KiB are posted or 1 MiB is echoed. Only glibc
+    can be told; the others are left as they are.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return
+    mallopt(_M_TRIM_THRESHOLD, _KEPT_MOST_BYTES)
+    mallopt(_M_MMAP_THRESHOLD, _KEPT_BLOCK_BYTES)
 
 
 async def _start(server: Server, told_to_stop: asyncio.Event) -> bool:

@@ -26,12 +26,15 @@ from tests.protocol.http_help import (
 
 
 def read(reader: BodyReader, *pieces: bytes) -> tuple[bytes | Violation, bytes]:
-    """Feed pieces one by one; give the body so far, or what ended it, and the bytes not used."""
+    """Feed pieces in both ways in turn; give the body so far, or what ended it, and the bytes not used."""
     buffer = bytearray()
     body = b""
-    for piece in pieces:
-        buffer += piece
-        data = reader.read(buffer)
+    for at, piece in enumerate(pieces):
+        if at & 1:
+            data = reader.feed(piece, buffer)
+        else:
+            buffer += piece
+            data = reader.read(buffer)
         if isinstance(data, Violation):
             return data, b""
         body += data
