@@ -342,6 +342,8 @@ class Receiver:
         """§8.1: fail on the first byte that cannot stand in UTF-8, wherever the frames and packets are cut."""
         if self._partial_character:
             chunk = self._partial_character + chunk
+        elif chunk.isascii():
+            return True
         try:
             _, used = codecs.utf_8_decode(chunk, "strict", final)
         except UnicodeDecodeError:
