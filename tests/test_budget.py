@@ -1,4 +1,4 @@
-"""The budget of the hot path: what one echoed message may cost, counted and not timed (design: budgets).
+"""The budget of the hot paths: what a message, a request and a handshake may cost, counted and not timed.
 
 The server runs on a loop in the test's own thread, with a profile function that counts; the client is a blocking socket
 in another thread, which the profile does not see. The sweep, once a tick for all connections, is not counted.
@@ -23,7 +23,7 @@ from asgiws.protocol import masking, receiver
 from asgiws.server.serving import loop_factory
 from tests.apps import echo
 from tests.conftest import PATIENCE_S
-from tests.raw import RawClient, text
+from tests.raw import RawClient, close, text
 
 PACKAGE = str(Path(asgiws.__file__).parent)
 MESSAGE = "0123456789abcdefghijklmnopqrstuv"
@@ -32,6 +32,10 @@ ECHO = bytes([0x81, len(MESSAGE)]) + MESSAGE.encode()
 
 MOST_CALLS = 6
 """Python-level calls in files of ours for each echoed message: calls of functions, and coroutines that go on."""
+MOST_CALLS_OF_A_REQUEST = 30
+"""The same for each answered request on a kept connection."""
+MOST_CALLS_OF_A_HANDSHAKE = 98
+"""The same from the accept of a connection over a handshake and a Close to its end."""
 SPREAD_CALLS = 0.1
 """What comes once in many messages, such as a turn of the loop, spread over all of them."""
 
@@ -51,6 +55,27 @@ class Shape:
         for _ in range(times):
             client.send(FRAME * self.at_once)
             assert client.read_exactly(len(ECHO) * self.at_once) == ECHO * self.at_once
+
+
+class Requests(Shape):
+    """A client that sends the same request again and again."""
+
+    def play(self, client: RawClient, times: int) -> None:
+        for _ in range(times):
+            client.send(b"GET / HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n")
+            assert client.read_answer().status == 200
+
+
+class Handshakes(Shape):
+    """Clients that come, shake hands, close and go."""
+
+    def play(self, client: RawClient, times: int) -> None:
+        for _ in range(times):
+            with RawClient(client.socket.getpeername()[1]) as other:
+                other.open_websocket()
+                other.send(close(1000))
+                assert other.read_close() == (1000, "")
+                assert other.read_to_end() == b""
 
 
 SHAPES = {"one-in-flight": Shape(1, 200), "burst-of-64": Shape(64, 20)}
@@ -102,7 +127,8 @@ def run_counted(loop_name: str, shape: Shape, begin: Callable[[], None], end: Ca
 
     def play(port: int, in_server: Callable[[Callable[[], None]], None]) -> None:
         with RawClient(port) as client:
-            client.open_websocket()
+            if type(shape) is Shape:
+                client.open_websocket()
             shape.play(client, 5)
             in_server(begin)
             shape.play(client, shape.times)
@@ -161,6 +187,22 @@ def test_echo_of_a_short_message_costs_at_most_six_calls(
     record_property("calls", ours)
     # The application receives and sends each one, so less than two calls would mean that nothing was counted.
     assert 2 <= ours <= MOST_CALLS + SPREAD_CALLS, count.calls
+
+
+@pytest.mark.parametrize(
+    ("shape", "most"),
+    [(Requests(1, 100), MOST_CALLS_OF_A_REQUEST), (Handshakes(1, 50), MOST_CALLS_OF_A_HANDSHAKE)],
+    ids=["request", "handshake"],
+)
+def test_request_and_handshake_cost_at_most_so_many_calls(
+    loop_name: str, shape: Shape, most: int, record_property: Callable[[str, object], None]
+) -> None:
+    """A call more of ours for each has to be worth it, and is then written down here."""
+    count = count_calls(loop_name, shape)
+    ours = sum(count.calls.values()) / shape.messages
+    print(f"{loop_name}: {ours:.2f} calls")  # noqa: T201
+    record_property("calls", ours)
+    assert 20 <= ours <= most + SPREAD_CALLS, count.calls
 
 
 @pytest.mark.parametrize("shape", SHAPES)
