@@ -30,6 +30,10 @@ class LengthBody:
         self._remaining = length
         self.complete = length == 0
 
+    def is_longer_than(self, size: int) -> bool:
+        """Tell whether more than `size` bytes may still come."""
+        return self._remaining > size
+
     def feed(self, data: bytes, buffer: bytearray) -> bytes | Violation:
         """Take body bytes that came behind those in `buffer`; what is more than the body stays there."""
         if buffer or len(data) > self._remaining:
@@ -72,6 +76,10 @@ class ChunkedBody:
         self._total = 0
         self._trailer_bytes = 0
         self.complete = False
+
+    def is_longer_than(self, size: int) -> bool:
+        """Tell whether more than `size` bytes may still come, which nobody knows before the last chunk."""
+        return not self.complete
 
     def feed(self, data: bytes, buffer: bytearray) -> bytes | Violation:
         """Take bytes that came behind those in `buffer`, and what `read` gives of all of them."""

@@ -55,6 +55,9 @@ class Wire(Protocol):
     def on_response_done(self, exchange: Exchange) -> None:
         """Go on behind a response that is complete."""
 
+    def skips_body(self) -> bool:
+        """Tell whether what is left of the request body will be read and dropped to keep the connection."""
+
     def abort(self) -> None:
         """End the TCP connection."""
 
@@ -143,8 +146,9 @@ class Exchange:
             connection.write(self._checked(response.body, body, bool(message.get("more_body", False))))
             self.sent_bytes += len(body)
         elif kind == "http.response.start" and response.state == HEAD:
-            if self.expects_continue:
-                # The client has not sent its body and need not; what it sends next cannot be told from a body.
+            if self.expects_continue or (not self.body_complete and not connection.skips_body()):
+                # The client has not sent its body and need not, and what it sends next cannot be told from a body; or
+                # there is too much of it to be read to its end for the sake of the next request.
                 response.keep_alive = False
             response.start(
                 message["status"],

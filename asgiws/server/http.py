@@ -219,6 +219,10 @@ class HTTPConnection(asyncio.Protocol):
         if data and self._state == EXCHANGE and not self._transport.is_closing():
             self._transport.write(data)
 
+    def skips_body(self) -> bool:
+        """Tell whether what is left of the request body is little enough to be read and dropped."""
+        return self._body is None or not self._body.is_longer_than(_SKIP_MOST_BYTES)
+
     def on_body_taken(self) -> None:
         """Read on: the application has taken what was held for it."""
         self._ticks = 0

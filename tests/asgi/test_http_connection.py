@@ -93,6 +93,44 @@ def test_many_pipelined_requests_in_one_packet_are_all_answered(serve: Serve) ->
             assert client.read_answer().body == b"/%d" % number
 
 
+# ---- a body that nobody reads
+
+
+@pytest.mark.parametrize(
+    ("head", "sent", "kept"),
+    [
+        ("Content-Length: 65546", 10, True),
+        ("Content-Length: 65547", 10, False),
+        ("Transfer-Encoding: chunked", 0, False),
+        ("Transfer-Encoding: chunked", b"3\r\nabc\r\n0\r\n\r\n", True),
+    ],
+    ids=["64 KiB left", "a byte more left", "chunks to come", "whole"],
+)
+def test_connection_is_kept_only_if_the_rest_of_the_body_is_small(
+    serve: Serve, head: str, sent: int | bytes, kept: bool
+) -> None:
+    """RFC 9112 §9.6: an answer says `connection: close` when the body is not read to its end for the next request.
+
+    The client would send that on a connection that is about to end.
+    """
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await refuse_lifespan(scope)
+        if scope["method"] == "POST" and isinstance(sent, int) and sent:
+            await receive()
+        await answer(send)
+
+    with RawClient(serve(app).port) as client:
+        data = bytes(sent) if isinstance(sent, int) else sent
+        client.send(f"POST / HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n".encode() + data)
+        assert (client.read_answer().header(b"connection") == b"close") is not kept
+        if not kept:
+            assert client.read_to_end() == b""
+        elif isinstance(sent, int):
+            client.send(bytes(65536) + get("/"))
+            assert client.read_answer().status == 200
+
+
 # ---- trailers
 
 
