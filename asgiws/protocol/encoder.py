@@ -7,21 +7,23 @@ it, and the object cannot be freed and its address reused while it is remembered
 second, so that a large message does not outlive its use.
 
 Compressing a megabyte takes 20 to 40 ms at level 1, in which the loop would serve nobody (16 MiB of JSON: 0.35 s, by
-zlib 1.3 on one core of 2026). From `large_from` on, `encode_alone` does it, which any thread may call.
+zlib 1.3 on one core of 2026). From `large_from` on, `encode_alone` does it, which any thread may call. Without
+compression, `encode_parts` leaves the payload of a large message where it is, instead of copying it behind its header.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import Final
 
 from asgiws.protocol.deflate import Deflater, DeflateSettings
-from asgiws.protocol.frames import BINARY, BINARY_HEADS, FIN, RSV1, TEXT, TEXT_HEADS, encode_frame
+from asgiws.protocol.frames import BINARY, BINARY_HEADS, FIN, RSV1, TEXT, TEXT_HEADS, encode_frame, frame_head
 
-__all__ = ["LARGE_SIZE", "Encoder"]
+__all__ = ["LARGE_SIZE", "PARTS_SIZE", "Encoder"]
 
 LARGE_SIZE: Final = 256 * 1024
 """Characters or bytes from which a message is compressed off the loop; below, the hop costs more than it saves."""
+PARTS_SIZE: Final = 64 * 1024
+"""Characters or bytes from which a message is sent in parts; below, two writes cost more than a copy."""
 
 
 class Encoder:
@@ -32,18 +34,23 @@ class Encoder:
     """
 
     __slots__ = (
-        "_deflater", "_memo", "_min_size", "compressed_from", "compressed_to", "frame", "large_from", "message",
+        "_deflater", "_memo", "_min_size", "_parted", "_parts", "compressed_from", "compressed_to", "compresses",
+        "frame", "large_from", "message",
     )  # fmt: skip
 
     def __init__(self, settings: DeflateSettings, deflater: Deflater | None, memo: bool) -> None:
         self._deflater = deflater
         self._min_size = settings.min_size_bytes
         self._memo = memo
-        self.large_from = sys.maxsize if deflater is None else LARGE_SIZE
-        """The size from which `encode_alone` and `remember` replace `encode`."""
+        self.compresses = deflater is not None
+        self.large_from = LARGE_SIZE if self.compresses else PARTS_SIZE
+        """The size from which `encode_alone` and `remember`, or `encode_parts`, replace `encode`."""
         self.message: str | bytes | None = None
         """The message last encoded, and its frame: who is about to send the same object sends this."""
         self.frame = b""
+        self._parted: str | bytes | None = None
+        """The message last encoded in parts."""
+        self._parts = b"", b""
         self.compressed_from = 0
         """Bytes before compression, of the messages that were compressed; characters of large texts."""
         self.compressed_to = 0
@@ -69,6 +76,14 @@ class Encoder:
             self.frame = frame
         return frame
 
+    def encode_parts(self, message: str | bytes) -> tuple[bytes, bytes]:
+        """Give header and payload of a large message that is not compressed; remembered like a frame."""
+        if message is not self._parted:
+            payload, opcode = (message.encode(), TEXT) if isinstance(message, str) else (message, BINARY)
+            self._parts = frame_head(FIN | opcode, len(payload)), payload
+            self._parted = message
+        return self._parts
+
     def encode_alone(self, message: str | bytes) -> bytes:
         """Give the compressed frame of a large message, touching nothing here; `remember` it when it is sent."""
         assert self._deflater is not None
@@ -88,5 +103,6 @@ class Encoder:
 
     def forget(self) -> None:
         """Let go of the last message."""
-        self.message = None
+        self.message = self._parted = None
         self.frame = b""
+        self._parts = b"", b""

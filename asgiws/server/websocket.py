@@ -222,16 +222,21 @@ class WebSocketConnection(Ending):
             )
 
     async def _send_large(self, data: str | bytes) -> None:
-        """Compress off the loop, then send."""
+        """Send what is compressed off the loop, or need not be copied."""
         encoder = self._encoder
-        frame = await self._loop.run_in_executor(None, encoder.encode_alone, data)
-        if self._state != OPEN:
-            raise ClientDisconnected(f"websocket closed while sending ({self._final_close().code})")
-        encoder.remember(data, frame)
+        parts: tuple[bytes, ...]
+        if encoder.compresses:
+            frame = await self._loop.run_in_executor(None, encoder.encode_alone, data)
+            if self._state != OPEN:
+                raise ClientDisconnected(f"websocket closed while sending ({self._final_close().code})")
+            encoder.remember(data, frame)
+            parts = (frame,)
+        else:
+            parts = encoder.encode_parts(data)
         self.messages_out += 1
-        self.bytes_out += len(frame)
+        self.bytes_out += sum(map(len, parts))
         self._flush()
-        self._transport.write(frame)
+        self._transport.writelines(parts)
         await self._settle()
 
     async def _settle(self) -> None:

@@ -215,6 +215,16 @@ def test_a_large_message_is_remembered_for_the_next_connection() -> None:
     assert shared.frame is frame
 
 
-def test_only_compressing_encoders_know_large_messages() -> None:
+@pytest.mark.parametrize("message", ["\u00e9" * 40_000, "a" * 70_000, b"\x00" * 70_000], ids=["text", "ASCII", "bytes"])
+def test_a_large_message_in_parts_is_its_frame(message: str | bytes) -> None:
+    plain = Encoder(PLAIN, None, memo=True)
+    assert b"".join(plain.encode_parts(message)) == plain.encode(message)
+    again = plain.encode_parts(message)
+    assert again[1] is plain.encode_parts(message)[1]
+    plain.forget()
+    assert b"".join(plain.encode_parts(message)) == b"".join(again)
+
+
+def test_large_messages_begin_later_where_they_are_compressed() -> None:
     assert encoder().large_from == 256 * 1024
-    assert Encoder(PLAIN, None, memo=True).large_from > 2**60
+    assert Encoder(PLAIN, None, memo=True).large_from == 64 * 1024
