@@ -22,6 +22,8 @@ from asgiws.option import (
     check_mode,
     check_origin,
     check_owner,
+    check_path,
+    check_token,
     did_you_mean,
     spelled,
 )
@@ -42,6 +44,10 @@ def _check_forwarded_fields(value: str) -> str | None:
 
 def _names(value: str) -> list[bytes]:
     return [name.strip().lower().encode() for name in value.split(",") if name.strip()]
+
+
+def _check_admin(value: str) -> str | None:
+    return "HOST:PORT, [::1]:PORT or unix:/path" if value.startswith("fd:") or check_address(value) else None
 
 
 def _option(kind: str, default: Any, text: str, **known: Any) -> Any:
@@ -74,6 +80,10 @@ def _limit(kind: str, default: float, text: str, **known: Any) -> Any:
 
 def _workers(kind: str, default: Any, text: str, **known: Any) -> Any:
     return _option(kind, default, text, group="Workers", **known)
+
+
+def _admin(kind: str, default: Any, text: str, **known: Any) -> Any:
+    return _option(kind, default, text, group="Admin", **known)
 
 
 def _development(kind: str, default: Any, text: str, **known: Any) -> Any:
@@ -234,6 +244,14 @@ class Config:
                                   aliases=("limit-concurrency",))  # fmt: skip
     max_connections_per_address: int = _limit("count", 0, "open connections of one client address; 0: no limit")
     handshake_rate: int = _limit("count", 0, "WebSocket handshakes a second from one address; 0: no limit")
+
+    # ---- Admin
+    admin: str = _admin("text", "", "HOST:PORT or unix:/path for metrics, health and the live view; none: nowhere",
+                        check=_check_admin)  # fmt: skip
+    admin_token: str = _admin("text", "", "who presents it there as a bearer token may see and close connections",
+                              check=check_token, secret=True)  # fmt: skip
+    health_path: str = _admin("text", "", "path on the public port that tells whether the server is ready; none: no",
+                              check=check_path)  # fmt: skip
 
     # ---- Development
     reload: bool = _development("flag", False, "start the application anew when its files change")

@@ -16,8 +16,8 @@ from asgiws.protocol.http1 import is_token
 from asgiws.protocol.limits import KIB, MIB
 
 __all__ = [
-    "YES_NO", "Option", "OptionError", "check_header", "check_mode", "check_origin", "check_owner", "did_you_mean",
-    "spelled",
+    "YES_NO", "Option", "OptionError", "check_header", "check_mode", "check_origin", "check_owner", "check_path",
+    "check_token", "did_you_mean", "spelled",
 ]  # fmt: skip
 
 _UNITS: Final[Mapping[str, Mapping[str, float]]] = {
@@ -142,6 +142,16 @@ def check_header(value: str) -> str | None:
 def check_mode(value: str) -> str | None:
     """Say what is allowed instead of a file mode, or nothing."""
     return None if re.fullmatch("0?[0-7]{3}", value) else "an octal file mode such as 660"
+
+
+def check_path(value: str) -> str | None:
+    """Say what is allowed instead of a path of a URL, or nothing."""
+    return None if re.fullmatch(r"/[!-~]*", value) and not set(value) & set("?#%") else "a path such as /healthz"
+
+
+def check_token(value: str) -> str | None:
+    """Say what is allowed instead of a token, or nothing."""
+    return None if re.fullmatch("[!-~]{16,256}", value) else "16 to 256 visible ASCII characters, without spaces"
 
 
 def check_owner(value: str) -> str | None:

@@ -238,6 +238,26 @@ def test_value_of_another_type_is_no_text(name: str, value: object) -> None:
     assert refusal(name, value) == f"{spelled(name)}: {shown} was given, allowed: text"
 
 
+@pytest.mark.parametrize("token", ["short", "fifteen letters", "0123456789abcdef\n", "x" * 257, "é" * 16])
+def test_admin_token_that_is_short_or_odd_is_refused_and_not_shown(token: str) -> None:
+    line = refusal("admin_token", token)
+    assert line == "--admin-token: *** was given, allowed: 16 to 256 visible ASCII characters, without spaces"
+
+
+def test_admin_token_is_not_shown_with_the_options() -> None:
+    assert "0123456789abcdef" not in repr(Config(admin_token="0123456789abcdef"))
+
+
+@pytest.mark.parametrize("address", ["9000", "fd:3", "unix:", "localhost", "a b:1"])
+def test_admin_address_is_a_host_and_port_or_a_unix_socket(address: str) -> None:
+    assert refusal("admin", address).endswith("allowed: HOST:PORT, [::1]:PORT or unix:/path")
+
+
+@pytest.mark.parametrize("path", ["healthz", "/a b", "/a?b", "/a#b", "/%41"])
+def test_health_path_is_a_plain_path(path: str) -> None:
+    assert refusal("health_path", path) == f"--health-path: {path!r} was given, allowed: a path such as /healthz"
+
+
 @pytest.mark.parametrize("name", OF_KIND["list"])
 @pytest.mark.parametrize("value", [None, 1, {"a": "b"}, b"x"])
 def test_value_of_another_type_is_no_list(name: str, value: object) -> None:

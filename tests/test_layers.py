@@ -28,15 +28,15 @@ FLOORS = {
     ],
     "telemetry": [
         "_version", "addresses", "option", "config", "telemetry", "telemetry.logs", "telemetry.formats",
-        "telemetry.access", "telemetry.output", "telemetry.counters",
+        "telemetry.access", "telemetry.output", "telemetry.counters", "telemetry.scoreboard",
     ],
     "settings": ["envfile", "settings"],
     "server": [
         "server", "server.memory", "server.listeners", "server.tls", "server.encryption", "server.context",
         "server.importer", "server.lifespan", "server.acceptor", "server.flow", "server.files", "server.scope",
         "server.proxies", "server.exchange", "server.watch", "server.opening", "server.ending", "server.websocket",
-        "server.http", "server.arrival", "server.recycling", "server.server", "server.systemd", "server.serving",
-        "server.program",
+        "server.http", "server.arrival", "server.health", "server.recycling", "server.report", "server.server",
+        "server.systemd", "server.serving", "server.program",
     ],
     "process": [
         "process", "process.channel", "process.worker", "process.child", "process.slot", "process.supervisor",

@@ -2,19 +2,25 @@
 
 To the worker, first of all its order, before it has an event loop:
 
-    {"target": "app:app", "config": {...}}          what to serve, with the listening sockets as `fd:` addresses
+    {"target": "app:app", "config": {...}, "reports": true}
+                                                    what to serve, with the listening sockets as `fd:` addresses, and
+                                                    whether heartbeats shall tell what was counted
 
 then, at any time:
 
     {"do": "stop", "replaced": true}                drain and end; `replaced` when a successor is ready
     {"do": "force"}                                 end, and wait for nobody
     {"do": "reopen"}                                open log files anew
+    {"do": "close", "ask": 1, "number": 7, "code": 4000, "reason": "..."}
+                                                    close a WebSocket; `closed` answers it
 
 To the supervisor:
 
     {"is": "ready"}                                 the application has started, connections are accepted
-    {"is": "alive", ...}                            a heartbeat, once a second, with what the worker has counted
+    {"is": "alive", ...}                            a heartbeat, once a second and at the end, with what the worker has
+                                                    counted (`asgiws.server.report`) when that was asked for
     {"is": "due", "why": "..."}                     it has served enough and wants a successor
+    {"is": "closed", "ask": 1, "found": true}       whether there was such a WebSocket
 
 Either end finds out that the other process has died by the end of the stream.
 """

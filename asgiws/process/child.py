@@ -33,6 +33,10 @@ STARTING, SERVING, STOPPING, ENDED = range(4)
 _ROOT: Final = str(Path(asgiws._version.__file__).parent.parent)
 # For a worker that is aborted to write where it hung, and for one that was forced to end
 _LAST_WORDS_S: Final = 2.0
+# For a worker to answer an order, which it does at once unless its application blocks the loop
+_ANSWER_S: Final = 5.0
+# For the rest of what a worker said before it ended to be read; a process that it has forked may hold its end open.
+_UNREAD_S: Final = 1.0
 
 
 class Child:
@@ -46,15 +50,20 @@ class Child:
         """The exit code once it has ended, negative for a signal, as `subprocess` has it."""
         self.due = ""
         """Why it asks for a successor; empty while it does not."""
+        self.hung = False
+        """Whether it was ended because it gave no heartbeat."""
         self.pid = 0
-        self.report: Message = {}
-        """What its last heartbeat said."""
+        self.on_report: Callable[[Message], None] = lambda report: None
+        """Called with what each heartbeat says, where there are reports (--admin)."""
         self.ended = asyncio.Event()
         self._config = config
         self._on_change = on_change
         self._alive_at_s = time.monotonic()
         self._began_s = self._alive_at_s
         self._channel: Channel | None = None
+        self._channel_ended = asyncio.Event()
+        self._asked: dict[int, asyncio.Future[bool]] = {}
+        """Orders that were not answered yet, by their number."""
         self._kill_timer: asyncio.TimerHandle | None = None
         self._watching: asyncio.Task[None]
 
@@ -66,10 +75,13 @@ class Child:
         ours, theirs = socket.socketpair()
         try:
             descriptors = [listener.fileno() for listener in listeners]
+            # Its supervisor serves the admin address; a worker need not know the token.
             config = dataclasses.replace(
-                self._config, bind=tuple(f"fd:{fd}" for fd in descriptors), uds="", fd=-1, workers=0
-            )
-            send_order(ours, {"target": target, "config": dataclasses.asdict(config)})
+                self._config, bind=tuple(f"fd:{fd}" for fd in descriptors), uds="", fd=-1, workers=0, admin="",
+                admin_token="",
+            )  # fmt: skip
+            reports = bool(self._config.admin)
+            send_order(ours, {"target": target, "config": dataclasses.asdict(config), "reports": reports})
             # -P: a module of the application must not stand in for one of the standard library.
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", *flags, "-m", "asgiws.process.worker", str(theirs.fileno()),
@@ -82,7 +94,7 @@ class Child:
             theirs.close()
         self.pid = process.pid
         self._watching = asyncio.create_task(self._watch(process))
-        self._channel = await Channel.connect(ours, self._on_message, lambda: None)
+        self._channel = await Channel.connect(ours, self._on_message, self._channel_ended.set)
         if self.state == STOPPING:
             self.send({"do": "force"})  # it was told to stop before it could be told
 
@@ -116,7 +128,7 @@ class Child:
     def abort(self) -> None:
         """End it because it hangs; it writes where."""
         if self.state < ENDED:
-            self.state = STOPPING
+            self.state, self.hung = STOPPING, True
             self._signal(signal.SIGABRT)
             self._kill_after(_LAST_WORDS_S)
 
@@ -124,6 +136,18 @@ class Child:
         """Send an order."""
         if self._channel is not None:
             self._channel.send(order)
+
+    async def close_connection(self, number: int, code: int, reason: str) -> bool:
+        """Have a WebSocket closed; gives whether it was open. Raises TimeoutError when the worker does not answer."""
+        ask = max(self._asked, default=0) + 1
+        answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._asked[ask] = answered
+        self.send({"do": "close", "ask": ask, "number": number, "code": code, "reason": reason})
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                return await answered
+        finally:
+            del self._asked[ask]
 
     def _kill_after(self, seconds: float) -> None:
         if self._kill_timer is not None:
@@ -143,7 +167,12 @@ class Child:
         kind = message.pop("is")
         self._alive_at_s = time.monotonic()
         if kind == "alive":
-            self.report = message
+            if message and not self.ended.is_set():
+                self.on_report(message)
+        elif kind == "closed":
+            answered = self._asked.get(message["ask"])
+            if answered is not None and not answered.done():
+                answered.set_result(message["found"])
         elif kind == "ready" and self.state == STARTING:
             self.state = SERVING
             self._on_change(self)
@@ -157,6 +186,9 @@ class Child:
         if self._kill_timer is not None:
             self._kill_timer.cancel()
         if self._channel is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_UNREAD_S):
+                    await self._channel_ended.wait()
             self._channel.close()
         self.ended.set()
         self._on_change(self)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 from typing import Final
 
 from asgiws.config import Config
 from asgiws.process.child import ENDED, SERVING, STARTING, Child, describe_exit
 from asgiws.server.listeners import CannotListen, Listeners
 from asgiws.telemetry.logs import LOG
+from asgiws.telemetry.scoreboard import Scoreboard
 
 __all__ = ["Slot"]
 
@@ -27,7 +27,7 @@ _SHORT_LIFE_S: Final = 5.0
 class Slot:
     """Keeps a worker serving."""
 
-    def __init__(self, number: int, listeners: Listeners, target: str, config: Config) -> None:
+    def __init__(self, number: int, listeners: Listeners, target: str, config: Config, scoreboard: Scoreboard) -> None:
         self.number = number
         self.target = target
         self.config = config
@@ -36,13 +36,10 @@ class Slot:
         self.starting: Child | None = None
         self.leaving: set[Child] = set()
         """Workers that drain."""
-        self.on_ended: Callable[[Child], None] = lambda child: None
-        """Called with each worker that has ended."""
-        self.restarts = 0
-        """Workers that were started after the first one."""
         self.last_code = 0
         """The exit code of the last worker that was started, if it has ended."""
         self._listeners = listeners
+        self._scoreboard = scoreboard
         self._one_at_a_time = asyncio.Lock()
         self._changed = asyncio.Event()
         self._closed = False
@@ -50,10 +47,10 @@ class Slot:
 
     # ---- what the supervisor asks for
 
-    async def replace(self) -> bool:
-        """Start a successor and let it take over; gives whether it did."""
+    async def replace(self, reason: str = "reload") -> bool:
+        """Start a successor and let it take over; gives whether it did. `reason` is what the restart is counted as."""
         async with self._one_at_a_time:
-            return not self._closed and await self._start()
+            return not self._closed and await self._start(reason)
 
     async def keep(self) -> None:
         """Keep a worker serving until the slot is closed: replace the one that has died, or that has served enough."""
@@ -65,7 +62,7 @@ class Slot:
             elif child.due:
                 LOG.info("worker %d (process %d): %s", self.number, child.pid, child.due)
                 child.due = ""
-                if not await self.replace():
+                if not await self.replace("recycled"):
                     LOG.error("worker %d has no successor that starts, so it goes on", self.number)
             else:
                 await self._changed.wait()
@@ -107,19 +104,20 @@ class Slot:
                     return  # a successor has come meanwhile
                 LOG.error("worker %d (process %d) has died: %s", self.number, child.pid, describe_exit(child.code))
                 self.serving = None
-                self.restarts += 1
+                self._scoreboard.restarts["hung" if child.hung else "died"] += 1
                 if child.seconds < _SHORT_LIFE_S:
                     await self._back_off()
-            if not self._closed and await self._start():
+            if not self._closed and await self._start(""):
                 self._back_off_s = 0.0
             else:
                 # Who connects goes to the other slots meanwhile, and does not wait for a worker that may never come.
                 self._listeners.close_own()
                 await self._back_off()
 
-    async def _start(self) -> bool:
+    async def _start(self, reason: str) -> bool:
         """Start a worker, and let it take over when it serves; gives whether it does."""
         self.starting = child = Child(self.number, self.config, self._on_change)
+        child.on_report = lambda report: self._scoreboard.update(child, report)
         try:
             self._listeners.open_own()
             await child.start(self.target, self._listeners.sockets)
@@ -137,7 +135,7 @@ class Slot:
             before, self.serving = self.serving, child
             LOG.info("worker %d is process %d", self.number, child.pid)
             if before is not None and before.state < ENDED:
-                self.restarts += 1
+                self._scoreboard.restarts[reason] += 1
                 self.leaving.add(before)
                 before.stop(replaced=True)
             return True
@@ -161,5 +159,5 @@ class Slot:
             if child in self.leaving:
                 self.leaving.discard(child)
                 LOG.info("worker %d (process %d) has left: %s", self.number, child.pid, describe_exit(child.code))
-            self.on_ended(child)
+            self._scoreboard.end(child)
         self._changed.set()

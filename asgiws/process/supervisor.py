@@ -22,6 +22,7 @@ from typing import Final
 
 from asgiws.config import Config
 from asgiws.option import OptionError
+from asgiws.process.child import SERVING
 from asgiws.process.slot import Slot
 from asgiws.server.listeners import CannotListen, Listeners
 from asgiws.server.program import CANNOT_START, STARTUP_FAILED, fail
@@ -30,6 +31,7 @@ from asgiws.server.systemd import Notifier
 from asgiws.server.tls import Certificates
 from asgiws.telemetry.logs import LOG
 from asgiws.telemetry.output import reopen
+from asgiws.telemetry.scoreboard import WORKER_STATES, Scoreboard, Status, Worker
 
 __all__ = ["Supervisor", "supervise"]
 
@@ -54,6 +56,7 @@ class Supervisor:
 
     def __init__(self, target: str, config: Config, load: Callable[[], Config] | None = None) -> None:
         self.slots: list[Slot] = []
+        self.scoreboard = Scoreboard()
         self._target = target
         self._config = config
         self._load = load
@@ -93,7 +96,27 @@ class Supervisor:
     @property
     def ready(self) -> bool:
         """Whether every slot has a worker that serves, and nobody has told it to stop."""
-        return not self._told_to_stop.is_set() and all(slot.serving is not None for slot in self.slots)
+        workers = [slot.serving for slot in self.slots]
+        started = bool(workers) and all(child is not None and child.state == SERVING for child in workers)
+        return started and not self._told_to_stop.is_set()
+
+    def status(self) -> Status:
+        """Give the sum of what all workers have reported."""
+        workers = [
+            Worker(child, child.number, child.pid, WORKER_STATES[child.state])
+            for slot in self.slots
+            for child in slot.children()
+        ]
+        workers.sort(key=lambda worker: (worker.number, worker.pid))
+        return self.scoreboard.status(workers, ready=self.ready, draining=self._told_to_stop.is_set())
+
+    async def close_connection(self, pid: int, number: int, code: int, reason: str) -> bool:
+        """Have a worker close a WebSocket; gives whether it was open. Raises TimeoutError when it does not answer."""
+        for slot in self.slots:
+            for child in slot.children():
+                if child.pid == pid:
+                    return await child.close_connection(number, code, reason)
+        return False
 
     # ---- start and stop
 
@@ -101,7 +124,7 @@ class Supervisor:
         """Start the first worker, and then the others; gives whether they serve."""
         for number in range(1, self._config.workers + 1):
             listeners = self._listeners if number == 1 else self._listeners.again()
-            self.slots.append(Slot(number, listeners, self._target, self._config))
+            self.slots.append(Slot(number, listeners, self._target, self._config, self.scoreboard))
         for slots in (self.slots[:1], self.slots[1:]):
             await asyncio.gather(*(slot.replace() for slot in slots))
             for slot in slots:
@@ -194,7 +217,7 @@ class Supervisor:
             return
         number = max(slot.number for slot in self.slots) + 1
         LOG.info("one worker more, %d now", len(self.slots) + 1)
-        slot = Slot(number, listeners, self._target, self._config)
+        slot = Slot(number, listeners, self._target, self._config, self.scoreboard)
         self.slots.append(slot)
         self._run(slot.keep())
 

@@ -33,8 +33,9 @@ HEARTBEAT_S: Final = 1.0
 class Supervised:
     """The control of a worker: its supervisor."""
 
-    def __init__(self, pipe: socket.socket) -> None:
+    def __init__(self, pipe: socket.socket, *, reports: bool) -> None:
         self._pipe = pipe
+        self._reports = reports
         self._run: Run
         self._channel: Channel
         self._server: Server | None = None
@@ -68,10 +69,16 @@ class Supervised:
         """Tell nothing: the supervisor gave the order."""
 
     def on_stopped(self) -> None:
-        """Tell nothing: the supervisor sees the process end."""
+        """Tell what was counted until the end; the supervisor sees the process end."""
+        if self._server is not None:
+            self._tell_alive(self._server)
+
+    def _tell_alive(self, server: Server) -> None:
+        self._channel.send({"is": "alive", **(server.report() if self._reports else {})})
 
     def _beat(self) -> None:
-        self._channel.send({"is": "alive"})
+        assert self._server is not None
+        self._tell_alive(self._server)
         self._heartbeat = asyncio.get_running_loop().call_later(HEARTBEAT_S, self._beat)
 
     def _on_order(self, order: Message) -> None:
@@ -81,6 +88,9 @@ class Supervised:
             self._run.force()
         elif order["do"] == "reopen":
             reopen()
+        elif order["do"] == "close" and self._server is not None:
+            found = self._server.close_connection(order["number"], order["code"], order["reason"])
+            self._channel.send({"is": "closed", "ask": order["ask"], "found": found})
 
     def _on_orphaned(self) -> None:
         if not self._run.told_to_stop.is_set():
@@ -104,7 +114,7 @@ def main() -> int:
         configure(config)
     except OptionError as error:
         return fail(USAGE, str(error))
-    return leave(run_target(order["target"], config, Supervised(pipe)))
+    return leave(run_target(order["target"], config, Supervised(pipe, reports=order["reports"])))
 
 
 if __name__ == "__main__":

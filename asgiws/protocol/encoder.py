@@ -34,14 +34,15 @@ class Encoder:
     """
 
     __slots__ = (
-        "_deflater", "_memo", "_min_size", "_parted", "_parts", "compressed_from", "compressed_to", "compresses",
-        "frame", "large_from", "message",
+        "_deflater", "_min_size", "_parted", "_parts", "compressed_from", "compressed_to", "compresses", "frame",
+        "large_from", "message", "shared",
     )  # fmt: skip
 
     def __init__(self, settings: DeflateSettings, deflater: Deflater | None, memo: bool) -> None:
         self._deflater = deflater
         self._min_size = settings.min_size_bytes
-        self._memo = memo
+        self.shared = memo
+        """Whether it serves many connections."""
         self.compresses = deflater is not None
         self.large_from = LARGE_SIZE if self.compresses else PARTS_SIZE
         """The size from which `encode_alone` and `remember`, or `encode_parts`, replace `encode`."""
@@ -71,7 +72,7 @@ class Encoder:
             frame = heads[size] + payload
         else:
             frame = encode_frame(FIN | opcode, payload)
-        if self._memo:
+        if self.shared:
             self.message = message
             self.frame = frame
         return frame
@@ -95,7 +96,7 @@ class Encoder:
         assert self._deflater is not None
         self.compressed_from += len(message)
         self.compressed_to += len(frame)
-        if self._memo:
+        if self.shared:
             self.message = message
             self.frame = frame
         else:

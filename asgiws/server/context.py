@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Final, Protocol
@@ -25,7 +26,7 @@ from asgiws.telemetry.counters import Counters
 from asgiws.telemetry.logs import LOG, LineLimit, escape, printable
 
 __all__ = [
-    "ASGIApp", "ClientDisconnected", "Connection", "Context", "Deadlines", "Event", "Scope",
+    "ASGIApp", "ClientDisconnected", "Connection", "Context", "Deadlines", "Event", "Receive", "Scope", "Send",
     "server_fields",
 ]  # fmt: skip
 
@@ -99,9 +100,10 @@ class Context:
     """One worker's shared state."""
 
     __slots__ = (
-        "addresses", "admitted", "app", "config", "connections", "counters", "date", "deadlines", "default_fields",
-        "deflate_settings", "draining", "encoders", "fault_lines", "forwarded_names", "handshakes", "known_heads",
-        "limits", "loop", "proxies", "quiet", "rejection_lines", "replaced", "state", "stopping", "tasks",
+        "addresses", "admitted", "app", "began_s", "config", "connections", "counters", "date", "deadlines",
+        "default_fields", "deflate_settings", "draining", "encoders", "fault_lines", "forwarded_names", "handshakes",
+        "known_heads", "lag_s", "limits", "loop", "proxies", "quiet", "rejection_lines", "replaced", "state",
+        "stopping", "tasks",
     )  # fmt: skip
 
     def __init__(self, app: ASGIApp, config: Config, loop: asyncio.AbstractEventLoop) -> None:
@@ -115,6 +117,7 @@ class Context:
         """Names of the fields in which they say it."""
         self.deflate_settings = config.deflate_settings()
         self.deadlines = Deadlines(config)
+        self.began_s = time.monotonic()
         self.counters = Counters()
         self.fault_lines = LineLimit("application errors")
         self.rejection_lines = LineLimit("rejections")
@@ -135,6 +138,8 @@ class Context:
         """Encoded fields that every response has: Date, Server and those of the operator."""
         self.state: dict[str, Any] | None = None
         """The lifespan state; None when the application has no lifespan."""
+        self.lag_s = 0.0
+        """How late the last sweep came: what everything else on this loop had to wait too."""
         self.draining = False
         """Whether the server was told to stop: what it still answers says that the connection ends."""
         self.stopping = False

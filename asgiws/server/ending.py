@@ -24,11 +24,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_left
 from collections import deque
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from asgiws.protocol import closing, errors
 from asgiws.protocol.closing import CLOSING, CONNECTING, DENYING, OPEN, Close
+from asgiws.protocol.deflate import DEDICATED
 from asgiws.protocol.errors import Violation
 from asgiws.protocol.frames import FIN, PING, encode_frame
 from asgiws.protocol.handshake import Handshake
@@ -39,21 +41,26 @@ from asgiws.server.flow import Flow, wake
 from asgiws.server.opening import Opening
 from asgiws.server.scope import Peer
 from asgiws.server.watch import ANSWER_LATE, DEAD, IDLE_TOO_LONG, LIFETIME_OVER, OPENING_LATE, PING_NOW, Watch
-from asgiws.telemetry.access import log_websocket_end, log_websocket_refused
+from asgiws.telemetry.access import format_address, log_websocket_end, log_websocket_refused
 
-__all__ = ["Ending"]
+__all__ = ["Ending", "Figures"]
+
+Figures = tuple[int, int, int, int, int, int, int, float]
+"""Unsent bytes, messages and bytes in the inbox, messages and bytes in, messages and bytes out, the last round trip."""
 
 _ABNORMAL: Final = Close(1006, "")
 _PING_FRAME: Final = encode_frame(FIN | PING, b"asgiws")
+# Of a path, in what an operator is shown
+_PATH_MOST: Final = 200
 
 
 class Ending(asyncio.Protocol):
     """The life of a connection from its handshake request on, seen from its end."""
 
     __slots__ = (
-        "_began_s", "_compression", "_context", "_cork", "_corked_bytes", "_end", "_ended_by", "_flow", "_inbox",
-        "_loop", "_opening", "_path", "_peer", "_ping_sent_s", "_receiver", "_rule", "_state", "_subprotocol",
-        "_transport", "_waiters", "_watch", "bytes_out", "messages_out", "round_trip_s",
+        "_began_s", "_compression", "_context", "_cork", "_corked_bytes", "_encoder", "_end", "_ended_by", "_flow",
+        "_inbox", "_loop", "_opening", "_path", "_peer", "_ping_sent_s", "_receiver", "_rule", "_state", "_subprotocol",
+        "_transport", "_waiters", "_watch", "bytes_out", "messages_out", "number", "round_trip_s",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +81,8 @@ class Ending(asyncio.Protocol):
         self._receiver = Receiver(context.limits, self._inbox)
         self._waiters: list[asyncio.Future[None]] = []
         """`receive` calls that sleep; more than one only when several tasks receive."""
+        self._encoder = context.encoder(None)
+        """Of the messages that are sent."""
         self._end: Close | None = None
         """What the disconnect event says; set once, by the first cause."""
         self._ended_by = ""
@@ -87,6 +96,9 @@ class Ending(asyncio.Protocol):
         self.messages_out = 0
         self.bytes_out = 0
         self._began_s = time.monotonic()
+        context.counters.handshakes += 1
+        self.number = context.counters.handshakes
+        """Of all handshakes of this process, from 1: what a connection is called by its operator."""
 
     # ---- called by the transport
 
@@ -119,9 +131,14 @@ class Ending(asyncio.Protocol):
         counters.bytes_in += receiver.bytes_in
         counters.messages_out += self.messages_out
         counters.bytes_out += self.bytes_out
+        if context.deflate_settings.mode == DEDICATED:
+            before, after = self.own_compression
+            counters.compressed_from += before
+            counters.compressed_to += after
         if self._opening is None:
             self._report_end()
         elif not answered:
+            counters.websockets_abandoned += 1
             self._report_refused()
 
     # ---- called by the sweep and the server
@@ -151,6 +168,13 @@ class Ending(asyncio.Protocol):
         """End the TCP connection now."""
         self._ended_by = self._ended_by or "server"
         self._transport.abort()
+
+    def close(self, code: int, reason: str) -> bool:
+        """End an open connection because its operator wants it; gives whether it was open."""
+        was_open = self._state == OPEN
+        if was_open:
+            self._begin_close(Close(code, reason), "admin")
+        return was_open
 
     # ---- the peer's end
 
@@ -297,6 +321,33 @@ class Ending(asyncio.Protocol):
 
     # ---- what is known
 
+    def figures(self) -> Figures:
+        """Give its numbers: what it holds now, and what it has carried and measured. The report asks it of each."""
+        receiver = self._receiver
+        return (
+            self._transport.get_write_buffer_size() + self._corked_bytes, len(self._inbox), receiver.queued,
+            receiver.messages_in, receiver.bytes_in, self.messages_out, self.bytes_out, self.round_trip_s,
+        )  # fmt: skip
+
+    @property
+    def own_compression(self) -> tuple[int, int]:
+        """Bytes before and after compression, by a compressor that only this connection has."""
+        encoder = self._encoder
+        return (0, 0) if encoder.shared else (encoder.compressed_from, encoder.compressed_to)
+
+    def describe(self) -> dict[str, Any]:
+        """Give what an operator may want to know of it, as JSON has it."""
+        unsent, inbox_messages, inbox_bytes, messages_in, bytes_in, messages_out, bytes_out, round_trip_s = (
+            self.figures()
+        )
+        return {
+            "number": self.number, "path": self._path[:_PATH_MOST].decode("latin-1"), "client": format_address(self._peer.client),
+            "state": closing.STATE_NAMES[self._state], "open_s": time.monotonic() - self._began_s,
+            "round_trip_s": round_trip_s, "messages_in": messages_in, "bytes_in": bytes_in,
+            "messages_out": messages_out, "bytes_out": bytes_out, "inbox_messages": inbox_messages,
+            "inbox_bytes": inbox_bytes, "unsent_bytes": unsent,
+        }  # fmt: skip
+
     def _final_close(self) -> Close:
         """What the disconnect event says: what took effect, else what waits in line, else that it was lost."""
         if self._end is not None:
@@ -317,12 +368,16 @@ class Ending(asyncio.Protocol):
     def _report_end(self) -> None:
         """Count and log the end; the application may still be on its way to it through the inbox."""
         context, receiver, end = self._context, self._receiver, self._final_close()
+        seconds = time.monotonic() - self._began_s
         context.counters.closes[self._ended_by, end.code] += 1
+        lifetimes = context.counters.lifetimes  # what `Histogram.add` does, written out, as all of an end is
+        lifetimes.counts[bisect_left(lifetimes.bounds, seconds)] += 1
+        lifetimes.total += seconds
         if context.config.access_log:
             log_websocket_end(
                 self._peer.client, self._path, subprotocol=self._subprotocol, compression=self._compression,
                 code=end.code, reason=end.reason, ended_by=self._ended_by, rule=self._rule,
-                seconds=time.monotonic() - self._began_s, messages_in=receiver.messages_in,
+                seconds=seconds, messages_in=receiver.messages_in,
                 bytes_in=receiver.bytes_in, messages_out=self.messages_out, bytes_out=self.bytes_out,
                 round_trip_s=self.round_trip_s,
             )  # fmt: skip

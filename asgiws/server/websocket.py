@@ -19,7 +19,6 @@ from typing import Any, Final, cast
 
 from asgiws.protocol import closing
 from asgiws.protocol.closing import CLOSED, CLOSING, CONNECTING, DENYING, LINGERING, OPEN, Close
-from asgiws.protocol.encoder import Encoder
 from asgiws.protocol.frames import BINARY_HEADS, FIN, PONG, TEXT_HEADS, encode_frame
 from asgiws.protocol.handshake import Handshake
 from asgiws.protocol.receiver import ENDED, FRESH_WINDOW, KEPT_WINDOW
@@ -41,7 +40,7 @@ _TURN_MASK: Final = 127
 class WebSocketConnection(Ending):
     """A connection from the handshake request to the end of its TCP connection."""
 
-    __slots__ = ("_connect_owed", "_encoder", "_pong_held", "_repeats", "_short_below")
+    __slots__ = ("_connect_owed", "_pong_held", "_repeats", "_short_below")
 
     def __init__(
         self, context: Context, transport: asyncio.Transport, flow: Flow, peer: Peer, path: bytes, handshake: Handshake
@@ -49,7 +48,6 @@ class WebSocketConnection(Ending):
         super().__init__(context, transport, flow, peer, path, handshake)
         self._connect_owed = True
         """Whether `websocket.connect` is still to be given, the first event whatever happens (ASGI W4)."""
-        self._encoder: Encoder = context.encoder(None)
         self._short_below = 126
         """Messages of fewer characters than this are framed in `send`, without the encoder."""
         self._repeats = 0
@@ -332,6 +330,7 @@ class WebSocketConnection(Ending):
         pings.clear()
         if receiver.pong is not None and self._ping_sent_s:
             self.round_trip_s = time.monotonic() - self._ping_sent_s
+            self._context.counters.round_trips.add(self.round_trip_s)
             self._ping_sent_s = 0.0
         receiver.pong = None
 
