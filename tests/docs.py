@@ -7,6 +7,7 @@ from pathlib import Path
 from asgiws.config import OPTIONS, Config
 from asgiws.option import spelled
 from asgiws.protocol.errors import RULES
+from asgiws.telemetry.metrics import METRICS
 from tests.bench.report import figures_section, readme_section
 
 ROOT = Path(__file__).parent.parent
@@ -37,11 +38,22 @@ def rules_table() -> str:
     return "\n".join(lines)
 
 
+def metrics_table() -> str:
+    """The metrics as a Markdown table."""
+    lines = ["| name | kind | labels | what it says |", "|---|---|---|---|"]
+    for metric in METRICS:
+        kind = "gauge" if metric.kind == "worker" else metric.kind
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        lines.append(f"| `{metric.name}` | {kind} | {labels} | {metric.help} |")
+    return "\n".join(lines)
+
+
 TABLES = (
     ("README.md", "options", options_table),
     ("README.md", "bench", readme_section),
     ("asgiws/protocol/README.md", "rules", rules_table),
     ("tests/bench/README.md", "figures", figures_section),
+    ("asgiws/admin/README.md", "metrics", metrics_table),
 )
 
 

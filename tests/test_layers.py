@@ -28,7 +28,7 @@ FLOORS = {
     ],
     "telemetry": [
         "_version", "addresses", "option", "config", "telemetry", "telemetry.logs", "telemetry.formats",
-        "telemetry.access", "telemetry.output", "telemetry.counters", "telemetry.scoreboard",
+        "telemetry.access", "telemetry.output", "telemetry.counters", "telemetry.scoreboard", "telemetry.metrics",
     ],
     "settings": ["envfile", "settings"],
     "server": [
@@ -36,8 +36,10 @@ FLOORS = {
         "server.importer", "server.lifespan", "server.acceptor", "server.flow", "server.files", "server.scope",
         "server.proxies", "server.exchange", "server.watch", "server.opening", "server.ending", "server.websocket",
         "server.http", "server.arrival", "server.health", "server.recycling", "server.report", "server.server",
-        "server.systemd", "server.serving", "server.program",
+        "server.systemd",
     ],
+    "admin": ["admin", "admin.source", "admin.access", "admin.app", "admin.running"],
+    "serving": ["server.serving", "server.program"],
     "process": [
         "process", "process.channel", "process.worker", "process.child", "process.slot", "process.supervisor",
         "process.watching", "process.reloader", "process.starting",

@@ -21,6 +21,8 @@ def start(target: str, config: Config, load: Callable[[], Config] | None = None)
     if config.reload:
         if config.workers:
             LOG.warning("--workers %d is not heeded with --reload, which has one worker", config.workers)
+        if config.admin:
+            LOG.warning("--admin %s is not heeded with --reload", config.admin)
         return reload_on_change(target, config)
     if config.workers:
         return supervise(target, config, load)

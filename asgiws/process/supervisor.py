@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Final
 
+from asgiws.admin.running import serve_admin
 from asgiws.config import Config
 from asgiws.option import OptionError
 from asgiws.process.child import SERVING
@@ -74,6 +75,11 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number, handler in self._handlers().items():
             loop.add_signal_handler(number, handler)
+        async with serve_admin(self._config, self):
+            await self._serve()
+        return self._exit_code
+
+    async def _serve(self) -> None:
         starting = asyncio.create_task(self._start())
         telling = asyncio.create_task(self._told_to_stop.wait())
         try:
@@ -86,7 +92,6 @@ class Supervisor:
             self._told_to_stop.set()
             await self._stop()
             starting.cancel()
-        return self._exit_code
 
     @property
     def addresses(self) -> list[str]:

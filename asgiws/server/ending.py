@@ -341,11 +341,11 @@ class Ending(asyncio.Protocol):
             self.figures()
         )
         return {
-            "number": self.number, "path": self._path[:_PATH_MOST].decode("latin-1"), "client": format_address(self._peer.client),
-            "state": closing.STATE_NAMES[self._state], "open_s": time.monotonic() - self._began_s,
-            "round_trip_s": round_trip_s, "messages_in": messages_in, "bytes_in": bytes_in,
-            "messages_out": messages_out, "bytes_out": bytes_out, "inbox_messages": inbox_messages,
-            "inbox_bytes": inbox_bytes, "unsent_bytes": unsent,
+            "number": self.number, "path": self._path[:_PATH_MOST].decode("latin-1"),
+            "client": format_address(self._peer.client), "state": closing.STATE_NAMES[self._state],
+            "open_s": time.monotonic() - self._began_s, "round_trip_s": round_trip_s, "messages_in": messages_in,
+            "bytes_in": bytes_in, "messages_out": messages_out, "bytes_out": bytes_out,
+            "inbox_messages": inbox_messages, "inbox_bytes": inbox_bytes, "unsent_bytes": unsent,
         }  # fmt: skip
 
     def _final_close(self) -> Close:

@@ -80,6 +80,11 @@ class Server:
         return self._context
 
     @property
+    def started(self) -> bool:
+        """Whether it was started; it may still wait for the application, see `ready`."""
+        return self._context is not None
+
+    @property
     def counters(self) -> Counters:
         """What the server has counted since it started."""
         return self.context.counters

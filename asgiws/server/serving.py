@@ -26,6 +26,8 @@ from contextlib import AbstractAsyncContextManager
 from types import FrameType, TracebackType
 from typing import Final, Protocol, Self
 
+from asgiws.admin.running import serve_admin
+from asgiws.admin.source import OneServer
 from asgiws.config import Config
 from asgiws.server.context import ASGIApp
 from asgiws.server.server import Server
@@ -141,7 +143,7 @@ async def _serve(app: ASGIApp, config: Config, last_resort: LastResort, control:
     server = Server(app, config)
     server.on_due = control.on_due
     run = Run(server, last_resort)
-    async with control.attach(run):
+    async with control.attach(run), serve_admin(config, OneServer(server)):
         if not await _start(server, run.told_to_stop):
             control.on_stopped()
             return

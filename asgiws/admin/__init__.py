@@ -1,0 +1,1 @@
+"""The admin address: metrics, health, and the live view with its clients."""

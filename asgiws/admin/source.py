@@ -1,0 +1,54 @@
+"""What the admin address tells of: one server in this process, or whatever else has a status (the supervisor)."""
+
+from __future__ import annotations
+
+import os
+from typing import Final, Protocol
+
+from asgiws.server.server import Server
+from asgiws.telemetry.scoreboard import Scoreboard, Status, Worker
+
+__all__ = ["OneServer", "Source"]
+
+_KEY: Final = "this process"
+
+
+class Source(Protocol):
+    """Who knows the workers."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether every worker has started and nobody has told them to stop."""
+
+    def status(self) -> Status:
+        """Give all that is known, see `asgiws.telemetry.scoreboard`."""
+
+    async def close_connection(self, pid: int, number: int, code: int, reason: str) -> bool:
+        """Close a WebSocket; gives whether it was open. Raises TimeoutError when its worker does not answer."""
+
+
+class OneServer:
+    """The source of a process that serves alone."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._scoreboard = Scoreboard()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it accepts connections and will go on doing so."""
+        return self._server.started and self._server.ready
+
+    def status(self) -> Status:
+        """Give what the server has to say; no numbers before it was started."""
+        server, state, draining = self._server, "starting", False
+        if server.started:
+            self._scoreboard.update(_KEY, server.report())
+            draining = server.context.draining
+            state = "stopping" if draining else "serving" if server.ready else "starting"
+        worker = Worker(_KEY, 1, os.getpid(), state)
+        return self._scoreboard.status([worker], ready=self.ready, draining=draining)
+
+    async def close_connection(self, pid: int, number: int, code: int, reason: str) -> bool:
+        """Close a WebSocket; gives whether it was open."""
+        return self._server.started and pid == os.getpid() and self._server.close_connection(number, code, reason)

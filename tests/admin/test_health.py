@@ -1,0 +1,103 @@
+"""Liveness and readiness: on the admin address for all workers, on a path of the public port for one."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.admin.helpers import Admin, wait_until
+from tests.process.helpers import APPS, ServerProcess, Start
+from tests.raw import Answer, RawClient
+
+ECHO = "tests.apps:echo"
+TCP = ("--admin", "127.0.0.1:0")
+
+
+def ask(process: ServerProcess, path: str) -> Answer:
+    with RawClient(process.port) as client:
+        client.send(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        return client.read_answer()
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_server_is_alive_but_not_ready_while_the_application_starts(start: Start, workers: str) -> None:
+    process = start(f"{APPS}:startup_hangs", *TCP, "--workers", workers, "--lifespan", "on", wait_ready=False)
+    process.wait_stdout("lifespan.startup")
+    admin = Admin(process)
+
+    answer = admin.ask("/readyz")
+    assert (answer.status, answer.body) == (503, b"not ready\n")
+    assert admin.ask("/livez").status == 200
+    assert admin.status()["levels"]["workers"] == {"starting": 1, "serving": 0, "stopping": 0}
+
+
+def test_server_is_not_ready_before_every_worker_has_started(start: Start, tmp_path: Path) -> None:
+    """The first of two workers serves, the second waits in its startup."""
+    (tmp_path / "second_waits.py").write_text(
+        "import asyncio, os\n"
+        "async def app(scope, receive, send):\n"
+        "    await receive()\n"
+        "    try:\n"
+        f"        os.mkdir({str(tmp_path / 'first')!r})\n"
+        "    except FileExistsError:\n"
+        "        print('second', flush=True)\n"
+        "        await asyncio.Event().wait()\n"
+        "    await send({'type': 'lifespan.startup.complete'})\n"
+        "    await receive()\n"
+        "    await send({'type': 'lifespan.shutdown.complete'})\n"
+    )
+    process = start("second_waits:app", "--app-dir", str(tmp_path), *TCP, "--workers", "2", wait_ready=False)
+    process.wait_stdout("second")
+    admin = Admin(process)
+
+    assert admin.status()["levels"]["workers"] == {"starting": 1, "serving": 1, "stopping": 0}
+    assert not admin.is_ready()
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_server_is_not_ready_while_it_drains(start: Start, workers: str) -> None:
+    process = start(ECHO, *TCP, "--workers", workers, "--drain-delay", "60", "--health-path", "/healthz")
+    admin = Admin(process)
+    assert admin.is_ready()
+    assert ask(process, "/healthz").status == 200
+
+    process.terminate()
+
+    wait_until(lambda: not admin.is_ready())
+    wait_until(lambda: ask(process, "/healthz").status == 503)
+    samples = admin.samples()
+    assert samples["asgiws_draining", ()] == 1
+    assert samples["asgiws_ready", ()] == 0
+    assert ask(process, "/").status == 200, "until the delay is over, everything goes on"
+    process.signal(signal.SIGINT)
+    process.wait()
+
+
+def test_server_is_not_ready_while_a_worker_is_missing(start: Start) -> None:
+    process = start(ECHO, *TCP, "--workers", "2")
+    admin = Admin(process)
+    os.kill(admin.status()["workers"][1]["pid"], signal.SIGKILL)
+
+    wait_until(lambda: not admin.is_ready())
+    wait_until(admin.is_ready)
+
+
+def test_health_path_answers_before_the_application(start: Start) -> None:
+    process = start(ECHO, "--health-path", "/healthz")
+    answer = ask(process, "/healthz")
+
+    assert (answer.status, answer.body) == (200, b"ready\n")
+    assert ask(process, "/healthz/more").body == b"", "the application answers everywhere else"
+
+
+def test_health_path_stands_below_the_root_path(start: Start) -> None:
+    process = start(ECHO, "--health-path", "/healthz", "--root-path", "/api")
+    assert ask(process, "/healthz").body == b"ready\n"
+
+
+def test_without_the_option_the_path_is_the_applications(start: Start) -> None:
+    process = start(ECHO)
+    assert ask(process, "/healthz").body == b""
