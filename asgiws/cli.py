@@ -11,10 +11,12 @@ import argparse
 import dataclasses
 import difflib
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from asgiws._version import __version__
+from asgiws.admin.commands import COMMANDS, run_command
 from asgiws.config import OPTIONS, Config
 from asgiws.option import Option, OptionError, spelled
 from asgiws.process.starting import start
@@ -39,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Make the parser from the table of options."""
     parser = _Parser(
         prog="asgiws",
-        usage="asgiws [options] module:attribute",
+        usage="asgiws [options] module:attribute\n       asgiws top|health [address]",
         description="The ASGI server for WebSocket applications.",
         epilog="Every option can also be given in the environment, --max-queue as ASGIWS_MAX_QUEUE, and in a TOML "
         "file, as max_queue. A flag goes before the environment, the environment before the file. Sizes take 64k or "
@@ -80,6 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    if words and words[0] in COMMANDS:
+        return run_command(words[0], words[1:], lambda flags: Settings.load(flags, os.environ).config)
     parser = make_parser()
     known, unknown = parser.parse_known_args(argv)
     if unknown:

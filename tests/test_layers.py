@@ -38,7 +38,8 @@ FLOORS = {
         "server.http", "server.arrival", "server.health", "server.recycling", "server.report", "server.server",
         "server.systemd",
     ],
-    "admin": ["admin", "admin.source", "admin.access", "admin.app", "admin.running"],
+    "admin": ["admin", "admin.source", "admin.access", "admin.app", "admin.running", "admin.client", "admin.view",
+        "admin.commands"],
     "serving": ["server.serving", "server.program"],
     "process": [
         "process", "process.channel", "process.worker", "process.child", "process.slot", "process.supervisor",

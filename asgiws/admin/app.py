@@ -141,26 +141,28 @@ class AdminApp:
             await self._push(receive, send, may_close=access.may_close(scope))
         elif access.token:
             await send({"type": "websocket.accept"})
-            if await self._await_token(scope, receive):
-                await self._push(receive, send, may_close=True)
+            await send({"type": "websocket.send", "text": '{"wants": "token"}'})
+            fault = await self._await_token(scope, receive)
+            if fault:
+                await send({"type": "websocket.close", "code": _CLOSE_DENIED, "reason": fault})
             else:
-                await send({"type": "websocket.close", "code": _CLOSE_DENIED, "reason": "wrong token"})
+                await self._push(receive, send, may_close=True)
         else:
             await _deny(send, self._not_allowed("seeing connections"))
 
-    async def _await_token(self, scope: Scope, receive: Receive) -> bool:
-        """Wait for the first message, which has to be the token."""
+    async def _await_token(self, scope: Scope, receive: Receive) -> str:
+        """Wait for the first message, which has to be the token; gives what is wrong."""
         try:
             async with asyncio.timeout(_TOKEN_S):
                 event: Event = {"type": "websocket.connect"}
                 while event["type"] == "websocket.connect":
                     event = await receive()
         except TimeoutError:
-            return False
-        if event["type"] == "websocket.receive" and not self._access.is_token(event.get("text") or ""):
-            self._count_denial(scope)
-            return False
-        return bool(event["type"] == "websocket.receive")
+            return "no token"
+        if event["type"] != "websocket.receive" or self._access.is_token(event.get("text") or ""):
+            return ""  # or the client has left, which the next `receive` says too
+        self._count_denial(scope)
+        return "wrong token"
 
     async def _push(self, receive: Receive, send: Send, *, may_close: bool) -> None:
         """Send the status once a second until the client leaves."""

@@ -236,10 +236,12 @@ def test_live_view_takes_the_token_as_its_first_message(start: Start) -> None:
     admin = Admin(start(ECHO, *TCP, "--admin-token", TOKEN))
     with admin.connect() as client:
         client.open_websocket("/live")
+        assert client.read_text() == '{"wants": "token"}'
         client.send(text(TOKEN))
         assert '"may_close": true' in client.read_text()
     with admin.connect() as client:
         client.open_websocket("/live")
+        assert client.read_text() == '{"wants": "token"}'
         client.send(text("a guess"))
         assert client.read_close() == (4401, "wrong token")
     with admin.connect() as client:

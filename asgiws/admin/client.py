@@ -1,0 +1,87 @@
+"""A client of the admin address, for the commands `top` and `health`: HTTP over TCP or a Unix socket."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import socket
+from typing import Any, Final
+
+from asgiws.addresses import UNIX, Address, parse_address
+from asgiws.telemetry.logs import escape
+
+__all__ = ["AdminClient", "Unreachable"]
+
+_PATIENCE_S: Final = 5.0
+_WILDCARDS: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what a server is bound to
+_LINE_MOST: Final = 200
+
+
+class Unreachable(Exception):  # noqa: N818 - what happened
+    """The server does not answer as it should; the message is one line."""
+
+
+class AdminClient:
+    """Asks one admin address. Each question is a connection: the server may be another one next time."""
+
+    def __init__(self, text: str, token: str = "") -> None:
+        self._text = text
+        self._address = parse_address(text)
+        self._token = token
+
+    def status(self) -> dict[str, Any]:
+        """Give the status. Raises Unreachable."""
+        code, body = self.ask("GET", "/status")
+        if code != 200:
+            raise Unreachable(f"{self._text} answers {code}: {_line(body)}")
+        try:
+            status: dict[str, Any] = json.loads(body)
+        except ValueError:
+            raise Unreachable(f"{self._text} is no admin address: {_line(body)}") from None
+        return status
+
+    def is_ready(self) -> tuple[bool, str]:
+        """Tell whether the server is ready, and in which words it said so. Raises Unreachable."""
+        code, body = self.ask("GET", "/readyz")
+        return code == 200, _line(body)
+
+    def close_connection(self, identity: str, code: str) -> str:
+        """Have a WebSocket closed; gives what the server says to that. Raises Unreachable."""
+        if not (re.fullmatch("[0-9]+-[0-9]+", identity) and re.fullmatch("[0-9]+", code)):
+            return f"{escape(identity)} {escape(code)} was given, allowed: an id of the list, and a close code"
+        return _line(self.ask("POST", f"/connections/{identity}/close?code={code}")[1])
+
+    def ask(self, method: str, path: str) -> tuple[int, bytes]:
+        """Send one request; gives status and body. Raises Unreachable."""
+        connection = _Connection(self._address)
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        try:
+            connection.request(method, path, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error) or "no answer"
+            raise Unreachable(f"cannot reach {self._text}: {why}; is a server running with --admin there?") from None
+        finally:
+            connection.close()
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, address: Address) -> None:
+        host = _WILDCARDS.get(address.host, address.host) if address.kind != UNIX else "localhost"
+        super().__init__(host, address.port or None, timeout=_PATIENCE_S)
+        self._address = address
+
+    def connect(self) -> None:
+        if self._address.kind != UNIX:
+            super().connect()
+            return
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(_PATIENCE_S)
+        self.sock.connect(self._address.path)
+
+
+def _line(body: bytes) -> str:
+    return escape(body.decode("utf-8", "replace").strip().partition("\n")[0][:_LINE_MOST])

@@ -1,0 +1,184 @@
+"""The live view as lines of text: what `asgiws top` shows of one status, or of two and the time between them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from asgiws.telemetry.logs import escape
+from asgiws.telemetry.scoreboard import Status
+
+__all__ = ["view_lines"]
+
+_WORKER_COLUMNS: Final = ("WORKER", "PID", "STATE", "UP", "WS", "HTTP", "IN/S", "OUT/S", "LAG", "MEMORY")
+_CONNECTION_COLUMNS: Final = ("ID", "OPEN", "RTT", "MSGS IN", "BYTES IN", "MSGS OUT", "BYTES OUT", "UNSENT", "INBOX",
+                              "CLIENT", "PATH")  # fmt: skip
+_LEFT: Final = frozenset(("STATE", "CLIENT", "PATH", "ID"))
+_CLOSES_MOST: Final = 8
+_ROWS_LEAST: Final = 3
+
+
+def view_lines(
+    status: Status, before: Status | None, seconds: float, *, width: int, height: int, rows: int = 0
+) -> list[str]:
+    """Give the view in at most `height` lines of `width` columns; `before` is the status of `seconds` ago.
+
+    `rows` connections are shown in each list; 0 for as many as there is room.
+    """
+    change = _Change(status, before, seconds)
+    lines = [*_summary(status, change), "", *_workers(status, change), ""]
+    rows = rows or max(_ROWS_LEAST, (height - len(lines) - 5) // 2)
+    lines += _connections("LARGEST", status["connections"], _held, rows)
+    lines += ["", *_connections("SLOWEST", status["connections"], lambda row: (row["round_trip_s"],), rows)]
+    return [line[:width] for line in lines[:height]]
+
+
+class _Change:
+    """Differences of two statuses, as rates."""
+
+    def __init__(self, status: Status, before: Status | None, seconds: float) -> None:
+        self._now = status
+        self._before = before
+        self._seconds = seconds
+
+    def rate(self, name: str, label: str | None = None) -> str:
+        if self._before is None or self._seconds <= 0:
+            return "-"
+        now, before = (_count(status["counts"][name], label) for status in (self._now, self._before))
+        return _number(max(0, now - before) / self._seconds)
+
+    def rate_bytes(self, label: str) -> str:
+        if self._before is None or self._seconds <= 0:
+            return "-"
+        now, before = (status["counts"]["bytes"].get(label, 0) for status in (self._now, self._before))
+        return f"{_bytes(max(0, now - before) / self._seconds)}/s"
+
+    def of_worker(self, worker: Mapping[str, Any], label: str) -> str:
+        for row in self._before["workers"] if self._before is not None else ():
+            if row["pid"] == worker["pid"] and self._seconds > 0:
+                change = worker["messages"].get(label, 0) - row["messages"].get(label, 0)
+                return _number(max(0, change) / self._seconds)
+        return "-"
+
+    def percentile(self, name: str, share: float) -> str:
+        """Give the range in which a share of the values lies, of those since the last status when there were any."""
+        histogram = self._now["histograms"][name]
+        counts = list(histogram["counts"])
+        if self._before is not None:
+            earlier = self._before["histograms"][name]["counts"]
+            recent = [max(0, one - other) for one, other in zip(counts, earlier, strict=True)]
+            counts = recent if sum(recent) else counts
+        wanted, below = share * sum(counts), 0
+        if not wanted:
+            return "-"
+        for bound, count in zip(histogram["bounds"], counts, strict=False):
+            below += count
+            if below >= wanted:
+                return f"<{_short(bound)}"
+        return f">{_short(histogram['bounds'][-1])}"
+
+
+def _summary(status: Status, change: _Change) -> list[str]:
+    counts, levels = status["counts"], status["levels"]
+    state = "draining" if status["draining"] else "ready" if status["ready"] else "not ready"
+    workers = ", ".join(f"{count} {name}" for name, count in levels["workers"].items() if count) or "none"
+    plain, packed = _count(counts["compressed_from"]), _count(counts["compressed_to"])
+    closes = sorted(counts["closes"].items(), key=lambda pair: -pair[1])[:_CLOSES_MOST]
+    return [
+        f"asgiws {escape(str(status['version']))}   {state}   workers: {workers}   "
+        f"restarts: {_listed(counts['restarts'])}",
+        f"open         {levels['connections']['websocket']} WebSockets, "
+        f"{levels['connections']['http']} HTTP connections, {_count(levels['requests_open'])} requests",
+        f"handshakes   {_number(_count(counts['handshakes']))}, {change.rate('handshakes')}/s   "
+        f"requests {_number(_count(counts['http_requests']))}, {change.rate('http_requests')}/s",
+        f"messages     in {_number(counts['messages']['in'])}, {change.rate('messages', 'in')}/s   "
+        f"out {_number(counts['messages']['out'])}, {change.rate('messages', 'out')}/s",
+        f"bytes        in {_bytes(counts['bytes']['in'])}, {change.rate_bytes('in')}   "
+        f"out {_bytes(counts['bytes']['out'])}, {change.rate_bytes('out')}   "
+        f"compressed to {f'{100 * packed / plain:.0f} %' if plain else '-'}",
+        f"waiting      unsent {_bytes(_count(levels['unsent_bytes']))}   inbox "
+        f"{_count(levels['inbox_messages'])} messages, {_bytes(_count(levels['inbox_bytes']))}",
+        f"loop lag     half {change.percentile('lag', 0.5)}, 99 % {change.percentile('lag', 0.99)}   "
+        f"round trip half {change.percentile('round_trips', 0.5)}, 99 % {change.percentile('round_trips', 0.99)}",
+        f"trouble      keepalive timeouts {_count(counts['keepalive_timeouts'])}   slow consumers "
+        f"{_count(counts['slow_consumers'])}   exceptions {_count(counts['app_errors'])}   "
+        f"accept errors {_count(counts['accept_errors'])}   rejections: {_listed(counts['rejections'])}",
+        f"closes       {'   '.join(f'{escape(who)} {_number(count)}' for who, count in closes) or 'none'}",
+    ]
+
+
+def _workers(status: Status, change: _Change) -> list[str]:
+    rows = [
+        (
+            str(worker["number"]), str(worker["pid"]), worker["state"], _span(worker["up_s"]),
+            str(worker["connections"].get("websocket", 0)), str(worker["connections"].get("http", 0)),
+            change.of_worker(worker, "in"), change.of_worker(worker, "out"), _short(worker["lag_s"]),
+            _bytes(worker["memory_bytes"]),
+        )
+        for worker in status["workers"]
+    ]  # fmt: skip
+    return _table(_WORKER_COLUMNS, rows)
+
+
+def _connections(
+    title: str, connections: Sequence[Mapping[str, Any]], order: Callable[[Mapping[str, Any]], Any], count: int
+) -> list[str]:
+    chosen = sorted(connections, key=order, reverse=True)[:count]
+    rows = [
+        (
+            escape(str(row["id"])), _span(row["open_s"]), _short(row["round_trip_s"]) if row["round_trip_s"] else "-",
+            _number(row["messages_in"]), _bytes(row["bytes_in"]), _number(row["messages_out"]),
+            _bytes(row["bytes_out"]), _bytes(row["unsent_bytes"]), str(row["inbox_messages"]),
+            escape(str(row["client"])), escape(str(row["path"])),
+        )
+        for row in chosen
+    ]  # fmt: skip
+    return [f"{title} CONNECTIONS", *(_table(_CONNECTION_COLUMNS, rows) if rows else ["none"])]
+
+
+def _held(row: Mapping[str, Any]) -> tuple[int, int]:
+    return row["unsent_bytes"] + row["inbox_bytes"], row["bytes_in"] + row["bytes_out"]
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    lines = []
+    for row in (columns, *rows):
+        cells = [
+            text.ljust(width) if name in _LEFT else text.rjust(width)
+            for name, text, width in zip(columns, row, widths, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _count(values: Mapping[str, int], label: str | None = None) -> int:
+    return sum(values.values()) if label is None else values.get(label, 0)
+
+
+def _listed(values: Mapping[str, int]) -> str:
+    named: Iterable[str] = (f"{escape(name)} {_number(count)}" for name, count in values.items() if count)
+    return ", ".join(named) or "none"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.1f}"
+
+
+def _bytes(value: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{_number(value)} {unit}"
+        value /= 1024
+    return f"{_number(value)} GiB"
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds * 1000:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def _span(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
