@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 from asgiws.telemetry.logs import escape
@@ -29,7 +30,8 @@ def view_lines(
     lines = [*_summary(status, change), "", *_workers(status, change), ""]
     rows = rows or max(_ROWS_LEAST, (height - len(lines) - 5) // 2)
     lines += _connections("LARGEST", status["connections"], _held, rows)
-    lines += ["", *_connections("SLOWEST", status["connections"], lambda row: (row["round_trip_s"],), rows)]
+    measured = [row for row in status["connections"] if row["round_trip_s"]]
+    lines += ["", *_connections("SLOWEST", measured, itemgetter("round_trip_s"), rows)]
     return [line[:width] for line in lines[:height]]
 
 

@@ -25,6 +25,7 @@ from asgiws.config import Config
 from asgiws.option import OptionError
 from asgiws.process.child import SERVING
 from asgiws.process.slot import Slot
+from asgiws.process.worker import HEARTBEAT_S
 from asgiws.server.listeners import CannotListen, Listeners
 from asgiws.server.program import CANNOT_START, STARTUP_FAILED, fail
 from asgiws.server.serving import Terminal
@@ -75,8 +76,11 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number, handler in self._handlers().items():
             loop.add_signal_handler(number, handler)
-        async with serve_admin(self._config, self):
-            await self._serve()
+        try:
+            async with serve_admin(self._config, self):
+                await self._serve()
+        finally:
+            self._listeners.close()
         return self._exit_code
 
     async def _serve(self) -> None:
@@ -108,7 +112,7 @@ class Supervisor:
     def status(self) -> Status:
         """Give the sum of what all workers have reported."""
         workers = [
-            Worker(child, child.number, child.pid, WORKER_STATES[child.state])
+            Worker(child, child.number, child.pid, WORKER_STATES[child.state], max(0.0, child.silent_s() - HEARTBEAT_S))
             for slot in self.slots
             for child in slot.children()
         ]
@@ -150,7 +154,6 @@ class Supervisor:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._listeners.close()
         LOG.info("stopped")
 
     def _run(self, work: Coroutine[object, object, None]) -> None:

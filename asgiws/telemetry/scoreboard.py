@@ -34,6 +34,8 @@ class Worker(NamedTuple):
     pid: int
     state: str
     """One of WORKER_STATES."""
+    late_s: float = 0.0
+    """How long its next report is overdue: a worker that blocks cannot tell that it does."""
 
 
 class Scoreboard:
@@ -83,7 +85,7 @@ class Scoreboard:
             return row | {"up_s": 0.0, "lag_s": 0.0, "memory_bytes": 0, "connections": {}, "messages": {}}
         return row | {
             "up_s": report["up_s"],
-            "lag_s": report["lag_s"],
+            "lag_s": max(report["lag_s"], worker.late_s),
             "memory_bytes": report["memory_bytes"],
             "connections": dict(report["levels"]["connections"]),
             "messages": dict(report["counts"]["messages"]),

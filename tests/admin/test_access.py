@@ -277,6 +277,16 @@ def test_admin_address_that_is_taken_is_one_line(start: Start, run_command: RunC
     )
 
 
+def test_admin_address_that_is_taken_leaves_no_socket_file(
+    start: Start, run_command: RunCommand, tmp_path: Path
+) -> None:
+    taken = start(ECHO).port
+    socket_file = tmp_path / "app.sock"
+    admin = ("--admin", f"127.0.0.1:{taken}")
+    assert run_command(ECHO, "--uds", str(socket_file), *admin, "--workers", "1").code == 1
+    assert not socket_file.exists()
+
+
 def test_unknown_path_names_the_known_ones(start: Start) -> None:
     answer = Admin(start(ECHO, *TCP)).ask("/metric")
     assert answer.status == 404

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from asgiws.telemetry.metrics import METRICS
 from tests import raw
 from tests.admin.helpers import Admin, Samples, wait_until
-from tests.process.helpers import Start
+from tests.process.helpers import APPS, Start
 from tests.raw import RawClient
 
 ECHO = "tests.apps:echo"
@@ -161,6 +161,19 @@ def test_last_messages_before_a_worker_ends_are_counted(start: Start) -> None:
     process.wait_stderr("has left")
 
     assert value(admin.samples(), "asgiws_websocket_closes_total", by="server", code="1012") == 1
+
+
+def test_worker_that_blocks_shows_as_lag_while_it_blocks(start: Start) -> None:
+    process = start(f"{APPS}:blocking", *ADMIN, "--workers", "1")
+    admin = Admin(process)
+    worker = admin.status()["workers"][0]["pid"]
+    with RawClient(process.port) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        process.wait_stdout("blocking")
+        try:
+            wait_until(lambda: value(admin.samples(), "asgiws_worker_lag_seconds", worker="1") > 0.5)
+        finally:
+            os.kill(worker, signal.SIGKILL)
 
 
 # ---- the exposition
