@@ -78,8 +78,8 @@ class Supervised:
 
     def _beat(self) -> None:
         assert self._server is not None
-        self._tell_alive(self._server)
         self._heartbeat = asyncio.get_running_loop().call_later(HEARTBEAT_S, self._beat)
+        self._tell_alive(self._server)
 
     def _on_order(self, order: Message) -> None:
         if order["do"] == "stop":

@@ -152,7 +152,7 @@ def test_status_needs_the_token_where_there_is_one(start: Start) -> None:
     assert admin.ask("/status", BEARER).status == 200
 
 
-def test_token_is_in_no_log_line_and_not_with_the_workers(start: Start) -> None:
+def test_token_is_in_no_log_line_and_not_in_the_list_of_processes(start: Start) -> None:
     process = start(ECHO, *TCP, "--workers", "1", "--log-level", "debug", environ={"ASGIWS_ADMIN_TOKEN": TOKEN})
     admin = Admin(process)
     admin.ask("/status", WRONG)
@@ -193,6 +193,13 @@ def test_name_that_a_stranger_points_at_us_shows_nothing(start: Start, host: str
 @pytest.mark.parametrize("host", ["127.0.0.1:9100", "[::1]:9100", "localhost", "LOCALHOST:1", "my.localhost"])
 def test_names_that_are_ours_show_the_status(start: Start, host: str) -> None:
     assert Admin(start(ECHO, *TCP)).ask("/status", host=host).status == 200
+
+
+def test_loopback_of_ipv6_is_this_machine(start: Start) -> None:
+    port = Admin(start(ECHO, "--admin", "[::1]:0")).port
+    with RawClient(port, host="::1") as client:
+        client.send(f"GET /status HTTP/1.1\r\nHost: [::1]:{port}\r\n\r\n".encode())
+        assert client.read_answer().status == 200
 
 
 def test_address_that_is_not_of_this_machine_alone_shows_no_clients_without_a_token(start: Start) -> None:

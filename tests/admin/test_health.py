@@ -85,6 +85,11 @@ def test_server_is_not_ready_while_a_worker_is_missing(start: Start) -> None:
     wait_until(admin.is_ready)
 
 
+def test_balancers_may_ask_with_head(start: Start) -> None:
+    admin = Admin(start(ECHO, *TCP))
+    assert admin.ask("/readyz", method="HEAD").status == 200
+
+
 def test_health_path_answers_before_the_application(start: Start) -> None:
     process = start(ECHO, "--health-path", "/healthz")
     answer = ask(process, "/healthz")

@@ -163,6 +163,30 @@ def test_last_messages_before_a_worker_ends_are_counted(start: Start) -> None:
     assert value(admin.samples(), "asgiws_websocket_closes_total", by="server", code="1012") == 1
 
 
+def test_worker_that_has_served_enough_is_counted_as_recycled(start: Start) -> None:
+    process = start(ECHO, *ADMIN, "--workers", "1", "--max-requests", "3")
+    admin = Admin(process)
+    for _ in range(3):
+        play(process.port, 2)
+
+    wait_until(lambda: value(admin.samples(), "asgiws_worker_restarts_total", reason="recycled") == 1)
+    wait_until(lambda: value(admin.samples(), "asgiws_websocket_messages_total", direction="in") == 6)
+
+
+@pytest.mark.slow
+def test_worker_that_hangs_is_counted_and_what_it_told_before_is_kept(start: Start) -> None:
+    process = start(f"{APPS}:blocking", *ADMIN, "--workers", "1", "--worker-timeout", "2")
+    admin = Admin(process)
+    told = "asgiws_event_loop_lag_seconds_count"
+    wait_until(lambda: value(admin.samples(), told))
+    before = value(admin.samples(), told)
+    with RawClient(process.port) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        process.wait_stdout("blocking")
+        wait_until(lambda: value(admin.samples(), "asgiws_worker_restarts_total", reason="hung") == 1)
+    assert value(admin.samples(), told) >= before
+
+
 def test_worker_that_blocks_shows_as_lag_while_it_blocks(start: Start) -> None:
     process = start(f"{APPS}:blocking", *ADMIN, "--workers", "1")
     admin = Admin(process)
