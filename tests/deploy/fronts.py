@@ -1,0 +1,121 @@
+"""Real nginx, HAProxy and Caddy, run with the very files of deploy/, in front of two servers.
+
+A file is taken as it is, with the port it listens on and the servers it names replaced, and with the edits that a test
+names; each edit has to match. Both servers have the same ports, as two containers have, and each its own address.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.process.helpers import ROOT, ServerProcess
+
+DEPLOY: Final = ROOT / "deploy"
+FILES: Final = {"nginx": "nginx.conf", "haproxy": "haproxy.cfg", "caddy": "Caddyfile"}
+ADDRESSES: Final = {"app-1": "127.0.0.11", "app-2": "127.0.0.12"}
+"""Of this machine, as all of 127.0.0.0/8 on Linux."""
+
+
+class Front:
+    """A proxy that runs."""
+
+    def __init__(self, process: ServerProcess, port: int) -> None:
+        self.process = process
+        self.port = port
+
+    def stop(self) -> None:
+        """End it, and with it the processes that it has started."""
+        self.process.signal(signal.SIGTERM)
+        self.process.wait()
+
+
+class Starter:
+    """Starts proxies, on the list of processes that end with the test."""
+
+    def __init__(self, processes: list[ServerProcess], folder: Path) -> None:
+        self._processes = processes
+        self._folder = folder
+
+    def start(self, kind: str, port: int, admin_port: int, edits: Mapping[str, str] | None = None) -> Front:
+        """Start a proxy of a kind in front of servers on `port`, which say on `admin_port` whether they are ready."""
+        servers = {f"{name}:8000": f"{address}:{port}" for name, address in ADDRESSES.items()}
+        text = edited((DEPLOY / FILES[kind]).read_text(), servers, edits)
+        start = {"nginx": self._nginx, "haproxy": self._haproxy, "caddy": self._caddy}[kind]
+        return start(find_program(kind), text, admin_port)
+
+    def _nginx(self, program: str, text: str, admin_port: int) -> Front:
+        folder = self._folder / "nginx"
+        folder.mkdir()
+        with reserved_port() as port:
+            names = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+            paths = "".join(f"{name}_temp_path {folder}/{name};\n" for name in names)
+            text = edited(text, {
+                "listen 80;": f"listen 127.0.0.1:{port};",
+                "/var/log/nginx/": f"{folder}/",
+                "http {\n": f"http {{\n{paths}",
+            })  # fmt: skip
+            file = folder / "nginx.conf"
+            file.write_text(text)
+            main = f"daemon off; pid {folder}/nginx.pid; error_log stderr notice;"
+            process = self._run([program, "-e", "stderr", "-p", str(folder), "-c", str(file), "-g", main])
+            process.wait_stderr("start worker process ")
+        return Front(process, port)
+
+    def _haproxy(self, program: str, text: str, admin_port: int) -> Front:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            descriptor = listener.fileno()
+            file = self._folder / "haproxy.cfg"
+            file.write_text(edited(text, {"bind :80": f"bind fd@{descriptor}", "port 9000": f"port {admin_port}"}))
+            process = self._run([program, "-db", "-f", str(file)], pass_fds=[descriptor])
+            return Front(process, listener.getsockname()[1])
+
+    def _caddy(self, program: str, text: str, admin_port: int) -> Front:
+        with reserved_port() as port:
+            ports = {"\n:80 {": f"\n:{port} {{\n\tbind 127.0.0.1", "health_port 9000": f"health_port {admin_port}"}
+            file = self._folder / "Caddyfile"
+            file.write_text("{\n\tadmin off\n}\n" + edited(text, ports))
+            folders = dict.fromkeys(("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"), str(self._folder))
+            command = [program, "run", "--adapter", "caddyfile", "--config", str(file)]
+            process = self._run(command, environ=folders)
+            process.wait_stderr("serving initial configuration")
+        return Front(process, port)
+
+    def _run(
+        self, command: list[str], *, environ: Mapping[str, str] | None = None, pass_fds: Sequence[int] = ()
+    ) -> ServerProcess:
+        process = ServerProcess(command, environ=environ, pass_fds=pass_fds)
+        self._processes.append(process)
+        return process
+
+
+@contextmanager
+def reserved_port(host: str = "127.0.0.1") -> Iterator[int]:
+    """Give a port that nobody else is given; who sets SO_REUSEADDR too may listen on it."""
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind((host, 0))
+        yield int(reserved.getsockname()[1])
+
+
+def edited(text: str, *edits: Mapping[str, str] | None) -> str:
+    """Replace in a file's text; what is to be replaced must be there."""
+    for old, new in [edit for part in edits for edit in (part or {}).items()]:
+        assert old in text, f"the file has no {old!r}"
+        text = text.replace(old, new)
+    return text
+
+
+def find_program(name: str, package: str = "") -> str:
+    """Give the path of a program; without it the test is skipped."""
+    path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin:/usr/local/sbin")
+    if path is None:
+        pytest.skip(f"{name} is not installed: apt-get install {package or name}")
+    return path
