@@ -1,0 +1,85 @@
+"""deploy/compose.yaml: taken by Docker's own reader, and in agreement with the files it mounts and with us."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from typing import Any
+
+import yaml
+
+from asgiws.config import Config
+from asgiws.server.serving import stop_most_s
+from asgiws.settings import Settings
+from tests.deploy.fronts import DEPLOY, FILES, find_program
+
+FILE = DEPLOY / "compose.yaml"
+REPLICAS = ("app-1", "app-2")
+
+
+def services() -> dict[str, Any]:
+    return dict(yaml.safe_load(FILE.read_text())["services"])
+
+
+def options(name: str) -> Config:
+    environ = services()[name]["environment"] | {"ASGIWS_ADMIN_TOKEN": ""}
+    settings = Settings.load({}, environ)
+    assert settings.warnings == ()
+    return settings.config
+
+
+def test_file_is_taken() -> None:
+    """By the reader of docker-compose, which needs no engine."""
+    program = find_program("docker-compose")
+    done = subprocess.run([program, "--file", str(FILE), "config", "--services"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {*REPLICAS, "nginx"} <= set(done.stdout.split())
+
+
+def test_mounted_files_exist() -> None:
+    for service in services().values():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert (DEPLOY / source).exists(), source
+        if "build" in service:
+            assert (DEPLOY / service["build"] / "Dockerfile").exists()
+
+
+def test_proxies_and_prometheus_name_the_replicas() -> None:
+    prometheus = yaml.safe_load((DEPLOY / "prometheus.yaml").read_text())
+    targets = prometheus["scrape_configs"][0]["static_configs"][0]["targets"]
+    assert targets == [f"{name}:{options(name).admin.rpartition(':')[2]}" for name in REPLICAS]
+    for file in FILES.values():
+        named = re.findall(r"\b(app-\d+):8000", (DEPLOY / file).read_text())
+        assert sorted(named) == list(REPLICAS), file
+
+
+def test_nginx_alone_is_trusted() -> None:
+    address = services()["nginx"]["networks"]["default"]["ipv4_address"]
+    for name in REPLICAS:
+        assert options(name).forwarded_allow_ips == (address,)
+
+
+def test_docker_waits_longer_than_a_stop_takes() -> None:
+    for name in REPLICAS:
+        seconds = int(services()[name]["stop_grace_period"].removesuffix("s"))
+        assert seconds > stop_most_s(options(name))
+
+
+def test_drain_is_longer_than_the_proxies_checks_take() -> None:
+    """HAProxy's and Caddy's: two of them, a second apart."""
+    haproxy = re.findall(r"inter (\d+)s fall (\d+)", (DEPLOY / "haproxy.cfg").read_text())
+    caddy = re.findall(r"health_interval (\d+)s", (DEPLOY / "Caddyfile").read_text())
+    assert (haproxy, caddy) == ([("1", "2")], ["1"])
+    for name in REPLICAS:
+        assert options(name).drain_delay > 2
+
+
+def test_replicas_are_alike_and_have_no_rights() -> None:
+    one, two = (dict(services()[name]) for name in REPLICAS)
+    for replica in (one, two):
+        replica.pop("ports"), replica.pop("networks")
+        assert replica["read_only"] is True
+        assert replica["cap_drop"] == ["ALL"]
+    assert json.dumps(one) == json.dumps(two)

@@ -1,0 +1,97 @@
+"""deploy/README.md: its commands name what exists, and its numbers are those of the files and of the code."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+import yaml
+
+from asgiws.admin.commands import COMMANDS
+from asgiws.cli import make_parser
+from asgiws.config import Config
+from asgiws.server.serving import stop_most_s
+from tests.deploy.fronts import DEPLOY
+from tests.process.helpers import ROOT
+
+TEXT = (DEPLOY / "README.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
+COMMANDS_OF_ALL = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines()]
+OPTIONS_OF_OTHERS = {
+    "docker": {"--build", "--build-arg", "--detach", "--env", "--file", "--no-deps", "--profile", "--publish",
+               "--read-only", "--rm", "--tag", "--tmpfs", "--wait"},
+    "kubectl": {"--from-literal", "--kustomize"},
+    "install, systemctl, curl, caddy": {"--mode", "--now", "--silent", "--config"},
+    "asgiws top": {"--once"},
+}  # fmt: skip
+
+
+def ours() -> set[str]:
+    return {flag for action in make_parser()._actions for flag in action.option_strings}
+
+
+def test_named_options_exist() -> None:
+    others = set().union(*OPTIONS_OF_OTHERS.values())
+    for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", TEXT):
+        assert flag in ours() | others, flag
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS_OF_ALL if "asgiws" in words], ids=" ".join)
+def test_asgiws_takes_the_command(words: list[str]) -> None:
+    """Also inside of a container, where what comes behind the image are its arguments."""
+    arguments = words[len(words) - words[::-1].index("asgiws") :]
+    if not arguments or words[:2] == ["docker", "build"] or words[0] == "systemctl":
+        return
+    if arguments[0] in COMMANDS:
+        assert all(word == "--once" or re.fullmatch(r"[\d.]+:\d+|unix:/\S+", word) for word in arguments[1:])
+    else:
+        make_parser().parse_args(arguments)
+
+
+def test_files_in_commands_exist() -> None:
+    for words in COMMANDS_OF_ALL:
+        for word in words:
+            if word.startswith("deploy/"):
+                assert (ROOT / word).exists(), word
+
+
+def test_compose_commands_name_its_services_and_profiles() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    profiles = {profile for service in services.values() for profile in service.get("profiles", [])}
+    assert set(re.findall(r"(?:exec|--no-deps) (\S+)", TEXT)) - {"deployment/chat"} == {"app-1", "app-2"}
+    assert set(re.findall(r"--profile (\S+)", TEXT)) == profiles
+    published = {port.split(":")[-2] for service in services.values() for port in service.get("ports", [])}
+    assert published <= set(re.findall(r"<http://127\.0\.0\.1:(\d+)>", TEXT))
+
+
+def test_variables_of_the_image_are_named() -> None:
+    for name in re.findall(r"\b(\w+)=", re.findall(r"^ENV (.*?[^\\])\n", dockerfile(), re.DOTALL | re.MULTILINE)[0]):
+        assert name == "PATH" or f"`{name}`" in TEXT, name
+
+
+def dockerfile() -> str:
+    return (ROOT / "Dockerfile").read_text()
+
+
+def test_numbers_are_those_of_the_code() -> None:
+    config = Config()
+    assert f"{stop_most_s(config):g} by default" in TEXT
+    assert f"`--ping-interval` + `--ping-timeout`, {config.ping_interval:g} s each" in TEXT
+    assert config.ping_interval == config.ping_timeout
+    assert f"`--write-timeout` {config.write_timeout:g} s" in TEXT
+    assert f"`--keep-alive-timeout` {config.keep_alive_timeout:g} s" in TEXT
+    assert f"`--graceful-timeout` {config.graceful_timeout:g} s" in TEXT
+
+
+@pytest.mark.parametrize(
+    ("file", "setting"),
+    [("nginx.conf", "proxy_read_timeout 60s"), ("nginx.conf", "proxy_send_timeout 60s"),
+     ("nginx.conf", "worker_shutdown_timeout 5m"), ("nginx.conf", "keepalive_timeout 4s"),
+     ("haproxy.cfg", "timeout tunnel 60s"), ("haproxy.cfg", "hard-stop-after 5m"), ("Caddyfile", "keepalive 4s")],
+)  # fmt: skip
+def test_numbers_are_those_of_the_files(file: str, setting: str) -> None:
+    assert setting in (DEPLOY / file).read_text()
+    name, value = setting.rsplit(" ", 1)
+    assert name.partition("_timeout")[0] in TEXT
+    assert f"{value[:-1]} {'min' if value.endswith('m') else 's'}" in TEXT
