@@ -42,8 +42,8 @@ FLOORS = {
         "admin.commands"],
     "serving": ["server.serving", "server.program"],
     "process": [
-        "process", "process.channel", "process.worker", "process.child", "process.slot", "process.supervisor",
-        "process.watching", "process.reloader", "process.starting",
+        "process", "process.channel", "process.worker", "process.__main__", "process.child", "process.slot",
+        "process.supervisor", "process.watching", "process.reloader", "process.starting",
     ],
     "top": ["demo.app", "demo", "", "cli", "__main__"],
 }  # fmt: skip

@@ -84,7 +84,7 @@ class Child:
             send_order(ours, {"target": target, "config": dataclasses.asdict(config), "reports": reports})
             # -P: a module of the application must not stand in for one of the standard library.
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", *flags, "-m", "asgiws.process.worker", str(theirs.fileno()),
+                sys.executable, "-P", *flags, "-m", "asgiws.process", str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL, pass_fds=(theirs.fileno(), *descriptors), env=_environment(),
             )  # fmt: skip
         except BaseException:

@@ -1,4 +1,4 @@
-"""A worker process: `python -m asgiws.process.worker FD`, started by the supervisor with its end of the channel.
+"""A worker process: `python -m asgiws.process FD`, started by the supervisor with its end of the channel.
 
 A fresh interpreter that serves like a process of its own, on listening sockets that it inherits. It takes its orders
 from the channel and not from signals, which a terminal or a service manager sends to all processes at once: SIGTERM to
@@ -115,7 +115,3 @@ def main() -> int:
     except OptionError as error:
         return fail(USAGE, str(error))
     return leave(run_target(order["target"], config, Supervised(pipe, reports=order["reports"])))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -64,6 +64,7 @@ def test_worker_is_a_process_of_its_own_with_its_own_lifespan(start: Start) -> N
     assert process.pid not in started
     assert started == set(workers_of_log(process.stderr))
     assert ask(process.port) in started
+    assert lines_of(process, "Warning") == []
 
 
 def workers_of_log(lines: list[str]) -> list[int]:
