@@ -33,28 +33,24 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-__all__ = ["Channel", "Message", "receive_order", "send_order"]
+__all__ = ["Channel", "Message", "receive_order"]
 
 Message = dict[str, Any]
 
 # A supervisor that is stopped in a debugger does not make its workers grow.
 _UNSENT_MOST_BYTES: Final = 1024 * 1024
-
-
-def send_order(pipe: socket.socket, order: Message) -> None:
-    """Send the order to a worker that is about to be started; it fits into the socket's buffer."""
-    pipe.sendall(json.dumps(order).encode() + b"\n")
+_PIECE_BYTES: Final = 64 * 1024
 
 
 def receive_order(pipe: socket.socket) -> Message:
     """Wait for the order. Raises EOFError when the supervisor has gone."""
     line = bytearray()
     while not line.endswith(b"\n"):
-        # A byte at a time, so that what comes behind stays in the socket for the event loop.
-        byte = pipe.recv(1)
-        if not byte:
+        # Looked at before it is taken, so that what comes behind stays in the socket for the event loop.
+        found = pipe.recv(_PIECE_BYTES, socket.MSG_PEEK)
+        if not found:
             raise EOFError("the supervisor has gone")
-        line += byte
+        line += pipe.recv(found.find(b"\n") + 1 or len(found))
     return cast("Message", json.loads(line))
 
 

@@ -22,7 +22,7 @@ from typing import Final
 
 import asgiws._version
 from asgiws.config import Config
-from asgiws.process.channel import Channel, Message, send_order
+from asgiws.process.channel import Channel, Message
 from asgiws.server.serving import stop_most_s
 from asgiws.telemetry.logs import LOG
 
@@ -80,8 +80,6 @@ class Child:
                 self._config, bind=tuple(f"fd:{fd}" for fd in descriptors), uds="", fd=-1, workers=0, admin="",
                 admin_token="",
             )  # fmt: skip
-            reports = bool(self._config.admin)
-            send_order(ours, {"target": target, "config": dataclasses.asdict(config), "reports": reports})
             # -P: a module of the application must not stand in for one of the standard library.
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", *flags, "-m", "asgiws.process", str(theirs.fileno()),
@@ -95,6 +93,9 @@ class Child:
         self.pid = process.pid
         self._watching = asyncio.create_task(self._watch(process))
         self._channel = await Channel.connect(ours, self._on_message, self._channel_ended.set)
+        # Not into the socket before there is a reader: large options would fill it, and block this process for ever.
+        order = {"target": target, "config": dataclasses.asdict(config), "reports": bool(self._config.admin)}
+        self.send(order)
         if self.state == STOPPING:
             self.send({"do": "force"})  # it was told to stop before it could be told
 
