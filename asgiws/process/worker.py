@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
+import os
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
 from typing import Final
 
+from asgiws.addresses import parse_address
 from asgiws.config import Config
 from asgiws.option import OptionError
 from asgiws.process.channel import Channel, Message, receive_order
@@ -101,7 +103,8 @@ class Supervised:
 def main() -> int:
     """Serve as the supervisor orders; gives the exit code."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+        # Not SIG_IGN, which programs that the application starts would inherit.
+        signal.signal(number, lambda number, frame: None)
     # A worker that hangs is ended with SIGABRT and shows where it hung.
     faulthandler.enable()
     pipe = socket.socket(fileno=int(sys.argv[1]))
@@ -110,6 +113,9 @@ def main() -> int:
     except EOFError:
         return 0
     config = Config(**order["config"])
+    # Programs that the application starts while it is imported have no part in them; `Listeners` would be too late.
+    for fd in (pipe.fileno(), *(parse_address(text).fd for text in config.bind)):
+        os.set_inheritable(fd, False)
     try:
         configure(config)
     except OptionError as error:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
-from asgiws.server.context import Scope
+from asgiws.server.context import ASGIApp, Scope
 from tests.apps import Receive, Send
 from tests.process.apps import answer, open_websocket, read_body, tell
 
@@ -74,3 +76,42 @@ async def hanging(scope: Scope, receive: Receive, send: Send) -> None:
 def hang_here() -> None:
     """Block the event loop."""
     threading.Event().wait()
+
+
+_SOCKETS = """
+import json, os
+names = []
+for number in os.listdir("/proc/self/fd"):
+    try:
+        names.append(os.readlink(f"/proc/self/fd/{number}"))
+    except FileNotFoundError:
+        pass
+print(json.dumps([name for name in names if name.startswith("socket")]))
+"""
+_IGNORED = """
+import json, signal
+numbers = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM)
+print(json.dumps([number.name for number in numbers if signal.getsignal(number) == signal.SIG_IGN]))
+"""
+
+
+def make_sockets_of_a_program() -> ASGIApp:
+    """A factory that starts a program, and whose application answers with the sockets that the program has."""
+    return _answers_with(_SOCKETS)
+
+
+def make_signals_of_a_program() -> ASGIApp:
+    """A factory that starts a program, and whose application answers with the signals that the program ignores."""
+    return _answers_with(_IGNORED)
+
+
+def _answers_with(code: str) -> ASGIApp:
+    seen = subprocess.run([sys.executable, "-c", code], close_fds=False, check=True, stdout=subprocess.PIPE).stdout
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await lifespan_of(receive, send)
+        else:
+            await answer(send, seen)
+
+    return app
