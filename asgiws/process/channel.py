@@ -17,8 +17,8 @@ then, at any time:
 To the supervisor:
 
     {"is": "ready"}                                 the application has started, connections are accepted
-    {"is": "alive", ...}                            a heartbeat, once a second and at the end, with what the worker has
-                                                    counted (`asgiws.server.report`) when that was asked for
+    {"is": "alive", ...}                            a heartbeat, at least once a second and at the end, with what the
+                                                    worker has counted (`asgiws.server.report`) when that was asked for
     {"is": "due", "why": "..."}                     it has served enough and wants a successor
     {"is": "closed", "ask": 1, "found": true}       whether there was such a WebSocket
 

@@ -35,9 +35,11 @@ HEARTBEAT_S: Final = 1.0
 class Supervised:
     """The control of a worker: its supervisor."""
 
-    def __init__(self, pipe: socket.socket, *, reports: bool) -> None:
+    def __init__(self, pipe: socket.socket, worker_timeout_s: float, *, reports: bool) -> None:
         self._pipe = pipe
         self._reports = reports
+        # Often enough that a late one does not look like a worker that hangs
+        self._heartbeat_s = min(HEARTBEAT_S, worker_timeout_s / 4 or HEARTBEAT_S)
         self._run: Run
         self._channel: Channel
         self._server: Server | None = None
@@ -80,7 +82,7 @@ class Supervised:
 
     def _beat(self) -> None:
         assert self._server is not None
-        self._heartbeat = asyncio.get_running_loop().call_later(HEARTBEAT_S, self._beat)
+        self._heartbeat = asyncio.get_running_loop().call_later(self._heartbeat_s, self._beat)
         self._tell_alive(self._server)
 
     def _on_order(self, order: Message) -> None:
@@ -120,4 +122,5 @@ def main() -> int:
         configure(config)
     except OptionError as error:
         return fail(USAGE, str(error))
-    return leave(run_target(order["target"], config, Supervised(pipe, reports=order["reports"])))
+    control = Supervised(pipe, config.worker_timeout, reports=order["reports"])
+    return leave(run_target(order["target"], config, control))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from pathlib import Path
 
-from tests.process.crew import WORKERS, ask
+import pytest
+
+from tests.process.crew import WORKERS, ask, get, lines_of
 from tests.process.helpers import Start
 from tests.process.test_workers import WHOAMI, workers_of_log
 from tests.raw import RawClient
@@ -39,3 +43,39 @@ def test_programs_that_the_application_starts_take_signals(start: Start) -> None
     with RawClient(process.port) as client:
         client.send(GET)
         assert client.read_answer().json() == []
+
+
+@pytest.mark.slow
+def test_worker_that_lives_is_spared_by_a_short_timeout(start: Start) -> None:
+    """Heartbeats come more often than the timeout; the keep-alive timeout is the clock."""
+    process = start(WHOAMI, "--workers", "4", "--worker-timeout", "0.6", "--keep-alive-timeout", "3")
+    with RawClient(process.port) as client:
+        get(client)
+        assert client.read_to_end() == b""
+    assert lines_of(process, "heartbeat") == []
+
+
+# ---- what they write
+
+
+def test_workers_write_whole_lines_of_json(start: Start) -> None:
+    """Several processes share standard error: no line stands in another one, up to PIPE_BUF (pipe(7))."""
+    process = start(WHOAMI, "--workers", "2", "--log-format", "json", wait_ready=False)
+    port = int(process.wait_stderr("listening on").partition("127.0.0.1:")[2].split()[0])
+    targets = {f"/{number}{'x' * 1000}" for number in range(200)}
+
+    def work(mine: list[str]) -> None:
+        for target in mine:
+            with RawClient(port) as client:
+                get(client, target)
+
+    threads = [threading.Thread(target=work, args=(sorted(targets)[part::4],)) for part in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 0
+    process.rest_of_stderr()
+    lines = [json.loads(line) for line in process.stderr]
+    assert len([line for line in lines if line.get("path", "").strip("/x").isdecimal()]) == len(targets)
