@@ -61,9 +61,11 @@ class Slot:
                 await self._refill()
             elif child.due:
                 LOG.info("worker %d (process %d): %s", self.number, child.pid, child.due)
-                child.due = ""
-                if not await self.replace("recycled"):
+                why, child.due = child.due, ""
+                if not await self.replace("recycled") and not self._closed:
                     LOG.error("worker %d has no successor that starts, so it goes on", self.number)
+                    child.due = why  # it does not ask twice
+                    await self._back_off(child)
             else:
                 await self._changed.wait()
 
@@ -107,9 +109,7 @@ class Slot:
                 self._scoreboard.restarts["hung" if child.hung else "died"] += 1
                 if child.seconds < _SHORT_LIFE_S:
                     await self._back_off()
-            if not self._closed and await self._start(""):
-                self._back_off_s = 0.0
-            else:
+            if self._closed or not await self._start(""):
                 # Who connects goes to the other slots meanwhile, and does not wait for a worker that may never come.
                 self._listeners.close_own()
                 await self._back_off()
@@ -133,6 +133,7 @@ class Slot:
         self.last_code = child.code
         if child.state == SERVING:
             before, self.serving = self.serving, child
+            self._back_off_s = 0.0
             LOG.info("worker %d is process %d", self.number, child.pid)
             if before is not None and before.state < ENDED:
                 self._scoreboard.restarts[reason] += 1
@@ -142,15 +143,15 @@ class Slot:
         LOG.error("worker %d (process %d) did not start: %s", self.number, child.pid, describe_exit(child.code))
         return False
 
-    async def _back_off(self) -> None:
-        """Wait before another attempt, longer each time."""
+    async def _back_off(self, serving: Child | None = None) -> None:
+        """Wait before another attempt, longer each time, but no longer than a worker lives that still serves."""
         if self._closed:
             return
         self._back_off_s = min(_BACK_OFF_MOST_S, max(_BACK_OFF_LEAST_S, 2 * self._back_off_s))
         LOG.info("worker %d is started again in %g s", self.number, self._back_off_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._back_off_s):
-                while not self._closed:
+                while (serving is None or serving.state < ENDED) and not self._closed:
                     self._changed.clear()
                     await self._changed.wait()
 
