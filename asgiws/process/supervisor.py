@@ -134,14 +134,15 @@ class Supervisor:
         for number in range(1, self._config.workers + 1):
             listeners = self._listeners if number == 1 else self._listeners.again()
             self.slots.append(Slot(number, listeners, self._target, self._config, self.scoreboard))
+        first = self.slots[0]
         for slots in (self.slots[:1], self.slots[1:]):
             await asyncio.gather(*(slot.replace() for slot in slots))
             for slot in slots:
-                if slot.serving is None and CANNOT_START <= slot.last_code <= STARTUP_FAILED:
-                    self._exit_code = slot.last_code
+                said_why = CANNOT_START <= slot.last_code <= STARTUP_FAILED
+                if slot.serving is None and (said_why or slot is first) and not self._told_to_stop.is_set():
+                    self._exit_code = slot.last_code if said_why else CANNOT_START
                     return False
-        for slot in self.slots:
-            self._run(slot.keep())
+                self._run(slot.keep())
         return True
 
     async def _stop(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.crew import WORKERS, ask, get, lines_of, next_worker
-from tests.process.helpers import Start
+from tests.process.helpers import RunCommand, Start
 from tests.process.test_workers import FRAGILE, WHOAMI, workers_of_log
 from tests.raw import RawClient
 
@@ -19,6 +19,16 @@ GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 # ---- a start that fails
+
+
+def test_first_worker_that_is_killed_in_its_startup_ends_the_server(run_command: RunCommand, tmp_path: Path) -> None:
+    """As by a crash in C: a server without a worker does not say that it listens."""
+    order = tmp_path / "order"
+    order.write_text("die")
+    ended = run_command(FRAGILE, "--workers", "2", "--port", "0", environ={"FRAGILE": str(order)})
+    assert ended.code == 1
+    assert [line for line in ended.stderr if "did not start: SIGKILL" in line] != []
+    assert [line for line in ended.stderr if "listening on" in line] == []
 
 
 def test_worker_that_has_served_enough_asks_again_for_a_successor(start: Start, tmp_path: Path) -> None:
