@@ -59,6 +59,8 @@ class Supervisor:
     def __init__(self, target: str, config: Config, load: Callable[[], Config] | None = None) -> None:
         self.slots: list[Slot] = []
         self.scoreboard = Scoreboard()
+        self._taken_away: set[Slot] = set()
+        """Slots whose last worker drains."""
         self._target = target
         self._config = config
         self._load = load
@@ -148,8 +150,9 @@ class Supervisor:
     async def _stop(self) -> None:
         """End every worker."""
         self._notifier.stopping()
-        LOG.info("stopping %d workers", sum(len(slot.children()) for slot in self.slots))
-        ended_well = await asyncio.gather(*(slot.close() for slot in self.slots))
+        slots = (*self.slots, *self._taken_away)
+        LOG.info("stopping %d workers", sum(len(slot.children()) for slot in slots))
+        ended_well = await asyncio.gather(*(slot.close() for slot in slots))
         if not all(ended_well) and not self._exit_code:
             self._exit_code = CANNOT_START
         for task in self._tasks:
@@ -199,7 +202,7 @@ class Supervisor:
     def _on_stop(self) -> None:
         if self._told_to_stop.is_set():
             LOG.info("stopping at once")
-            for slot in self.slots:
+            for slot in (*self.slots, *self._taken_away):
                 for child in slot.children():
                     child.force()
         self._told_to_stop.set()
@@ -214,7 +217,7 @@ class Supervisor:
 
     def _on_reopen(self) -> None:
         reopen()
-        for slot in self.slots:
+        for slot in (*self.slots, *self._taken_away):
             for child in slot.children():
                 child.send({"do": "reopen"})
 
@@ -235,10 +238,13 @@ class Supervisor:
             LOG.warning("the last worker is not taken away; SIGTERM stops the server")
             return
         LOG.info("one worker less, %d now", len(self.slots) - 1)
-        self._run(self._take_away(self.slots.pop()))
+        slot = self.slots.pop()
+        self._taken_away.add(slot)
+        self._run(self._take_away(slot))
 
     async def _take_away(self, slot: Slot) -> None:
         await slot.close(replaced=True)
+        self._taken_away.discard(slot)
 
     # ---- rolling restart
 

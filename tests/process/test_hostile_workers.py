@@ -10,12 +10,31 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.crew import WORKERS, ask, get, lines_of, next_worker
+from tests.process.crew import WORKERS, ask, get, lines_of, next_worker, open_socket
 from tests.process.helpers import RunCommand, Start
 from tests.process.test_workers import FRAGILE, WHOAMI, workers_of_log
 from tests.raw import RawClient
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+# ---- orders that cross
+
+
+def test_worker_that_was_taken_away_ends_before_the_server(start: Start) -> None:
+    """SIGTERM while it still drains: the server waits for it, and a second signal ends it too."""
+    process = start(WHOAMI, "--workers", "2", "--graceful-timeout", "600", "--close-timeout", "600")
+    second = workers_of_log(process.stderr)[1]
+    client, pid = open_socket(process.port)
+    while pid != second:
+        client.socket.close()
+        client, pid = open_socket(process.port)
+    with client:
+        process.signal(signal.SIGTTOU)
+        assert client.read_close() == (1012, "service restart")
+        process.terminate()
+        process.signal(signal.SIGTERM)
+        process.wait()  # until all processes have closed their output
 
 
 # ---- a start that fails
