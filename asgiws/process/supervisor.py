@@ -14,6 +14,7 @@ and a rolling restart whose new worker does not start leaves the others as they 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import time
@@ -252,13 +253,15 @@ class Supervisor:
         """Replace the workers, one after the other, as often as it was asked for."""
         while self._restarts_wanted:
             self._notifier.reloading()
-            config = self._read_config()
+            config = dataclasses.replace(self._read_config())  # an object of its own: who has it was started with it
             LOG.info("rolling restart of %d workers", len(self.slots))
-            for slot in list(self.slots):
+            while slot := next((slot for slot in self.slots if slot.config is not config), None):
                 before, slot.config = slot.config, config
                 if not await slot.replace():
                     if self._told_to_stop.is_set():
                         return
+                    if slot not in self.slots:
+                        continue  # taken away meanwhile
                     slot.config = before
                     LOG.error("rolling restart given up; the workers that were not replaced go on")
                     break

@@ -37,6 +37,34 @@ def test_worker_that_was_taken_away_ends_before_the_server(start: Start) -> None
         process.wait()  # until all processes have closed their output
 
 
+def test_worker_that_is_taken_away_during_a_restart_does_not_fail_it(start: Start) -> None:
+    process = start(WHOAMI, "--workers", "2")
+    process.signal(signal.SIGHUP)
+    process.wait_stderr("rolling restart of 2 workers")
+    process.signal(signal.SIGTTOU)
+    process.wait_stderr("rolling restart (done|given up)")
+    assert lines_of(process, "given up") == []
+
+
+def test_worker_that_is_added_during_a_restart_has_the_new_options(start: Start, tmp_path: Path) -> None:
+    options = tmp_path / "shop.toml"
+    options.write_text('header = ["X-From: before"]\n')
+    process = start(WHOAMI, "--workers", "1", "--config", str(options))
+    options.write_text('header = ["X-From: after"]\n')
+    process.signal(signal.SIGHUP)
+    process.wait_stderr("rolling restart of 1 workers")
+    process.signal(signal.SIGTTIN)
+    process.wait_stderr("one worker more, 2 now")
+    process.wait_stderr("rolling restart done")
+    answers: dict[int, bytes | None] = {}
+    while len(answers) < 2:
+        with RawClient(process.port) as client:
+            client.send(GET)
+            answer = client.read_answer()
+            answers[int(answer.body)] = answer.header(b"x-from")
+    assert set(answers.values()) == {b"after"}
+
+
 # ---- a start that fails
 
 
