@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
-from tests.process.crew import ask
+from tests.process.crew import get
 from tests.raw import RawClient, close, text
 
 DRAINED = b"\x03\xf4service restart"
@@ -15,8 +15,9 @@ DRAINED = b"\x03\xf4service restart"
 class Load:
     """The clients of one server; each runs in a thread of its own."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, connect: Callable[[int], RawClient] = RawClient) -> None:
         self._port = port
+        self._connect = connect
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self.outcomes: Counter[str] = Counter()
@@ -46,7 +47,7 @@ class Load:
 
     def websocket(self) -> None:
         """Connect, echo ten messages, and close; a Close 1012 at any time is an end like another."""
-        with RawClient(self._port) as client:
+        with self._connect(self._port) as client:
             client.open_websocket()
             for message in ["", *map(str, range(10))]:
                 if message:
@@ -67,12 +68,13 @@ class Load:
 
     def request(self) -> None:
         """A new connection for one request."""
-        self.pids.add(ask(self._port))
+        with self._connect(self._port) as client:
+            self.pids.add(get(client))
         self.outcomes["answered"] += 1
 
     def kept_alive(self) -> None:
         """Requests on one connection, until an answer says that it is the last."""
-        with RawClient(self._port) as client:
+        with self._connect(self._port) as client:
             while not self._ended.is_set():
                 client.send(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello")
                 answer = client.read_answer()
