@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from typing import Final
 
 from asgiws.config import Config
@@ -88,12 +89,14 @@ class Slot:
         self._closed = True
         self._changed.set()
         children = self.children()
+        # A service manager's SIGTERM to all processes ends one that still imports the application: as it should.
+        in_order = {child: (0, -signal.SIGTERM) if child.state == STARTING else (0,) for child in children}
         for child in children:
             child.stop(replaced=replaced)
         self._listeners.close_own()
         for child in children:
             await child.ended.wait()
-        return all(child.code == 0 for child in children)
+        return all(child.code in codes for child, codes in in_order.items())
 
     # ---- inside
 

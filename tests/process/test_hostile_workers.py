@@ -65,6 +65,18 @@ def test_worker_that_is_added_during_a_restart_has_the_new_options(start: Start,
     assert set(answers.values()) == {b"after"}
 
 
+def test_sigterm_to_all_processes_during_the_import_is_a_stop_like_another(start: Start, tmp_path: Path) -> None:
+    """As `systemctl stop` of a service that is still starting."""
+    (tmp_path / "slow.py").write_text("import threading\nprint('importing', flush=True)\nthreading.Event().wait()\n")
+    process = start("slow:app", "--app-dir", str(tmp_path), "--workers", "1", wait_ready=False)
+    process.wait_stdout("importing")
+    process.signal(signal.SIGTERM)
+    process.wait_stderr("stopping 1 workers")
+    for worker in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        os.kill(int(worker), signal.SIGTERM)
+    assert process.wait() == 0
+
+
 # ---- a start that fails
 
 
