@@ -67,6 +67,7 @@ class _Reloader:
             loop.add_signal_handler(number, self._on_signal, number)
         loop.add_signal_handler(signal.SIGUSR1, self._on_reopen)
         watching = asyncio.create_task(self._watched.watch(self._on_files))
+        watching.add_done_callback(_tell_end)
         LOG.info("watching %s", ", ".join(str(folder) for folder in self._watched.folders))
         try:
             while not self._stopping:
@@ -113,6 +114,12 @@ class _Reloader:
         reopen()
         if self._child is not None:
             self._child.send({"do": "reopen"})
+
+
+def _tell_end(watching: asyncio.Task[None]) -> None:
+    """Say why files are watched no more; the system may have no room for another watch (inotify(7))."""
+    if not watching.cancelled():
+        LOG.error("files are watched no more: %s; restart the server", watching.exception())
 
 
 def _shown(paths: list[str]) -> str:

@@ -39,6 +39,8 @@ class Watched:
                 parts = Path(path).relative_to(folder).parts
             except ValueError:
                 continue
+            if not parts:
+                continue  # the folder itself, when it is removed or gets other rights
             if any(self._is_excluded(part, folder.joinpath(*parts[: at + 1])) for at, part in enumerate(parts)):
                 continue
             if any(fnmatch(parts[-1], pattern) or fnmatch(path, pattern) for pattern in self._include):

@@ -229,6 +229,20 @@ def test_folders_that_are_named_are_watched_instead(reloading: Reloading, edit: 
     assert version(process) == b"two"
 
 
+def test_folder_that_goes_away_does_not_end_the_watch(
+    reloading: Reloading, edit: Edit, folder: Path, tmp_path: Path
+) -> None:
+    """As a checkout of another branch does to it."""
+    library = tmp_path / "library"
+    library.mkdir()
+    process = reloading("--reload-dir", str(library), "--reload-dir", str(folder))
+    library.rmdir()
+    edit("two")
+    wait_started_anew(process)
+    assert version(process) == b"two"
+    assert lines_of(process, "watched no more") == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_it_in_order(start: Start, number: signal.Signals) -> None:
     process = start("tests.process.apps:echo", "--reload", "--reload-dir", "asgiws/process")
