@@ -8,9 +8,11 @@ cannot start. Each error is one line on standard error; a traceback is always th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
@@ -75,10 +77,22 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit code."""
+    _prepare_process()
     try:
         return leave(_run(argv))
     except KeyboardInterrupt:
         return leave(fail(CANNOT_START, "interrupted before the application was served"))
+
+
+def _prepare_process() -> None:
+    """Keep what the process was started with from harming it: closed standard streams, and signals before it serves."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        # Else a socket would become standard error, of this process and of those that it starts.
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    with contextlib.suppress(ValueError):  # not in the main thread
+        # A program that rotates logs may send it while the application is imported, and it would end the process.
+        signal.signal(signal.SIGUSR1, lambda number, frame: None)
 
 
 def _run(argv: Sequence[str] | None) -> int:

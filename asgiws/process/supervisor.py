@@ -24,7 +24,7 @@ from typing import Final
 from asgiws.admin.running import serve_admin
 from asgiws.config import Config
 from asgiws.option import OptionError
-from asgiws.process.child import SERVING
+from asgiws.process.child import SERVING, Child
 from asgiws.process.slot import Slot
 from asgiws.process.worker import HEARTBEAT_S
 from asgiws.server.listeners import CannotListen, Listeners
@@ -116,19 +116,21 @@ class Supervisor:
         """Give the sum of what all workers have reported."""
         workers = [
             Worker(child, child.number, child.pid, WORKER_STATES[child.state], max(0.0, child.silent_s() - HEARTBEAT_S))
-            for slot in self.slots
-            for child in slot.children()
+            for child in self._children()
         ]
         workers.sort(key=lambda worker: (worker.number, worker.pid))
         return self.scoreboard.status(workers, ready=self.ready, draining=self._told_to_stop.is_set())
 
     async def close_connection(self, pid: int, number: int, code: int, reason: str) -> bool:
         """Have a worker close a WebSocket; gives whether it was open. Raises TimeoutError when it does not answer."""
-        for slot in self.slots:
-            for child in slot.children():
-                if child.pid == pid:
-                    return await child.close_connection(number, code, reason)
+        for child in self._children():
+            if child.pid == pid:
+                return await child.close_connection(number, code, reason)
         return False
+
+    def _children(self) -> list[Child]:
+        """Give all workers, also those that drain."""
+        return [child for slot in (*self.slots, *self._taken_away) for child in slot.children()]
 
     # ---- start and stop
 

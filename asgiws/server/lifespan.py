@@ -124,8 +124,8 @@ class Lifespan:
         elif kind == "lifespan.startup.failed" and self._state == STARTING:
             self._message = f"application startup failed: {escape(str(message.get('message', '')))}"
             self._move(FAILED)
-        elif kind == "lifespan.shutdown.complete" and self._state == STOPPING:
-            self._move(ENDED)
+        elif kind == "lifespan.shutdown.complete" and self._state in (STOPPING, ENDED):
+            self._move(ENDED)  # perhaps later than anybody waits for it
         elif kind == "lifespan.shutdown.failed" and self._state == STOPPING:
             LOG.error("application shutdown failed: %s", escape(str(message.get("message", ""))))
             self._move(ENDED)

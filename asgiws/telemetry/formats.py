@@ -21,6 +21,9 @@ from asgiws.telemetry.logs import printable
 __all__ = ["JSONFormatter", "TextFormatter", "takes_colors"]
 
 _MOST_OF_MESSAGE: Final = 16 * 1024
+# PIPE_BUF, with the line's end: so much does a pipe take in one piece (pipe(7)), whatever other workers write to it.
+# What clients can make long is kept to it; only what the application says may be longer.
+_MOST_OF_LINE: Final = 4095
 # Of a traceback: as many at its begin and as many at its end, where the exception is.
 _MOST_LINES: Final = 128
 # The column of clients: as wide as an IPv4 address with its port can be.
@@ -86,7 +89,7 @@ class TextFormatter(logging.Formatter):
             shown.update(
                 (name, _painted(str(args[name]), color(args[name]))) for name, color in _COLORS if name in args
             )
-        return str(record.msg) % shown
+        return str(_cut(str(record.msg) % shown, _MOST_OF_LINE - 64))  # beside time and level
 
 
 class JSONFormatter(logging.Formatter):
@@ -109,7 +112,17 @@ class JSONFormatter(logging.Formatter):
                 "message": printable(_said(error)),
                 "traceback": "\n".join(_traceback_lines(record)),
             }
-        return _ENCODE(line)
+        encoded = _ENCODE(line)
+        if len(encoded) > _MOST_OF_LINE and hasattr(record, "fields"):
+            for most in (1024, 256, 32):
+                encoded = _ENCODE({name: _cut(value, most) for name, value in line.items()})
+                if len(encoded) <= _MOST_OF_LINE:
+                    break
+        return encoded
+
+
+def _cut(value: object, most: int) -> object:
+    return f"{value[:most]}..." if isinstance(value, str) and len(value) > most else value
 
 
 def _status_color(status: object) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from tests.process.crew import WORKERS, ask, get, lines_of, next_worker, open_socket
-from tests.process.helpers import RunCommand, Start
+from tests.process.helpers import RunCommand, ServerProcess, Start
 from tests.process.test_workers import FRAGILE, WHOAMI, workers_of_log
 from tests.raw import RawClient
 
@@ -178,3 +180,40 @@ def test_workers_write_whole_lines_of_json(start: Start) -> None:
     process.rest_of_stderr()
     lines = [json.loads(line) for line in process.stderr]
     assert len([line for line in lines if line.get("path", "").strip("/x").isdecimal()]) == len(targets)
+
+
+# ---- what a process is started with
+
+
+def test_signal_to_open_logs_again_does_not_end_a_process_that_still_imports(start: Start, tmp_path: Path) -> None:
+    """A program that rotates logs may send SIGUSR1 at any time; its default action is the end."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    (tmp_path / "slow.py").write_text(
+        "print('importing', flush=True)\n"
+        f"open({str(gate)!r}).read()\n"
+        "from tests.process.apps import facts as app\n"
+    )  # fmt: skip
+    process = start("slow:app", "--app-dir", str(tmp_path), wait_ready=False)
+    process.wait_stdout("importing")
+    process.signal(signal.SIGUSR1)
+    gate.write_text("go on")
+    process.wait_ready()
+
+
+def test_closed_standard_error_does_not_become_a_socket(processes: list[ServerProcess], tmp_path: Path) -> None:
+    """What the application, and programs that it starts, write to it would reach a client."""
+    (tmp_path / "tells.py").write_text(
+        "import os\n"
+        "from tests.process.apps import answer, lifespan\n"
+        "async def app(scope, receive, send):\n"
+        "    if scope['type'] == 'lifespan':\n"
+        "        return await lifespan(receive, send)\n"
+        "    await answer(send, os.readlink('/proc/self/fd/2').encode())\n"
+    )  # fmt: skip
+    with socket.create_server(("127.0.0.1", 0)) as listener, RawClient(listener.getsockname()[1]) as client:
+        descriptor = listener.fileno()
+        command = f"exec {sys.executable} -m asgiws tells:app --fd {descriptor} --app-dir {tmp_path} 2>&-"
+        processes.append(ServerProcess(["sh", "-c", command], pass_fds=[descriptor]))
+        client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.read_answer().body == b"/dev/null"
