@@ -59,7 +59,8 @@ class Slot:
             self._changed.clear()
             child = self.serving
             if child is None or child.state == ENDED:
-                await self._refill()
+                if not await self._refill():
+                    await self._back_off()
             elif child.due:
                 LOG.info("worker %d (process %d): %s", self.number, child.pid, child.due)
                 why, child.due = child.due, ""
@@ -100,22 +101,23 @@ class Slot:
 
     # ---- inside
 
-    async def _refill(self) -> None:
-        """Start a worker where there is none."""
+    async def _refill(self) -> bool:
+        """Start a worker where there is none; gives False when that has to wait."""
         async with self._one_at_a_time:
             child = self.serving
             if child is not None:
                 if child.state < ENDED:
-                    return  # a successor has come meanwhile
+                    return True  # a successor has come meanwhile
                 LOG.error("worker %d (process %d) has died: %s", self.number, child.pid, describe_exit(child.code))
                 self.serving = None
                 self._scoreboard.restarts["hung" if child.hung else "died"] += 1
                 if child.seconds < _SHORT_LIFE_S:
-                    await self._back_off()
-            if self._closed or not await self._start(""):
-                # Who connects goes to the other slots meanwhile, and does not wait for a worker that may never come.
-                self._listeners.close_own()
-                await self._back_off()
+                    return False
+            if not self._closed and await self._start(""):
+                return True
+            # Who connects goes to the other slots meanwhile, and does not wait for a worker that may never come.
+            self._listeners.close_own()
+            return False
 
     async def _start(self, reason: str) -> bool:
         """Start a worker, and let it take over when it serves; gives whether it does."""
@@ -147,14 +149,18 @@ class Slot:
         return False
 
     async def _back_off(self, serving: Child | None = None) -> None:
-        """Wait before another attempt, longer each time, but no longer than a worker lives that still serves."""
+        """Wait before another attempt, longer each time.
+
+        But no longer than a worker lives that still serves, or until somebody else has started one: a rolling restart
+        does not wait.
+        """
         if self._closed:
             return
         self._back_off_s = min(_BACK_OFF_MOST_S, max(_BACK_OFF_LEAST_S, 2 * self._back_off_s))
         LOG.info("worker %d is started again in %g s", self.number, self._back_off_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._back_off_s):
-                while (serving is None or serving.state < ENDED) and not self._closed:
+                while self.serving is serving and (serving is None or serving.state < ENDED) and not self._closed:
                     self._changed.clear()
                     await self._changed.wait()
 

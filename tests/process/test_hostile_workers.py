@@ -217,3 +217,20 @@ def test_closed_standard_error_does_not_become_a_socket(processes: list[ServerPr
         processes.append(ServerProcess(["sh", "-c", command], pass_fds=[descriptor]))
         client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert client.read_answer().body == b"/dev/null"
+
+
+def test_rolling_restart_does_not_wait_for_a_pause_between_two_attempts(start: Start, tmp_path: Path) -> None:
+    """An operator who has fixed what kept a worker from starting sends SIGHUP."""
+    order = tmp_path / "order"
+    process = start(FRAGILE, "--workers", "2", environ={"FRAGILE": str(order)})
+    first, _ = workers_of_log(process.stderr)
+    order.write_text("fail")
+    os.kill(first, signal.SIGKILL)
+    process.wait_stderr("worker 1 is started again in 4 s")
+    order.unlink()
+    process.signal(signal.SIGHUP)
+    process.wait_stderr("rolling restart of 2 workers")
+    next_worker(process, 1)
+    process.wait_stderr("rolling restart done")
+    assert len(lines_of(process, "worker 1 is process")) == 2
+    assert {ask(process.port) for _ in range(20)}.isdisjoint({first})
