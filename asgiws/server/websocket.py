@@ -234,11 +234,13 @@ class WebSocketConnection(Ending):
         self.messages_out += 1
         self.bytes_out += sum(map(len, parts))
         self._flush()
-        self._transport.writelines(parts)
-        await self._settle()
+        for part in parts:  # not `writelines`, which in some Pythons does not pause writing
+            self._transport.write(part)
+        if self._flow.write_paused or self._transport.is_closing() or not self.messages_out & _TURN_MASK:
+            await self._settle()
 
     async def _settle(self) -> None:
-        """Wait while the transport is full, else let the loop turn. Raises ClientDisconnected when that ended it all.
+        """Wait while the transport is full, else let the loop turn. Raises ClientDisconnected for what did not leave.
 
         An application that sends without a pause to a client that keeps up would otherwise never let the loop turn:
         nobody else were served, and it would never learn that this client has gone.
@@ -246,7 +248,10 @@ class WebSocketConnection(Ending):
         if self._flow.write_paused:
             await self._flow.wait_writable()
         else:
+            ending = self._transport.is_closing()
             await asyncio.sleep(0)
+            if not ending:
+                return  # it has left, and a Close that came meanwhile is for `receive` to tell
         if self._state >= CLOSING:
             raise ClientDisconnected(f"websocket closed while sending ({self._final_close().code})")
 
