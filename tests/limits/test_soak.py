@@ -219,4 +219,4 @@ def test_nothing_is_left_of_twenty_thousand_connections(start: Start) -> None:
     process.rest_of_stderr()
     # What the event loop has to say is no record of the server, and what the server has to say is about applications.
     for line in process.stderr:
-        assert re.match(r"\d{4}-\d\d-\d\d \S+ (INFO|ERROR +application) |    |$", line), line
+        assert re.match(r"\d{4}-\d\d-\d\d \S+ (INFO|ERROR +application|WARNING +left out) |    |$", line), line
