@@ -22,7 +22,7 @@ __all__ = ["LARGE_SIZE", "PARTS_SIZE", "Encoder"]
 
 LARGE_SIZE: Final = 256 * 1024
 """Characters or bytes from which a message is compressed off the loop; below, the hop costs more than it saves."""
-PARTS_SIZE: Final = 64 * 1024
+PARTS_SIZE: Final = 128 * 1024
 """Characters or bytes from which a message is sent in parts; below, two writes cost more than a copy."""
 
 

@@ -227,4 +227,4 @@ def test_a_large_message_in_parts_is_its_frame(message: str | bytes) -> None:
 
 def test_large_messages_begin_later_where_they_are_compressed() -> None:
     assert encoder().large_from == 256 * 1024
-    assert Encoder(PLAIN, None, memo=True).large_from == 64 * 1024
+    assert Encoder(PLAIN, None, memo=True).large_from == 128 * 1024
