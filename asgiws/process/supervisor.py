@@ -83,6 +83,7 @@ class Supervisor:
             async with serve_admin(self._config, self):
                 await self._serve()
         finally:
+            self._notifier.end()
             self._listeners.close()
         return self._exit_code
 
@@ -153,9 +154,8 @@ class Supervisor:
     async def _stop(self) -> None:
         """End every worker."""
         self._notifier.stopping()
-        slots = (*self.slots, *self._taken_away)
-        LOG.info("stopping %d workers", sum(len(slot.children()) for slot in slots))
-        ended_well = await asyncio.gather(*(slot.close() for slot in slots))
+        LOG.info("stopping %d workers", len(self._children()))
+        ended_well = await asyncio.gather(*(slot.close() for slot in (*self.slots, *self._taken_away)))
         if not all(ended_well) and not self._exit_code:
             self._exit_code = CANNOT_START
         for task in self._tasks:
@@ -172,6 +172,7 @@ class Supervisor:
         status = f"listening on {', '.join(self.addresses)} with {len(self.slots)} workers"
         LOG.info(status)
         self._notifier.ready(status)
+        self._notifier.keep_alive()
 
     # ---- time
 
@@ -181,11 +182,9 @@ class Supervisor:
         now = time.monotonic()
         if now - self._tick_at_s > 2 * _TICK_S:
             # This process was stopped itself, as by Ctrl-Z, and perhaps the workers with it.
-            for slot in self.slots:
-                for child in slot.children():
-                    child.excuse_silence()
+            for child in self._children():
+                child.excuse_silence()
         self._tick_at_s = now
-        self._notifier.alive()
         if self._config.worker_timeout:
             for slot in self.slots:
                 slot.check_heartbeat(self._config.worker_timeout)
@@ -205,9 +204,8 @@ class Supervisor:
     def _on_stop(self) -> None:
         if self._told_to_stop.is_set():
             LOG.info("stopping at once")
-            for slot in (*self.slots, *self._taken_away):
-                for child in slot.children():
-                    child.force()
+            for child in self._children():
+                child.force()
         self._told_to_stop.set()
 
     def _on_hangup(self) -> None:
@@ -220,9 +218,8 @@ class Supervisor:
 
     def _on_reopen(self) -> None:
         reopen()
-        for slot in (*self.slots, *self._taken_away):
-            for child in slot.children():
-                child.send({"do": "reopen"})
+        for child in self._children():
+            child.send({"do": "reopen"})
 
     def _on_more(self) -> None:
         try:

@@ -82,7 +82,7 @@ class Run:
         """Stop gracefully."""
         self.replaced = replaced
         self._last_resort.end_process_after(stop_most_s(self.server.config))
-        self._loop.call_soon_threadsafe(self.told_to_stop.set)
+        self.call_soon(self.told_to_stop.set)
 
     def call_soon(self, function: Callable[[], object]) -> None:
         """Call something in a turn of the loop."""
@@ -91,8 +91,8 @@ class Run:
     def force(self) -> None:
         """Stop, and wait for nobody."""
         self._last_resort.end_process_after(_FORCED_S)
-        self._loop.call_soon_threadsafe(self.told_to_stop.set)
-        self._loop.call_soon_threadsafe(self.server.force_stop)
+        self.call_soon(self.told_to_stop.set)
+        self.call_soon(self.server.force_stop)
 
 
 class Control(Protocol):
@@ -210,7 +210,6 @@ class Signals:
         self._run: Run
         self._notifier = Notifier(os.environ)
         self._terminal = Terminal()
-        self._watchdog: asyncio.TimerHandle | None = None
         self._stops = 0
 
     @contextlib.asynccontextmanager
@@ -231,16 +230,14 @@ class Signals:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            if self._watchdog is not None:
-                self._watchdog.cancel()
+            self._notifier.end()
 
     def on_ready(self, server: Server) -> None:
         """Say where it listens."""
         loop = asyncio.get_running_loop()
         LOG.info("listening on %s (%s)", ", ".join(server.addresses), type(loop).__module__)
         self._notifier.ready("listening on " + ", ".join(server.addresses))
-        if self._notifier.watchdog_s:
-            self._on_watchdog(loop)
+        self._notifier.keep_alive()
 
     def on_due(self, why: str) -> None:
         """Stop: whoever started this process starts the next."""
@@ -255,10 +252,6 @@ class Signals:
     def on_stopped(self) -> None:
         """Say so."""
         LOG.info("stopped")
-
-    def _on_watchdog(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._notifier.alive()
-        self._watchdog = loop.call_later(self._notifier.watchdog_s, self._on_watchdog, loop)
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         self._stops += 1

@@ -9,6 +9,7 @@ Both variables of a kind are taken out of the environment, so that no child take
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -47,6 +48,7 @@ class Notifier:
         mine = usec.isdecimal() and pid in ("", str(os.getpid()))
         self.watchdog_s = int(usec) / 2_000_000 if mine and self._address else 0.0
         """Seconds between two signs of life, half of what is allowed; 0 when none are asked for."""
+        self._timer: asyncio.TimerHandle | None = None
 
     def ready(self, status: str) -> None:
         """Say that the service is started, or reloaded."""
@@ -60,9 +62,16 @@ class Notifier:
         """Say that the service ends."""
         self._notify("STOPPING=1\nSTATUS=draining connections")
 
-    def alive(self) -> None:
-        """Give a sign of life."""
-        self._notify("WATCHDOG=1")
+    def keep_alive(self) -> None:
+        """Give signs of life from now on, as often as they are asked for, until `end`: as long as the loop turns."""
+        if self.watchdog_s:
+            self._notify("WATCHDOG=1")
+            self._timer = asyncio.get_running_loop().call_later(self.watchdog_s, self.keep_alive)
+
+    def end(self) -> None:
+        """Give no more signs of life."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _notify(self, state: str) -> None:
         if not self._address:

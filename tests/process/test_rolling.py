@@ -187,3 +187,18 @@ def test_workers_notify_the_service_manager_of_a_restart(start: Start, tmp_path:
         while not heard[-1].startswith("STOPPING=1"):
             heard.append(manager.recv(1000).decode())
     assert process.wait() == 0
+
+
+def test_workers_give_no_signs_of_life_that_nobody_asked_for(start: Start, tmp_path: Path) -> None:
+    """sd_watchdog_enabled(3): without WATCHDOG_USEC there is no WATCHDOG, with it there is one every half of that."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        process = start(WHOAMI, "--workers", "1", environ={"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        restart(process, 1)
+        process.signal(signal.SIGTERM)
+        heard: list[str] = []
+        while not (heard and heard[-1].startswith("STOPPING=1")):
+            heard.append(manager.recv(1000).decode())
+    assert process.wait() == 0
+    assert [message.partition("\n")[0] for message in heard] == ["READY=1", "RELOADING=1", "READY=1", "STOPPING=1"]
