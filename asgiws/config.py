@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from asgiws.addresses import check_address
@@ -54,45 +55,16 @@ def _option(kind: str, default: Any, text: str, **known: Any) -> Any:
     return field(default=default, repr="secret" not in known, metadata={"option": Option(kind, text, **known)})
 
 
-def _serving(kind: str, default: Any, text: str, **known: Any) -> Any:
-    return _option(kind, default, text, group="Serving", **known)
-
-
-def _logs(kind: str, default: Any, text: str, **known: Any) -> Any:
-    return _option(kind, default, text, group="Logs", **known)
-
-
-def _tls(kind: str, default: Any, text: str, **known: Any) -> Any:
-    return _option(kind, default, text, group="TLS", **known)
-
-
-def _proxies(kind: str, default: Any, text: str, **known: Any) -> Any:
-    return _option(kind, default, text, group="Proxies", **known)
-
-
-def _deadline(default: float, text: str, **known: Any) -> Any:
-    return _option("seconds", default, text, group="Deadlines", **known)
-
-
-def _limit(kind: str, default: float, text: str, **known: Any) -> Any:
-    return _option(kind, default, text, group="Limits", **known)
-
-
-def _workers(kind: str, default: Any, text: str, **known: Any) -> Any:
-    return _option(kind, default, text, group="Workers", **known)
-
-
-def _admin(kind: str, default: Any, text: str, **known: Any) -> Any:
-    return _option(kind, default, text, group="Admin", **known)
-
-
-def _development(kind: str, default: Any, text: str, **known: Any) -> Any:
-    return _option(kind, default, text, group="Development", **known)
-
-
-def _compression(kind: str, default: Any, text: str, **known: Any) -> Any:
-    return _option(kind, default, text, group="Compression", **known)
-
+_serving: Final = partial(_option, group="Serving")
+_logs: Final = partial(_option, group="Logs")
+_tls: Final = partial(_option, group="TLS")
+_proxies: Final = partial(_option, group="Proxies")
+_workers: Final = partial(_option, group="Workers")
+_admin: Final = partial(_option, group="Admin")
+_development: Final = partial(_option, group="Development")
+_compression: Final = partial(_option, group="Compression")
+_deadline: Final = partial(_option, "seconds", group="Deadlines")
+_limit: Final = partial(_option, group="Limits")
 
 _DEFAULTS: Final = Limits()
 _DEFLATE: Final = DeflateSettings()

@@ -1,9 +1,11 @@
 """One worker process as its supervisor sees it, from the spawn to the end.
 
-STARTING    the interpreter, the application's import and its lifespan startup
-SERVING     it said that it is ready
-STOPPING    it was told to stop, or is being ended
-ENDED       the process is gone; `code` is its exit code
+States:
+
+    STARTING    the interpreter, the application's import and its lifespan startup
+    SERVING     it said that it is ready
+    STOPPING    it was told to stop, or is being ended
+    ENDED       the process is gone; `code` is its exit code
 """
 
 from __future__ import annotations

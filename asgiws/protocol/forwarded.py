@@ -17,11 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 from typing import Final, NamedTuple
 
 from asgiws.protocol.http1 import TOKEN_BYTES, is_host, is_token
-from asgiws.protocol.networks import Networks
+from asgiws.protocol.networks import Networks, parse_host
 
 __all__ = [
     "FOR", "FORWARDED", "FORWARDED_FIELDS", "HOST", "PREFIX", "PROTO", "Node", "Source", "believe", "parse_forwarded",
@@ -199,13 +198,8 @@ def _parse_node(value: bytes) -> Node | None:
     number = _parse_port(port) if colon else 0
     if number is None or "%" in host:
         return None
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return None
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return str(address), number
+    address = parse_host(host)
+    return None if address is None else (str(address), number)
 
 
 def _parse_port(text: str) -> int | None:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
-__all__ = ["Networks", "check_network"]
+__all__ = ["Networks", "check_network", "parse_host"]
 
 # Answers that are kept: parsing an address costs a microsecond or two, and connections and proxies repeat them.
 _CACHED_MOST: Final = 1024
@@ -65,14 +65,19 @@ class Networks:
         return self._everybody or self._cached(host)
 
     def _find(self, host: str) -> bool:
-        address: IPv4Address | IPv6Address
-        try:
-            address = ip_address(host)
-        except ValueError:
-            return False
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return any(address in network for network in self._networks)
+        address = parse_host(host)
+        return address is not None and any(address in network for network in self._networks)
+
+
+def parse_host(text: str) -> IPv4Address | IPv6Address | None:
+    """Parse an address, where an IPv4-mapped one (RFC 4291 §2.5.5.2) is the IPv4 one; None for what is none."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
 
 
 def _parts(entry: str) -> list[str]:

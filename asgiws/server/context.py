@@ -100,7 +100,7 @@ class Context:
     """One worker's shared state."""
 
     __slots__ = (
-        "addresses", "admitted", "app", "began_s", "config", "connections", "counters", "date", "deadlines",
+        "addresses", "admitted", "app", "began_s", "config", "connections", "counters", "deadlines",
         "default_fields", "deflate_settings", "draining", "encoders", "fault_lines", "forwarded_names", "handshakes",
         "known_heads", "lag_s", "limits", "loop", "proxies", "quiet", "rejection_lines", "replaced", "state",
         "stopping", "tasks",
