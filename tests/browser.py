@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.conftest import PATIENCE_S
+from tests.programs import find_program
 
 FLAGS = (
     "--headless=new",
@@ -30,16 +29,13 @@ FLAGS = (
 @contextlib.contextmanager
 def start_chromium(profile: Path) -> Iterator[Chrome]:
     """Start one browser. Both programs are named, so that selenium looks for none to download."""
-    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
-    for name, path in programs.items():
-        if path is None:
-            pytest.skip(f"{name} is not installed")
     options = ChromeOptions()
-    options.binary_location = str(programs["chromium"])
+    options.binary_location = find_program("chromium")
+    service = Service(find_program("chromedriver", "chromium-driver"))
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     for flag in (*FLAGS, f"--user-data-dir={profile}"):
         options.add_argument(flag)
-    driver = Chrome(options=options, service=Service(programs["chromedriver"]))
+    driver = Chrome(options=options, service=service)
     try:
         yield driver
     finally:

@@ -197,6 +197,12 @@ class RawClient:
         assert first == 0x88, f"frame {first:#x} {payload!r}"
         return (struct.unpack("!H", payload[:2])[0] if payload else None), payload[2:].decode()
 
+    def be_closed(self, code: int, reason: str) -> None:
+        """Read a Close frame with that code and reason, answer it, and see the connection end."""
+        assert self.read_close() == (code, reason)
+        self.send(close(code))
+        assert self.read_to_end() == b""
+
     def _fill(self) -> None:
         data = self.socket.recv(65536)
         if not data:

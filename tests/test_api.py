@@ -21,6 +21,7 @@ from asgiws.server.listeners import CannotListen
 from asgiws.server.serving import loop_factory
 from tests.apps import Receive, Recorder, Send, accept, echo, messages
 from tests.conftest import PATIENCE_S
+from tests.programs import reserved_port
 from tests.raw import RawClient
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -55,15 +56,6 @@ def get(port: int) -> int:
 def assert_refused(port: int) -> None:
     with pytest.raises(ConnectionRefusedError):
         RawClient(port)
-
-
-@contextlib.contextmanager
-def free_port() -> Iterator[int]:
-    """Give a port that nobody can take meanwhile: it is bound, and nobody listens."""
-    with socket.socket() as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind(("127.0.0.1", 0))
-        yield holder.getsockname()[1]
 
 
 class Listening(logging.Handler):
@@ -328,7 +320,7 @@ def test_failed_startup_is_raised_and_leaves_nothing(loop_name: str, start: Star
     site = FailingSite()
 
     async def main() -> None:
-        with free_port() as port:
+        with reserved_port() as port:
             with pytest.raises(StartupFailed, match="application startup failed: no database"):
                 await start(site, asgiws.Config(port=port))
             assert_refused(port)
@@ -341,7 +333,7 @@ def test_failed_startup_is_raised_and_leaves_nothing(loop_name: str, start: Star
 @WAYS
 def test_missing_lifespan_that_is_asked_for_is_raised_and_leaves_nothing(loop_name: str, start: Starting) -> None:
     async def main() -> None:
-        with free_port() as port:
+        with reserved_port() as port:
             with pytest.raises(StartupFailed, match="application has no lifespan"):
                 await start(echo, asgiws.Config(port=port, lifespan="on"))
             assert_refused(port)
@@ -389,7 +381,7 @@ def test_cancelled_startup_leaves_nothing(loop_name: str, start: Starting) -> No
     site = SlowSite()
 
     async def main() -> None:
-        with free_port() as port:
+        with reserved_port() as port:
             task = asyncio.create_task(start(site, asgiws.Config(port=port)))
             async with asyncio.timeout(PATIENCE_S):
                 await site.starting.wait()

@@ -1,34 +1,15 @@
-"""The budget of the hot paths: what a message, a request and a handshake may cost, counted and not timed.
-
-The server runs on a loop in the test's own thread, with a profile function that counts; the client is a blocking socket
-in another thread, which the profile does not see. The sweep, once a tick for all connections, is not counted.
-"""
+"""The budget of the hot paths: what a message, a request and a handshake may cost, counted and not timed."""
 
 from __future__ import annotations
 
-import asyncio
 import sys
-import threading
-from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
-from types import CodeType, FrameType
-from typing import Any
 
 import pytest
 
-import asgiws
-from asgiws import Config, Server
 from asgiws.protocol import masking, receiver
-from asgiws.server.serving import loop_factory
-from tests.apps import echo
-from tests.conftest import PATIENCE_S
-from tests.raw import RawClient, close, text
-
-PACKAGE = str(Path(asgiws.__file__).parent)
-MESSAGE = "0123456789abcdefghijklmnopqrstuv"
-FRAME = text(MESSAGE)
-ECHO = bytes([0x81, len(MESSAGE)]) + MESSAGE.encode()
+from tests.counted import ECHO, FRAME, Count, InServer, serve_while
+from tests.raw import RawClient, close
 
 MOST_CALLS = 6
 """Python-level calls in files of ours for each echoed message: calls of functions, and coroutines that go on."""
@@ -38,9 +19,6 @@ MOST_CALLS_OF_A_HANDSHAKE = 99
 """The same from the accept of a connection over a handshake and a Close to its end."""
 SPREAD_CALLS = 0.1
 """What comes once in many messages, such as a turn of the loop, spread over all of them."""
-
-FORBIDDEN = {"pause_reading", "resume_reading", "call_later", "call_at", "add_reader", "remove_reader"}
-"""Calls that cost a system call or a timer; none may be made for a message."""
 
 
 class Shape:
@@ -81,51 +59,10 @@ class Handshakes(Shape):
 SHAPES = {"one-in-flight": Shape(1, 200), "burst-of-64": Shape(64, 20)}
 
 
-class Count:
-    """A profile and trace function that counts what happens in the thread it is set in, outside the sweep."""
+def play_in(shape: Shape, begin: Callable[[], None], end: Callable[[], None]) -> Callable[[int, InServer], None]:
+    """Give a client that calls `begin` and `end` in the server's thread around what is to count."""
 
-    def __init__(self) -> None:
-        self.calls: Counter[str] = Counter()
-        """Calls of Python functions of ours, and each turn in which a coroutine of ours goes on."""
-        self.other_calls: Counter[str] = Counter()
-        """The same of the event loop and the standard library, and of the application."""
-        self.forbidden: Counter[str] = Counter()
-        self.exceptions: Counter[str] = Counter()
-        self._sweep: CodeType = Server._sweep.__code__
-        self._in_sweep = False
-
-    def profile(self, frame: FrameType, event: str, argument: Any) -> None:
-        code = frame.f_code
-        if code is self._sweep and event in ("call", "return"):
-            self._in_sweep = event == "call"
-        elif self._in_sweep:
-            return
-        elif event == "call":
-            counts = self.calls if code.co_filename.startswith(PACKAGE) else self.other_calls
-            counts[code.co_qualname] += 1
-            if code.co_name in FORBIDDEN or Path(code.co_filename).parent.name == "logging":
-                self.forbidden[code.co_qualname] += 1
-        elif (
-            event == "c_call"
-            and code.co_filename.startswith(PACKAGE)
-            and (argument.__name__ in FORBIDDEN or argument.__module__ == "time")
-        ):
-            self.forbidden[argument.__qualname__] += 1
-
-    def trace(self, frame: FrameType, event: str, argument: Any) -> Callable[[FrameType, str, Any], Any] | None:
-        if not frame.f_code.co_filename.startswith(PACKAGE) or frame.f_code is self._sweep:
-            return None
-        frame.f_trace_lines = False
-        # StopIteration is how a future tells an `await` that it is done; nobody raised it.
-        if event == "exception" and not issubclass(argument[0], StopIteration):
-            self.exceptions[f"{argument[0].__name__} in {frame.f_code.co_qualname}"] += 1
-        return self.trace
-
-
-def run_counted(loop_name: str, shape: Shape, begin: Callable[[], None], end: Callable[[], None]) -> None:
-    """Serve an echo, let a client play, and call `begin` and `end` in the server's thread around what is to count."""
-
-    def play(port: int, in_server: Callable[[Callable[[], None]], None]) -> None:
+    def play(port: int, in_server: InServer) -> None:
         with RawClient(port) as client:
             if type(shape) is Shape:
                 client.open_websocket()
@@ -134,33 +71,12 @@ def run_counted(loop_name: str, shape: Shape, begin: Callable[[], None], end: Ca
             shape.play(client, shape.times)
             in_server(end)
 
-    async def serve() -> None:
-        loop = asyncio.get_running_loop()
-
-        def in_server(function: Callable[[], None]) -> None:
-            done = threading.Event()
-            loop.call_soon_threadsafe(function)
-            loop.call_soon_threadsafe(done.set)
-            assert done.wait(PATIENCE_S)
-
-        async with Server(echo, Config(port=0, access_log=False)) as server:
-            await loop.run_in_executor(None, play, server.port, in_server)
-
-    loop = loop_factory(loop_name)()
-    try:
-        loop.run_until_complete(serve())
-        loop.run_until_complete(loop.shutdown_default_executor())
-    finally:
-        loop.close()
+    return play
 
 
 def count_calls(loop_name: str, shape: Shape) -> Count:
     count = Count()
-    before = sys.getprofile()
-    try:
-        run_counted(loop_name, shape, lambda: sys.setprofile(count.profile), lambda: sys.setprofile(None))
-    finally:
-        sys.setprofile(before)
+    serve_while(loop_name, play_in(shape, lambda: sys.setprofile(count.profile), lambda: sys.setprofile(None)))
     return count
 
 
@@ -218,9 +134,6 @@ def test_message_reads_no_clock_and_touches_no_timer_log_or_flow(loop_name: str,
 def test_message_raises_no_exception(loop_name: str, shape: str, unmasking: str) -> None:
     """Not even one that is caught at once."""
     count = Count()
-    before = sys.gettrace()
-    try:
-        run_counted(loop_name, SHAPES[shape], lambda: sys.settrace(count.trace), lambda: sys.settrace(None))
-    finally:
-        sys.settrace(before)
+    client = play_in(SHAPES[shape], lambda: sys.settrace(count.trace), lambda: sys.settrace(None))
+    serve_while(loop_name, client)
     assert count.exceptions == {}

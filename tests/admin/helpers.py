@@ -69,3 +69,11 @@ def wait_until(condition: Callable[[], object]) -> None:
     until_s = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < until_s, "what was waited for did not happen"
+
+
+def open_one(process: ServerProcess, admin: Admin, *fields: str) -> tuple[RawClient, str]:
+    """Open a WebSocket; gives it with its id, once the server has told of it."""
+    client = RawClient(process.port)
+    client.open_websocket("/room")
+    wait_until(lambda: admin.status(*fields)["connections"])
+    return client, str(admin.status(*fields)["connections"][0]["id"])

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.admin.helpers import BEARER, TOKEN, Admin, wait_until
-from tests.process.helpers import APPS, Ended, RunCommand, ServerProcess, Start
+from tests.admin.helpers import BEARER, TOKEN, Admin, open_one
+from tests.process.helpers import APPS, Ended, RunCommand, Start
 from tests.raw import RawClient, handshake, text
 
 ECHO = "tests.apps:echo"
@@ -23,14 +23,6 @@ STRANGER = "Origin: https://stranger.example"
 @pytest.fixture
 def unix(tmp_path: Path) -> tuple[str, ...]:
     return ("--admin", f"unix:{tmp_path}/admin.sock")
-
-
-def open_one(process: ServerProcess, admin: Admin, *fields: str) -> tuple[RawClient, str]:
-    """Open a WebSocket; gives it with its id, once the server has told of it."""
-    client = RawClient(process.port)
-    client.open_websocket("/room")
-    wait_until(lambda: admin.status(*fields)["connections"])
-    return client, str(admin.status(*fields)["connections"][0]["id"])
 
 
 # ---- closing

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.admin.helpers import BEARER, TOKEN, Admin, wait_until
+from tests.admin.helpers import BEARER, TOKEN, Admin, open_one
 from tests.conftest import PATIENCE_S
-from tests.process.helpers import APPS, ROOT, RunCommand, ServerProcess, Start, clean_environ
+from tests.process.helpers import APPS, ROOT, RunCommand, Start, clean_environ
 from tests.raw import RawClient, text
 
 ECHO = "tests.apps:echo"
@@ -74,13 +74,6 @@ def terminals() -> Iterator[list[Terminal]]:
 
 def address(admin: Admin) -> str:
     return f"unix:{admin.path}" if admin.path else f"127.0.0.1:{admin.port}"
-
-
-def open_one(process: ServerProcess, admin: Admin, *fields: str) -> tuple[RawClient, str]:
-    client = RawClient(process.port)
-    client.open_websocket("/room")
-    wait_until(lambda: admin.status(*fields)["connections"])
-    return client, str(admin.status(*fields)["connections"][0]["id"])
 
 
 # ---- top

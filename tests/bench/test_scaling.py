@@ -1,59 +1,23 @@
-"""What does not grow with the number of connections, counted and not timed.
-
-The server runs on a loop in the test's own thread, with a profile function that counts; the clients are blocking
-sockets in another thread, which the profile does not see (as in `tests.test_budget`).
-"""
+"""What does not grow with the number of connections, counted and not timed."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import pytest
 
-from asgiws import Config, Server
-from asgiws.server.serving import loop_factory
-from tests.apps import echo
+from asgiws import Server
 from tests.bench.scaling import stuck_clients
 from tests.conftest import PATIENCE_S
+from tests.counted import ECHO, FRAME, Count, InServer, serve_while
 from tests.raw import RawClient, text
-from tests.test_budget import ECHO, FRAME, Count
 
-InServer = Callable[[Callable[[], None]], None]
-"""Calls a function in the server's thread and waits for it."""
 ROUNDS = 10
-
-
-def serve_while(loop_name: str, play: Callable[[int, InServer], None], **options: object) -> None:
-    """Serve an echo in this thread while `play` runs in another, with the port and a way into this one."""
-
-    async def serve() -> None:
-        loop = asyncio.get_running_loop()
-
-        def in_server(function: Callable[[], None]) -> None:
-            done = threading.Event()
-            loop.call_soon_threadsafe(function)
-            loop.call_soon_threadsafe(done.set)
-            assert done.wait(PATIENCE_S)
-
-        config = Config.from_options({"port": 0, "access_log": False, "graceful_timeout": 0.1, **options})
-        async with Server(echo, config) as server:
-            await loop.run_in_executor(None, play, server.port, in_server)
-
-    loop = loop_factory(loop_name)()
-    before = sys.getprofile()
-    try:
-        loop.run_until_complete(serve())
-        loop.run_until_complete(loop.shutdown_default_executor())
-    finally:
-        sys.setprofile(before)
-        loop.close()
 
 
 def opened(stack: contextlib.ExitStack, port: int, count: int) -> list[RawClient]:

@@ -9,10 +9,11 @@ from typing import Protocol
 
 import pytest
 
-from tests.deploy.fronts import ADDRESSES, FILES, Front, Starter, reserved_port
+from tests.deploy.fronts import ADDRESSES, FILES, Front, Starter
 from tests.process.conftest import processes, start
 from tests.process.crew import WORKERS
 from tests.process.helpers import ServerProcess, Start
+from tests.programs import reserved_port
 
 __all__ = ["processes", "start"]
 

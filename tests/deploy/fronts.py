@@ -6,17 +6,14 @@ names; each edit has to match. Both servers have the same ports, as two containe
 
 from __future__ import annotations
 
-import shutil
 import signal
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-import pytest
-
 from tests.process.helpers import ROOT, ServerProcess
+from tests.programs import edited, find_program, reserved_port
 
 DEPLOY: Final = ROOT / "deploy"
 FILES: Final = {"nginx": "nginx.conf", "haproxy": "haproxy.cfg", "caddy": "Caddyfile"}
@@ -94,28 +91,3 @@ class Starter:
         process = ServerProcess(command, environ=environ, pass_fds=pass_fds)
         self._processes.append(process)
         return process
-
-
-@contextmanager
-def reserved_port(host: str = "127.0.0.1") -> Iterator[int]:
-    """Give a port that nobody else is given; who sets SO_REUSEADDR too may listen on it."""
-    with socket.socket() as reserved:
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        reserved.bind((host, 0))
-        yield int(reserved.getsockname()[1])
-
-
-def edited(text: str, *edits: Mapping[str, str] | None) -> str:
-    """Replace in a file's text; what is to be replaced must be there."""
-    for old, new in [edit for part in edits for edit in (part or {}).items()]:
-        assert old in text, f"the file has no {old!r}"
-        text = text.replace(old, new)
-    return text
-
-
-def find_program(name: str, package: str = "") -> str:
-    """Give the path of a program; without it the test is skipped."""
-    path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin:/usr/local/sbin")
-    if path is None:
-        pytest.skip(f"{name} is not installed: apt-get install {package or name}")
-    return path

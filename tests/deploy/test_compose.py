@@ -12,7 +12,8 @@ import yaml
 from asgiws.config import Config
 from asgiws.server.serving import stop_most_s
 from asgiws.settings import Settings
-from tests.deploy.fronts import DEPLOY, FILES, find_program
+from tests.deploy.fronts import DEPLOY, FILES
+from tests.programs import find_program
 
 FILE = DEPLOY / "compose.yaml"
 REPLICAS = ("app-1", "app-2")

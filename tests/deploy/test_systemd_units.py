@@ -19,9 +19,10 @@ from asgiws.config import Config
 from asgiws.server.serving import stop_most_s
 from asgiws.settings import Settings
 from tests.deploy.conftest import WHOAMI
-from tests.deploy.fronts import DEPLOY, edited, find_program
+from tests.deploy.fronts import DEPLOY
 from tests.process.crew import ask, next_worker, open_socket
 from tests.process.helpers import ServerProcess, clean_environ, free_port
+from tests.programs import edited, find_program
 from tests.raw import close
 
 UNITS = DEPLOY / "systemd"

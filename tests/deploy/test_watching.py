@@ -17,9 +17,10 @@ import yaml
 from asgiws.telemetry.metrics import METRICS
 from tests.conftest import PATIENCE_S
 from tests.deploy.conftest import Site, StartSite
-from tests.deploy.fronts import ADDRESSES, DEPLOY, edited, find_program
+from tests.deploy.fronts import ADDRESSES, DEPLOY
 from tests.process.crew import open_socket
 from tests.process.helpers import ServerProcess, free_port
+from tests.programs import edited, find_program
 
 DASHBOARD = DEPLOY / "grafana" / "dashboard.json"
 SERIES = {

@@ -1,17 +1,23 @@
-"""Clients that ask which worker answers, and wait until another one does."""
+"""Servers with workers, and clients that ask which worker answers and wait until another one does."""
 
 from __future__ import annotations
 
 import os
 import re
 import select
+import signal
 from collections import Counter
+from pathlib import Path
 
 from tests.conftest import PATIENCE_S
-from tests.process.helpers import ServerProcess
+from tests.process.helpers import ServerProcess, Start
 from tests.raw import RawClient
 
 WORKERS = "tests.process.worker_apps"
+FRAGILE = f"{WORKERS}:fragile"
+"""Starts as the file that the environment's FRAGILE names tells it."""
+WHOAMI = f"{WORKERS}:whoami"
+"""Answers with the number of its process."""
 
 
 def get(client: RawClient, path: str = "/") -> int:
@@ -71,3 +77,29 @@ def lines_of(process: ServerProcess, pattern: str) -> list[str]:
     """The lines of standard error so far that match."""
     process.rest_of_stderr()
     return [line for line in process.stderr if re.search(pattern, line)]
+
+
+def workers_of_log(lines: list[str]) -> list[int]:
+    """The process of each worker that lines of a log tell of."""
+    return [int(line.rpartition(" ")[2]) for line in lines if " is process " in line]
+
+
+def restart(process: ServerProcess, count: int) -> list[int]:
+    """Send SIGHUP, and wait until every worker has a successor; gives them."""
+    process.signal(signal.SIGHUP)
+    pids = [next_worker(process, number) for number in range(1, count + 1)]
+    process.wait_stderr("rolling restart done")
+    return pids
+
+
+def start_without_successor(start: Start, order: Path, told: str) -> tuple[ServerProcess, int]:
+    """Start a worker that has served its only request, and whose successors fail while `order` exists.
+
+    Gives it with the worker's process, once the server has told what `told` matches.
+    """
+    process = start(FRAGILE, "--workers", "1", "--max-requests", "1", environ={"FRAGILE": str(order)})
+    pid = workers_of_log(process.stderr)[0]
+    order.write_text("fail")
+    assert ask(process.port) == pid
+    process.wait_stderr(told)
+    return process, pid

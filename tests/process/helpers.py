@@ -19,6 +19,7 @@ from typing import IO, Protocol
 
 from asgiws.config import OPTIONS
 from tests.conftest import PATIENCE_S
+from tests.raw import RawClient
 
 ROOT = Path(__file__).parents[2]
 APPS = "tests.process.apps"
@@ -204,3 +205,35 @@ def clean_environ() -> dict[str, str]:
 def module_command(arguments: Sequence[str]) -> list[str]:
     """Give the command line of the server."""
     return [sys.executable, "-m", "asgiws", *arguments]
+
+
+def assert_no_traceback(process: ServerProcess) -> None:
+    """Check that neither an exception nor a task that was left behind is in the log."""
+    process.rest_of_stderr()
+    faults = [line for line in process.stderr if "Traceback" in line or "destroyed" in line]
+    assert faults == [], "\n".join(process.stderr)
+
+
+def assert_one_line(ended: Ended, code: int, *said: str) -> None:
+    """Check that a command failed with one line on standard error that says all of `said`, and printed nothing else."""
+    assert ended.code == code, ended.stderr
+    assert ended.stdout == []
+    assert len(ended.stderr) == 1, ended.stderr
+    assert ended.stderr[0].startswith("asgiws: ")
+    for part in said:
+        assert part in ended.stderr[0]
+
+
+def post(client: RawClient, body: bytes) -> bytes:
+    """Send a request on a kept connection; gives the body of the answer."""
+    client.send(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    return client.read_answer().body
+
+
+def has_ipv6() -> bool:
+    """Whether this machine has an IPv6 loopback address."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True

@@ -36,6 +36,13 @@ class Load:
         for thread in self._threads:
             thread.join()
 
+    def assert_restarts_unnoticed(self, restarts: int) -> None:
+        """No client has failed across so many restarts, and each kind has met one, or the test says nothing."""
+        assert self.failures == []
+        assert self.outcomes["echoed"] > restarts
+        assert self.outcomes["answered"] > restarts
+        assert self.outcomes["told to close"] >= 1
+
     def _repeat(self, work: Callable[[], None]) -> None:
         while not self._ended.is_set():
             try:

@@ -17,9 +17,18 @@ import pytest
 
 from asgiws.config import Config
 from asgiws.server.listeners import CannotListen, Listeners
-from tests.process.helpers import APPS, Ended, RunCommand, ServerProcess, Start, free_port, module_command
-from tests.process.test_cli import assert_one_line
-from tests.process.test_listening import has_ipv6, post
+from tests.process.helpers import (
+    APPS,
+    Ended,
+    RunCommand,
+    ServerProcess,
+    Start,
+    assert_one_line,
+    free_port,
+    has_ipv6,
+    module_command,
+    post,
+)
 from tests.raw import RawClient, text
 
 ECHO = f"{APPS}:echo"

@@ -14,20 +14,10 @@ from asgiws.cli import make_parser
 from asgiws.config import OPTIONS, Config
 from asgiws.option import OptionError, spelled
 from asgiws.settings import Settings
-from tests.process.helpers import APPS, Ended, RunCommand, Start
+from tests.process.helpers import APPS, RunCommand, Start, assert_one_line
 from tests.raw import RawClient
 
 ECHO = f"{APPS}:echo"
-
-
-def assert_one_line(ended: Ended, code: int, *said: str) -> None:
-    """Check that a command failed with one line on standard error that says all of `said`, and printed nothing else."""
-    assert ended.code == code, ended.stderr
-    assert ended.stdout == []
-    assert len(ended.stderr) == 1, ended.stderr
-    assert ended.stderr[0].startswith("asgiws: ")
-    for part in said:
-        assert part in ended.stderr[0]
 
 
 def parse(*arguments: str, environ: dict[str, str] | None = None) -> Config:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from asgiws.config import OPTIONS
-from tests.process.helpers import APPS, Ended, RunCommand, ServerProcess, Start
-from tests.process.test_cli import ECHO, assert_one_line
+from tests.process.helpers import APPS, Ended, RunCommand, ServerProcess, Start, assert_one_line
+from tests.process.test_cli import ECHO
 from tests.raw import Answer, RawClient
 
 SHOW_VARIABLES = """

@@ -20,8 +20,7 @@ import pytest
 from asgiws.server.context import Scope
 from tests.apps import Receive, Recorder, Send, echo, refuse_lifespan
 from tests.conftest import PATIENCE_S, RunningServer, Serve
-from tests.process.helpers import APPS, ServerProcess, Start, module_command
-from tests.process.test_listening import post
+from tests.process.helpers import APPS, ServerProcess, Start, module_command, post
 from tests.raw import RawClient, close, handshake, text
 
 ECHO = f"{APPS}:echo"
@@ -329,9 +328,7 @@ def test_replaced_server_completes_a_handshake_and_then_says_goodbye(
         stop = replace(server)
         app.decide(server)
         assert client.read_answer().status == 101
-        assert client.read_close() == (1012, "service restart")
-        client.send(close(1012))
-        assert client.read_to_end() == b""
+        client.be_closed(1012, "service restart")
         assert app.seen.next() == ("websocket.disconnect", 1012)
         stop.result(PATIENCE_S)
 
@@ -349,9 +346,7 @@ def test_replaced_server_completes_a_handshake_that_comes_late(
         assert app.seen.next() == "connect"
         app.decide(server)
         assert client.read_answer().status == 101
-        assert client.read_close() == (1012, "service restart")
-        client.send(close(1012))
-        assert client.read_to_end() == b""
+        client.be_closed(1012, "service restart")
         stop.result(PATIENCE_S)
 
 

@@ -13,9 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.crew import WORKERS, ask, get, lines_of, next_worker, open_socket
+from tests.process.crew import (
+    FRAGILE,
+    WHOAMI,
+    WORKERS,
+    ask,
+    get,
+    lines_of,
+    next_worker,
+    open_socket,
+    start_without_successor,
+    workers_of_log,
+)
 from tests.process.helpers import RunCommand, ServerProcess, Start
-from tests.process.test_workers import FRAGILE, WHOAMI, workers_of_log
 from tests.raw import RawClient
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -99,11 +109,7 @@ def test_first_worker_that_is_killed_in_its_startup_ends_the_server(run_command:
 def test_worker_that_has_served_enough_asks_again_for_a_successor(start: Start, tmp_path: Path) -> None:
     """A worker that leaks is not kept for ever because one attempt failed."""
     order = tmp_path / "order"
-    process = start(FRAGILE, "--workers", "1", "--max-requests", "1", environ={"FRAGILE": str(order)})
-    pid = workers_of_log(process.stderr)[0]
-    order.write_text("fail")
-    assert ask(process.port) == pid
-    process.wait_stderr("has no successor that starts, so it goes on")
+    process, pid = start_without_successor(start, order, "has no successor that starts, so it goes on")
     order.unlink()
     assert next_worker(process) != pid
 
@@ -111,11 +117,7 @@ def test_worker_that_has_served_enough_asks_again_for_a_successor(start: Start, 
 def test_worker_that_waits_for_a_successor_is_replaced_when_it_dies(start: Start, tmp_path: Path) -> None:
     """At once, and not when the pause before the next attempt is over."""
     order = tmp_path / "order"
-    process = start(FRAGILE, "--workers", "1", "--max-requests", "1", environ={"FRAGILE": str(order)})
-    pid = workers_of_log(process.stderr)[0]
-    order.write_text("fail")
-    assert ask(process.port) == pid
-    process.wait_stderr("is started again in 1 s")
+    process, pid = start_without_successor(start, order, "is started again in 1 s")
     order.unlink()
     os.kill(pid, signal.SIGKILL)
     assert next_worker(process) != pid

@@ -8,17 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.helpers import APPS, RunCommand, Start
-from tests.process.test_cli import assert_one_line
+from tests.process.helpers import APPS, RunCommand, Start, assert_one_line, has_ipv6, post
 from tests.raw import RawClient, text
 
 ECHO = f"{APPS}:echo"
 FACTS = f"{APPS}:facts"
-
-
-def post(client: RawClient, body: bytes) -> bytes:
-    client.send(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-    return client.read_answer().body
 
 
 @pytest.fixture
@@ -179,14 +173,6 @@ def test_socket_that_does_not_listen_is_one_line_and_exit_code_1(start: Start, k
 
 
 # ---- --host and --port
-
-
-def has_ipv6() -> bool:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
 
 
 def test_empty_host_listens_on_all_addresses_with_one_port(start: Start) -> None:

@@ -13,8 +13,7 @@ from asgiws.server.recycling import Recycling, resident_bytes
 from asgiws.telemetry.counters import Counters
 from tests.apps import echo
 from tests.conftest import Serve
-from tests.process.helpers import APPS, Start
-from tests.process.test_listening import post
+from tests.process.helpers import APPS, Start, post
 from tests.raw import RawClient, close, text
 
 ECHO = f"{APPS}:echo"

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.process.crew import lines_of
-from tests.process.helpers import ServerProcess, Start
-from tests.process.test_signals import assert_no_traceback
-from tests.raw import RawClient, close
+from tests.process.helpers import ServerProcess, Start, assert_no_traceback
+from tests.raw import RawClient
 
 APP = """
 from tests.process.apps import answer, lifespan, open_websocket
@@ -125,9 +124,7 @@ def test_open_websocket_gets_1012(reloading: Reloading, edit: Edit) -> None:
     with RawClient(process.port) as client:
         client.open_websocket()
         edit("two")
-        assert client.read_close() == (1012, "service restart")
-        client.send(close(1012))
-        assert client.read_to_end() == b""
+        client.be_closed(1012, "service restart")
     wait_started_anew(process)
     assert version(process) == b"two"
 

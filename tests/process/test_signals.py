@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from tests.process.helpers import APPS, ServerProcess, Start
+from tests.process.helpers import APPS, ServerProcess, Start, assert_no_traceback
 from tests.raw import RawClient, close, handshake, text
 
 STOP_SIGNALS = [signal.SIGTERM, signal.SIGINT]
@@ -17,12 +17,6 @@ def started_lines(process: ServerProcess) -> list[str]:
     process.rest_of_stdout()
     assert process.stdout[0] == "lifespan.startup"
     return process.stdout[1:]
-
-
-def assert_no_traceback(process: ServerProcess) -> None:
-    process.rest_of_stderr()
-    faults = [line for line in process.stderr if "Traceback" in line or "destroyed" in line]
-    assert faults == [], "\n".join(process.stderr)
 
 
 def open_websocket(process: ServerProcess) -> RawClient:

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import os
 import re
-import shutil
 import socket
 import sys
 import threading
@@ -20,9 +19,18 @@ from asgiws import serve
 from asgiws.server.systemd import Notifier, inherited_addresses
 from tests.apps import echo
 from tests.conftest import PATIENCE_S
-from tests.process.helpers import APPS, Ended, ServerProcess, Start, clean_environ, free_port, module_command
-from tests.process.test_cli import assert_one_line
-from tests.process.test_listening import post
+from tests.process.helpers import (
+    APPS,
+    Ended,
+    ServerProcess,
+    Start,
+    assert_one_line,
+    clean_environ,
+    free_port,
+    module_command,
+    post,
+)
+from tests.programs import find_program
 from tests.raw import RawClient, close, text
 
 ECHO = f"{APPS}:echo"
@@ -43,9 +51,7 @@ Activate = Callable[..., ServerProcess]
 @pytest.fixture
 def activate(processes: list[ServerProcess], loop_name: str) -> Activate:
     """Start a server as `systemd-socket-activate` does: when the first connection comes."""
-    program = shutil.which("systemd-socket-activate")
-    if program is None:
-        pytest.skip("there is no systemd-socket-activate: it comes with systemd")
+    program = find_program("systemd-socket-activate", "systemd")
 
     def start(listen: list[str], *arguments: str) -> ServerProcess:
         # It passes few variables on by itself.

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.process.crew import (
+    FRAGILE,
+    WHOAMI,
     WORKERS,
     ask,
     get,
@@ -20,17 +22,15 @@ from tests.process.crew import (
     next_worker,
     open_socket,
     spread,
+    start_without_successor,
     try_socket,
     wait_gone,
+    workers_of_log,
 )
-from tests.process.helpers import APPS, RunCommand, ServerProcess, Start
-from tests.process.test_cli import assert_one_line
-from tests.process.test_signals import assert_no_traceback
-from tests.raw import RawClient, close, text
+from tests.process.helpers import APPS, RunCommand, ServerProcess, Start, assert_no_traceback, assert_one_line
+from tests.raw import RawClient, text
 
-WHOAMI = f"{WORKERS}:whoami"
 HANGING = f"{WORKERS}:hanging"
-FRAGILE = f"{WORKERS}:fragile"
 
 
 @pytest.fixture
@@ -65,10 +65,6 @@ def test_worker_is_a_process_of_its_own_with_its_own_lifespan(start: Start) -> N
     assert started == set(workers_of_log(process.stderr))
     assert ask(process.port) in started
     assert lines_of(process, "Warning") == []
-
-
-def workers_of_log(lines: list[str]) -> list[int]:
-    return [int(line.rpartition(" ")[2]) for line in lines if " is process " in line]
 
 
 def test_one_worker_is_served_by_a_supervisor_too(start: Start) -> None:
@@ -287,12 +283,7 @@ def test_worker_is_replaced_when_it_has_grown(start: Start) -> None:
 
 
 def test_worker_without_a_successor_that_starts_goes_on(start: Start, tmp_path: Path) -> None:
-    order = tmp_path / "order"
-    process = start(FRAGILE, "--workers", "1", "--max-requests", "1", environ={"FRAGILE": str(order)})
-    pid = workers_of_log(process.stderr)[0]
-    order.write_text("fail")
-    assert ask(process.port) == pid
-    process.wait_stderr("has no successor that starts, so it goes on")
+    process, pid = start_without_successor(start, tmp_path / "order", "has no successor that starts, so it goes on")
     assert ask(process.port) == pid
 
 
@@ -304,9 +295,7 @@ def test_sigterm_to_a_worker_alone_asks_for_a_successor(start: Start) -> None:
     with client:
         os.kill(pid, signal.SIGTERM)
         assert next_worker(process) != before
-        assert client.read_close() == (1012, "service restart")
-        client.send(close(1012))
-        assert client.read_to_end() == b""
+        client.be_closed(1012, "service restart")
     process.wait_stderr(rf"process {before}\) has left: exit code 0")
 
 
@@ -320,9 +309,7 @@ def test_signal_ends_every_worker_in_order(start: Start, number: signal.Signals)
     process.signal(number)
     for client in clients:
         with client:
-            assert client.read_close() == (1012, "service restart")
-            client.send(close(1012))
-            assert client.read_to_end() == b""
+            client.be_closed(1012, "service restart")
     assert process.wait() == 0
     process.rest_of_stdout()
     assert len([line for line in process.stdout if line.startswith("shutdown")]) == 2
@@ -348,9 +335,7 @@ def test_interrupt_of_a_terminal_reaches_all_processes_and_ends_them_in_order(st
     with client:
         for pid in (*workers_of_log(process.stderr), process.pid):
             os.kill(pid, signal.SIGINT)
-        assert client.read_close() == (1012, "service restart")
-        client.send(close(1012))
-        assert client.read_to_end() == b""
+        client.be_closed(1012, "service restart")
     assert process.wait() == 0
     process.rest_of_stdout()
     assert len([line for line in process.stdout if line.startswith("shutdown")]) == 2
@@ -364,9 +349,7 @@ def test_sigterm_to_all_processes_ends_them_in_order(start: Start) -> None:
     with client:
         for pid in (process.pid, *workers_of_log(process.stderr)):
             os.kill(pid, signal.SIGTERM)
-        assert client.read_close() == (1012, "service restart")
-        client.send(close(1012))
-        assert client.read_to_end() == b""
+        client.be_closed(1012, "service restart")
     assert process.wait() == 0
     assert_no_traceback(process)
 
@@ -378,9 +361,7 @@ def test_workers_end_when_their_supervisor_is_killed(start: Start) -> None:
     client, _ = open_socket(process.port)
     with client:
         process.signal(signal.SIGKILL)
-        assert client.read_close() == (1012, "service restart")
-        client.send(close(1012))
-        assert client.read_to_end() == b""
+        client.be_closed(1012, "service restart")
     for pid in pids:
         wait_gone(pid)
 

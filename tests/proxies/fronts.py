@@ -8,18 +8,17 @@ listening, and connections wait in it until the proxy is there; nginx binds it o
 from __future__ import annotations
 
 import re
-import shutil
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import pytest
 import trustme
 
 from tests.conftest import PATIENCE_S
 from tests.process.helpers import ROOT, ServerProcess
+from tests.programs import edited, find_program, reserved_port
 from tests.raw import RawClient
 
 _NGINX_MAIN = """\
@@ -91,11 +90,8 @@ class Starter:
         self, upstream: str, edits: Mapping[str, str] | None = None, *, authority: Authority | None = None
     ) -> Front:
         """Start nginx."""
-        with socket.socket() as reserved:
-            # SO_REUSEADDR: who sets it too may bind the port, as long as nobody listens.
-            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            reserved.bind(("127.0.0.1", 0))
-            front = self._nginx(upstream, reserved.getsockname()[1], edits, authority)
+        with reserved_port() as port:
+            front = self._nginx(upstream, port, edits, authority)
             front.process.wait_stderr("getrlimit")  # the first line behind listening
             return front
 
@@ -109,7 +105,7 @@ class Starter:
         )
         file = folder / "nginx.conf"
         file.write_text(_NGINX_MAIN.format(folder=folder, fragment=fragment))
-        command = [_find("nginx"), "-e", "stderr", "-p", str(folder), "-c", str(file)]
+        command = [find_program("nginx"), "-e", "stderr", "-p", str(folder), "-c", str(file)]
         return self._run(command, port, authority)
 
     def haproxy(
@@ -129,7 +125,7 @@ class Starter:
             )
             file = self._new_folder("haproxy") / "haproxy.cfg"
             file.write_text(fragment)
-            command = [_find("haproxy"), "-db", "-f", str(file)]
+            command = [find_program("haproxy"), "-db", "-f", str(file)]
             return self._run(command, listener.getsockname()[1], authority, pass_fds=[descriptor])
 
     def _new_folder(self, name: str) -> Path:
@@ -156,21 +152,6 @@ def fragments(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-def edited(fragment: str, *edits: Mapping[str, str] | None) -> str:
-    """Replace in a fragment; what is to be replaced must be there."""
-    for old, new in [edit for part in edits for edit in (part or {}).items()]:
-        assert old in fragment, f"the README's fragment has no {old!r}"
-        fragment = fragment.replace(old, new)
-    return fragment
-
-
 def plain(address: str) -> str:
     """Give host and port, or unix: and a path, of an address as a server says it."""
     return address.removeprefix("http://")
-
-
-def _find(program: str) -> str:
-    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
-    if path is None:
-        pytest.skip(f"{program} is not installed: apt-get install {program}")
-    return path

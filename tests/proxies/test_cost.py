@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-import threading
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from asgiws import Config, Server
 from asgiws.protocol import forwarded, networks
 from asgiws.server import proxies
-from asgiws.server.serving import loop_factory
-from tests.apps import echo
-from tests.conftest import PATIENCE_S
+from tests.counted import InServer, serve_while
 from tests.raw import RawClient
 
 FILES = {str(Path(module.__file__ or "")) for module in (forwarded, networks, proxies)}
@@ -33,7 +27,7 @@ def count_calls(loop_name: str, source: str, *fields: str) -> Counter[str]:
         if event == "call" and frame.f_code.co_filename in FILES and frame.f_code.co_name[0] != "<":
             calls[frame.f_code.co_name] += 1
 
-    def play(port: int, in_server: Callable[[Callable[[], None]], None]) -> None:
+    def play(port: int, in_server: InServer) -> None:
         in_server(lambda: sys.setprofile(profile))
         with RawClient(port, source=source) as client:
             for _ in range(REQUESTS):
@@ -41,26 +35,7 @@ def count_calls(loop_name: str, source: str, *fields: str) -> Counter[str]:
                 assert client.read_answer().status == 200
         in_server(lambda: sys.setprofile(None))
 
-    async def serve() -> None:
-        loop = asyncio.get_running_loop()
-
-        def in_server(function: Callable[[], None]) -> None:
-            done = threading.Event()
-            loop.call_soon_threadsafe(function)
-            loop.call_soon_threadsafe(done.set)
-            assert done.wait(PATIENCE_S)
-
-        async with Server(echo, Config(port=0, access_log=False)) as server:
-            await loop.run_in_executor(None, play, server.port, in_server)
-
-    before = sys.getprofile()
-    loop = loop_factory(loop_name)()
-    try:
-        loop.run_until_complete(serve())
-        loop.run_until_complete(loop.shutdown_default_executor())
-    finally:
-        sys.setprofile(before)
-        loop.close()
+    serve_while(loop_name, play)
     return calls
 
 

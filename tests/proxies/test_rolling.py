@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.process.crew import WHOAMI, restart, workers_of_log
 from tests.process.helpers import Start
 from tests.process.load import Load
-from tests.process.test_rolling import restart
-from tests.process.test_workers import WHOAMI, workers_of_log
 from tests.proxies.conftest import UPSTREAMS
 from tests.proxies.fronts import StartFront
 

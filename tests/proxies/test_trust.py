@@ -12,8 +12,7 @@ from asgiws.config import Config
 from asgiws.option import OptionError
 from tests.asgi.app_help import wait_connections
 from tests.conftest import Serve
-from tests.process.helpers import RunCommand, Start
-from tests.process.test_cli import assert_one_line
+from tests.process.helpers import RunCommand, Start, assert_one_line
 from tests.proxies.apps import Behind
 from tests.raw import RawClient, handshake, text
 

@@ -115,9 +115,7 @@ def test_server_that_stops_closes_with_1012_through_the_proxy(site: StartSite) -
     with running.front.connect() as client:
         client.open_websocket()
         running.server.terminate()
-        assert client.read_close() == (1012, "service restart")
-        client.send(close(1012))
-        assert client.read_to_end() == b""
+        client.be_closed(1012, "service restart")
     assert running.server.wait() == 0
 
 

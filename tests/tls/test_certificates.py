@@ -14,8 +14,7 @@ from asgiws.config import Config
 from asgiws.option import OptionError
 from tests.apps import echo
 from tests.conftest import Serve
-from tests.process.helpers import RunCommand, ServerProcess, Start
-from tests.process.test_cli import assert_one_line
+from tests.process.helpers import RunCommand, ServerProcess, Start, assert_one_line
 from tests.raw import text
 from tests.tls.certificates import PASSWORD, Authority, Issued, TLSClient
 

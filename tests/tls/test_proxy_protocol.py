@@ -11,8 +11,7 @@ import pytest
 from asgiws.server.context import Scope
 from tests.apps import Receive, Recorder, Send, echo, refuse_lifespan
 from tests.conftest import RunningServer, Serve
-from tests.process.helpers import RunCommand, Start
-from tests.process.test_cli import assert_one_line
+from tests.process.helpers import RunCommand, Start, assert_one_line
 from tests.protocol.test_proxy_protocol import ENDS4, LOCAL, TCP4, UNIX, tlv, v2
 from tests.raw import RawClient, handshake, text
 from tests.tls.certificates import Authority, HandmadeTLS, Issued, TLSClient, hello

@@ -310,9 +310,7 @@ def test_stop_says_1012_and_ends_tls(serve: Serve, authority: Authority, server:
     with TLSClient(running.port, authority.client_context()) as client:
         client.open_websocket()
         running.begin_stop()
-        assert client.read_close() == (1012, "service restart")
-        client.send(close(1012))
-        assert client.read_to_end() == b""
+        client.be_closed(1012, "service restart")
 
 
 def test_client_that_vanishes_is_1006_to_the_application(serve: Serve, authority: Authority, server: Issued) -> None:

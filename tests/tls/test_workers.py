@@ -6,11 +6,9 @@ import signal
 
 import pytest
 
-from tests.process.crew import next_worker
-from tests.process.helpers import Start
+from tests.process.crew import WHOAMI, restart
+from tests.process.helpers import Start, assert_no_traceback
 from tests.process.load import Load
-from tests.process.test_signals import assert_no_traceback
-from tests.process.test_workers import WHOAMI
 from tests.tls.certificates import Authority, Issued, TLSClient
 
 RESTARTS = 3
@@ -27,17 +25,10 @@ def test_no_encrypted_client_sees_a_failure_across_rolling_restarts(
     clients.begin(clients.websocket, clients.websocket, clients.request, clients.kept_alive)
     try:
         for _ in range(RESTARTS):
-            process.signal(signal.SIGHUP)
-            for number in (1, 2):
-                next_worker(process, number)
-            process.wait_stderr("rolling restart done")
+            restart(process, 2)
     finally:
         clients.end()
-    assert clients.failures == []
-    # All of it happened, or the test says nothing.
-    assert clients.outcomes["echoed"] > RESTARTS
-    assert clients.outcomes["answered"] > RESTARTS
-    assert clients.outcomes["told to close"] >= 1
+    clients.assert_restarts_unnoticed(RESTARTS)
     process.signal(signal.SIGTERM)
     assert process.wait() == 0
     assert_no_traceback(process)
