@@ -139,11 +139,9 @@ def _read_config_file(flags: Mapping[str, object], environ: Mapping[str, str]) -
     try:
         with Path(path).open("rb") as file:
             table = tomllib.load(file)
-    except FileNotFoundError as error:
-        if not named:
-            return {}
-        raise OptionError(f"{blame}cannot read {path!r}: {error.strerror}") from None
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not named:
+            return {}
         raise OptionError(f"{blame}cannot read {path!r}: {error.strerror}") from None
     except ValueError as error:  # not TOML, not UTF-8, or a path with a zero byte
         raise OptionError(f"{blame}{path!r} is not a TOML file: {escape(str(error))}") from None

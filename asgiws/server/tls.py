@@ -38,14 +38,16 @@ _Stamp = tuple[tuple[int, int, int] | None, ...]
 class Certificates:
     """The certificates of one server."""
 
-    __slots__ = ("_ciphers", "_config", "_failed", "_paths", "_server_cert", "_stamp", "context")
+    __slots__ = ("_ciphers", "_config", "_fault", "_is_told", "_paths", "_server_cert", "_stamp", "context")
 
     def __init__(self, config: Config) -> None:
         """Load the files. Raises CannotListen when that is not possible."""
         self._config = config
         self._paths = [path for path in (config.ssl_certfile, config.ssl_keyfile, config.ssl_ca_certs) if path]
-        self._failed = ""
-        """Why the files could not be loaded when they last changed."""
+        self._fault = ""
+        """Why the files could not be loaded the last time; empty when they were."""
+        self._is_told = False
+        """Whether the log has it."""
         self._stamp: _Stamp = ()
         self._ciphers: dict[str, int] = {}
         self._server_cert = ""
@@ -55,14 +57,8 @@ class Certificates:
 
     def reload(self) -> None:
         """Load the files again; when that is not possible, say why and go on with what there is."""
-        try:
-            self._load()
-        except CannotListen as fault:
-            self._failed = str(fault)
-            LOG.error("certificates were not reloaded, those of before stay: %s", fault)
-        else:
-            self._failed = ""
-            LOG.info("certificates reloaded from %s", escape(self._config.ssl_certfile))
+        self._load_again()
+        self._tell_fault()
 
     def on_second(self) -> None:
         """Reload if the files have changed.
@@ -70,19 +66,28 @@ class Certificates:
         A certificate and its key are replaced one after the other, and between the two they do not match. So a fault is
         told once, and only when it is still there a second later; meanwhile each second tries again.
         """
-        if not self._failed and _stamp_of(self._paths) == self._stamp:
+        if not self._fault and _stamp_of(self._paths) == self._stamp:
             return
+        before = self._fault
+        self._load_again()
+        if self._fault != before:
+            self._is_told = False
+        elif not self._is_told:
+            self._tell_fault()
+
+    def _load_again(self) -> None:
         try:
             self._load()
         except CannotListen as fault:
-            if self._failed == f"?{fault}":
-                LOG.error("certificates were not reloaded, those of before stay: %s", fault)
-                self._failed = str(fault)
-            elif self._failed != str(fault):
-                self._failed = f"?{fault}"
+            self._fault = str(fault)
         else:
-            self._failed = ""
+            self._fault = ""
             LOG.info("certificates reloaded from %s", escape(self._config.ssl_certfile))
+
+    def _tell_fault(self) -> None:
+        if self._fault:
+            self._is_told = True
+            LOG.error("certificates were not reloaded, those of before stay: %s", self._fault)
 
     def _load(self) -> None:
         # Before the files are read: a change that comes between is found the next time.
