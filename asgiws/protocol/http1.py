@@ -23,6 +23,7 @@ __all__ = [
     "LOWER_NAMES",
     "HeadReader",
     "Header",
+    "KnownHeads",
     "RequestHead",
     "header_tokens",
     "is_host",
@@ -67,8 +68,8 @@ LOWER_NAMES: Final[Mapping[bytes, bytes]] = {
 _DECIDING: Final = frozenset(
     b"connection content-length expect host sec-websocket-key te transfer-encoding upgrade".split()
 )
-# Heads that are known by their bytes: so many at most, none larger. Together they are below 1 MiB.
-_KNOWN_MOST: Final = 64
+# Heads that are known by the bytes of their fields: so many at most, none larger. Together they are below 4 MiB.
+_KNOWN_MOST: Final = 512
 _KNOWN_MOST_BYTES: Final = 2048
 
 
@@ -100,32 +101,40 @@ class RequestHead(NamedTuple):
     """Whether trailers may be sent: the client says `TE: trailers` (RFC 9110 §6.5.1)."""
 
 
+KnownHeads = dict[bytes, tuple[bytes, RequestHead]]
+"""Heads that were read lately: by their bytes from the space before the version to the end, the bytes before and the
+head."""
+
+
 class HeadReader:
     """Collects bytes until a whole request head is there.
 
     Cost is linear in the bytes fed, however they are cut. Bytes after the head stay in `buffer`: they are the body,
     the next request or WebSocket frames, and belong to the caller.
 
-    `known` has the heads that were read lately, by their bytes with the empty line at the end. Readers with the same
-    limits may share it. Handshakes are not kept: each has a key of its own.
+    A client sends the same fields again and again, for one target or many. `known` has those of lately, so that only
+    the method and the target are parsed then. Readers with the same limits may share it, and who owns it empties it.
+    Handshakes are not kept: each has a key of its own. While it is full, no more are: where there are more clients
+    than it has room for, some are known, and the others cost a look.
     """
 
     __slots__ = ("_empty_line_seen", "_known", "_limits", "_scanned", "buffer")
 
-    def __init__(self, limits: Limits, known: dict[bytes, RequestHead] | None = None) -> None:
+    def __init__(self, limits: Limits, known: KnownHeads | None = None) -> None:
         self._limits = limits
-        self._known: dict[bytes, RequestHead] = {} if known is None else known
+        self._known: KnownHeads = {} if known is None else known
         self._scanned = 0
         self._empty_line_seen = False
         self.buffer = bytearray()
 
     def feed(self, data: bytes) -> RequestHead | Violation | None:
         """Take bytes that came, and one head if it is whole now; None while it still could become one."""
-        if not self.buffer and len(data) <= _KNOWN_MOST_BYTES:
-            known = self._known.get(data)
-            if known is not None:
+        if not self.buffer and not data.startswith(b"\r\n"):
+            end = data.find(b"\r\n\r\n")
+            if 0 < end == len(data) - 4 <= self._limits.head_bytes:
+                # One head and nothing else, as almost always.
                 self._empty_line_seen = False
-                return known
+                return self._read_whole(data)
         self.buffer += data
         return self.next_head()
 
@@ -146,15 +155,40 @@ class HeadReader:
             return self._too_large(end)
         head = bytes(buffer[: end + 4])
         del buffer[: end + 4]
-        if len(head) > _KNOWN_MOST_BYTES:
-            return parse_head(head[:-4], self._limits)
-        known = self._known
-        parsed = known.get(head) or parse_head(head[:-4], self._limits)
-        if isinstance(parsed, RequestHead) and not (parsed.upgrade or parsed.upgrade_lost):
-            if len(known) >= _KNOWN_MOST:
-                known.clear()
-            known[head] = parsed
-        return parsed
+        return self._read_whole(head)
+
+    def _read_whole(self, head: bytes) -> RequestHead | Violation:
+        """Read a head that is within the limit, by what is known of its fields or else by parsing all of it."""
+        at = head.find(b" HTTP/1.")
+        start, fields = head[:at], head[at:]
+        known = self._known.get(fields)
+        if known is not None:
+            if known[0] == start:
+                return known[1]
+            parsed = self._read_start(start, known[1])
+            if parsed is not None:
+                self._known[fields] = start, parsed
+                return parsed
+        whole = parse_head(head[:-4], self._limits)
+        if (
+            len(self._known) < _KNOWN_MOST
+            and len(fields) <= _KNOWN_MOST_BYTES
+            and isinstance(whole, RequestHead)
+            and not (whole.upgrade or whole.upgrade_lost)
+            and start[len(whole.method) + 1 :].startswith(b"/")  # an absolute target has replaced the Host field
+        ):
+            self._known[fields] = start, whole
+        return whole
+
+    def _read_start(self, start: bytes, known: RequestHead) -> RequestHead | None:
+        """Give a head with the fields of a known one behind another start; None for one that has to be parsed whole."""
+        method, _, target = start.partition(b" ")
+        located = _locate(method, target)
+        # " HTTP/1.1" is 9 bytes long.
+        if isinstance(located, Violation) or len(start) + 9 > self._limits.request_line_bytes or not is_token(method):
+            return None
+        path, text, query, authority = located
+        return None if authority is not None else RequestHead(method.decode("ascii"), path, text, query, *known[4:])
 
     def _check_incomplete(self) -> Violation | None:
         """Refuse at once what no further byte can make a request head."""
@@ -217,7 +251,7 @@ def parse_head(head: bytes, limits: Limits) -> RequestHead | Violation:
     located = _locate(method, target)
     if isinstance(located, Violation):
         return located
-    path, query, authority = located
+    path, text, query, authority = located
     fault = _check_host(deciding.get(b"host"), version, authority, headers)
     if fault is not None:
         return fault
@@ -234,7 +268,7 @@ def parse_head(head: bytes, limits: Limits) -> RequestHead | Violation:
     return RequestHead(
         method=method.decode("ascii"),
         target=path,
-        path=(unquote_to_bytes(path).decode("utf-8", "replace") if b"%" in path else path.decode("ascii")),
+        path=text,
         query=query,
         http_version="1.1" if version == b"HTTP/1.1" else "1.0",
         headers=headers,
@@ -314,8 +348,8 @@ def _bad_version(version: bytes) -> Violation:
     return Violation(errors.MALFORMED_REQUEST_LINE, f"version {printable(version)}, allowed: HTTP/1.1 and HTTP/1.0")
 
 
-def _locate(method: bytes, target: bytes) -> tuple[bytes, bytes, bytes | None] | Violation:
-    """Split a request target into path, query and, of an absolute URL, its authority (RFC 9112 §3.2)."""
+def _locate(method: bytes, target: bytes) -> tuple[bytes, str, bytes, bytes | None] | Violation:
+    """Split a request target into path, path decoded, query and, of an absolute URL, its authority (RFC 9112 §3.2)."""
     if method == b"CONNECT":
         return Violation(errors.CONNECT_UNSUPPORTED, "method CONNECT, this server is not a proxy")
     if target.translate(None, _TARGET_BYTES):
@@ -336,7 +370,8 @@ def _locate(method: bytes, target: bytes) -> tuple[bytes, bytes, bytes | None] |
                 errors.BAD_TARGET, f"target {printable(target)}, allowed: a path, an http URL, or * with OPTIONS"
             )
     path, _, query = target.partition(b"?")
-    return path, query, authority
+    text = unquote_to_bytes(path).decode("utf-8", "replace") if b"%" in path else path.decode("ascii")
+    return path, text, query, authority
 
 
 # ---- the fields that decide

@@ -18,7 +18,7 @@ from asgiws.protocol import errors
 from asgiws.protocol.deflate import Agreement, Deflater
 from asgiws.protocol.encoder import Encoder
 from asgiws.protocol.errors import Violation
-from asgiws.protocol.http1 import RequestHead
+from asgiws.protocol.http1 import KnownHeads
 from asgiws.protocol.keepalive import KeepalivePolicy, ticks
 from asgiws.protocol.networks import Networks
 from asgiws.telemetry.access import Address, format_address, log_rejection, log_slow_consumer
@@ -132,8 +132,8 @@ class Context:
         """Handshakes of this second by client address; kept only when an option asks for it."""
         self.encoders: dict[int, Encoder] = {}
         """Encoders by the window bits of their shared compressor; 0 for no compression."""
-        self.known_heads: dict[bytes, RequestHead] = {}
-        """Request heads of this second by their bytes; see `HeadReader`."""
+        self.known_heads: KnownHeads = {}
+        """Request heads of this second; see `HeadReader`."""
         self.default_fields = b""
         """Encoded fields that every response has: Date, Server and those of the operator."""
         self.state: dict[str, Any] | None = None

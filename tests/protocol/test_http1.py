@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asgiws.protocol.errors import Violation
-from asgiws.protocol.http1 import HeadReader, RequestHead, header_tokens, is_token, parse_head, printable
+from asgiws.protocol.http1 import HeadReader, KnownHeads, RequestHead, header_tokens, is_token, parse_head, printable
 from asgiws.protocol.limits import Limits
 from tests.protocol.http_help import (
     HOST,
@@ -531,40 +532,86 @@ def test_dribbled_head_costs_linear_time(data: bytes) -> None:
 
 def test_known_head_is_read_as_the_first_time() -> None:
     """What one connection has read, another one knows: alone, behind another, and in pieces."""
-    known: dict[bytes, RequestHead] = {}
+    known: KnownHeads = {}
     head = request(b"TE: trailers", b"X-A: b")
     first = HeadReader(LIMITS, known).feed(head)
     assert isinstance(first, RequestHead)
     reader = HeadReader(LIMITS, known)
-    assert reader.feed(head) == first
-    assert reader.feed(head + head) == first
-    assert reader.feed(b"") == first
+    assert reader.feed(head) is first
+    assert reader.feed(head + head) is first
+    assert reader.feed(b"") is first
     assert reader.feed(head[:20]) is None
-    assert reader.feed(head[20:]) == first
+    assert reader.feed(head[20:]) is first
     assert reader.buffer == b""
+
+
+def test_head_that_comes_in_two_reads_is_read_wherever_they_meet() -> None:
+    head = request(b"X-A: b")
+    for at in range(1, len(head)):
+        reader = HeadReader(LIMITS)
+        assert reader.feed(head[:at]) is None
+        assert reader.feed(head[at:]) == parse(head)
+        assert reader.buffer == b""
+
+
+LINES = [
+    b"GET / HTTP/1.1", b"GET /a/b?c=d%20&e HTTP/1.1", b"GET /%E2%82%AC%ff HTTP/1.1", b"POST /a HTTP/1.1",
+    b"GET / HTTP/1.0", b"GET // HTTP/1.1", b"GET http://other/a HTTP/1.1", b"OPTIONS * HTTP/1.1", b"GET /? HTTP/1.1",
+    b"get / HTTP/1.1", b"GET /" + b"a" * 300 + b" HTTP/1.1",
+    # refused
+    b"GET /a b HTTP/1.1", b"GET  / HTTP/1.1", b" / HTTP/1.1", b"/ HTTP/1.1", b"GET / HTTP/1.2", b"CONNECT / HTTP/1.1",
+    b"GET /# HTTP/1.1", b"GET /\x80 HTTP/1.1", b"GET /\n HTTP/1.1", b"GET /\r HTTP/1.1", b"GET / HTTP/1.1 HTTP/1.1",
+    b"GET * HTTP/1.1", b"G@T / HTTP/1.1", b"GET HTTP/1.1", b"GET / HTTP/1.10", b"GET /" + b"a" * 5000 + b" HTTP/1.1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", [[b"X-A: b"], [b"Content-Length: 5"], [b"Transfer-Encoding: chunked"]])
+def test_target_is_read_as_ever_where_the_fields_are_known(fields: list[bytes]) -> None:
+    """Whatever is in the line before them, and whichever line they were read with first."""
+    lines = [b"\r\n".join([line, b"Host: localhost", *fields, b"", b""]) for line in LINES]
+    known: KnownHeads = {}
+    for head in [*lines, *reversed(lines)]:
+        assert HeadReader(LIMITS, known).feed(head) == HeadReader(LIMITS).feed(head), head[:40]
+    assert {fields[:9] for fields in known} >= {b" HTTP/1.1"}
+    assert len(known) <= 2, "one for each version"
+
+
+def test_head_that_is_longer_by_its_target_is_measured_whole() -> None:
+    """The limit on a head holds where its fields are known too."""
+    known: KnownHeads = {}
+    limits = dataclasses.replace(LIMITS, head_bytes=100)
+    assert isinstance(HeadReader(limits, known).feed(request(b"X-A: b")), RequestHead)
+    fields = request(b"X-A: b").partition(b" HTTP")[2]
+    for size, whole in ((100, False), (20, True)):
+        result = HeadReader(limits, known).feed(b"GET /" + b"a" * size + b" HTTP" + fields)
+        assert isinstance(result, RequestHead) is whole
 
 
 def test_empty_line_is_ignored_once_before_each_known_head() -> None:
     """RFC 9112 §2.2: at least one, and a known head counts as a head."""
-    known: dict[bytes, RequestHead] = {}
+    known: KnownHeads = {}
     reader = HeadReader(LIMITS, known)
     for _ in range(3):
         assert reader.feed(b"\r\n") is None
         assert isinstance(reader.feed(request()), RequestHead)
+        assert isinstance(reader.feed(b"\r\n" + request()), RequestHead)
+    refused(reader.feed(b"\r\n\r\n" + request()), "not-http", 400)
 
 
 @pytest.mark.parametrize("fields", [[b"Upgrade: websocket", b"Connection: Upgrade"], [b"X-A: " + b"a" * 2048]])
 def test_handshakes_and_large_heads_are_not_kept(fields: list[bytes]) -> None:
     """The one has a key of its own, and the other would let a peer decide how much is kept."""
-    known: dict[bytes, RequestHead] = {}
+    known: KnownHeads = {}
     assert isinstance(HeadReader(LIMITS, known).feed(request(*fields)), RequestHead)
     assert known == {}
 
 
 def test_so_many_heads_are_kept_and_no_violation() -> None:
-    known: dict[bytes, RequestHead] = {}
+    """While there is no room, what is known stays known."""
+    known: KnownHeads = {}
+    first = HeadReader(LIMITS, known).feed(request(b"X-A: 0"))
     for number in range(1000):
         assert HeadReader(LIMITS, known).feed(request(b"X-A: %d" % number))
-        assert HeadReader(LIMITS, known).feed(request(b"X-A : %d" % number))
-    assert 0 < len(known) <= 64
-    assert all(isinstance(head, RequestHead) for head in known.values())
+        assert isinstance(HeadReader(LIMITS, known).feed(request(b"X-A : %d" % number)), Violation)
+    assert len(known) == 512
+    assert HeadReader(LIMITS, known).feed(request(b"X-A: 0")) is first
