@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from asgiws.protocol.http1 import is_token
+from asgiws.protocol.fields import is_token
 from asgiws.protocol.limits import KIB, MIB
 
 __all__ = [

@@ -22,9 +22,9 @@ PACKAGE = Path(asgiws.__file__).parent
 FLOORS = {
     "protocol": [
         "protocol", "protocol._masking", "protocol.limits", "protocol.networks", "protocol.names", "protocol.errors",
-        "protocol.keepalive", "protocol.masking", "protocol.frames", "protocol.closing", "protocol.http1",
-        "protocol.forwarded", "protocol.body", "protocol.response", "protocol.handshake", "protocol.deflate",
-        "protocol.encoder", "protocol.receiver", "protocol.proxy_protocol",
+        "protocol.keepalive", "protocol.masking", "protocol.frames", "protocol.closing", "protocol.fields",
+        "protocol.http1", "protocol.forwarded", "protocol.body", "protocol.response", "protocol.handshake",
+        "protocol.deflate", "protocol.encoder", "protocol.text", "protocol.receiver", "protocol.proxy_protocol",
     ],
     "telemetry": [
         "_version", "addresses", "option", "config", "telemetry", "telemetry.logs", "telemetry.formats",

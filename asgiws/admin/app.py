@@ -24,7 +24,7 @@ from urllib.parse import parse_qs
 from asgiws.admin.access import Access
 from asgiws.admin.source import Source
 from asgiws.protocol.closing import is_close_code
-from asgiws.protocol.http1 import Header
+from asgiws.protocol.fields import Header
 from asgiws.server.context import Event, Receive, Scope, Send
 from asgiws.telemetry.access import format_address
 from asgiws.telemetry.logs import LOG, escape

@@ -10,7 +10,8 @@ from typing import Final
 
 from asgiws.protocol import errors
 from asgiws.protocol.errors import Violation
-from asgiws.protocol.http1 import RequestHead, parse_fields, printable
+from asgiws.protocol.fields import printable
+from asgiws.protocol.http1 import RequestHead, parse_fields
 from asgiws.protocol.limits import Limits
 
 __all__ = ["BodyReader", "ChunkedBody", "LengthBody", "body_reader"]

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from asgiws.protocol.http1 import TOKEN_BYTES, is_host, is_token
+from asgiws.protocol.fields import TOKEN_BYTES, is_token
+from asgiws.protocol.http1 import is_host
 from asgiws.protocol.networks import Networks, parse_host
 
 __all__ = [

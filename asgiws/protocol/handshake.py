@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 
 from asgiws.protocol import errors
 from asgiws.protocol.errors import Violation
-from asgiws.protocol.http1 import RequestHead, is_token, printable
+from asgiws.protocol.fields import is_token, printable
+from asgiws.protocol.http1 import RequestHead
 from asgiws.protocol.response import encode_fields, without_field
 
 __all__ = ["ExtensionOffer", "Handshake", "asks_for_websocket", "check_handshake", "encode_accept", "origin_allowed"]

@@ -6,64 +6,27 @@ or LF, no folded field, no second Content-Length, no Content-Length beside Trans
 
 Parsing is one split on CR LF and one scan that removes every legal byte: what remains has to be exactly the line ends
 of the split. Field names are looked up in a table of the usual ones, so that no name is checked or lower-cased twice.
-A client that keeps its connection sends the same head again and again, so heads once read are known by their bytes.
+A client sends the same fields again and again, so heads once read are known by the bytes of theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from asgiws.protocol import errors
 from asgiws.protocol.errors import Violation
+from asgiws.protocol.fields import LOWER_NAMES, TEXT_BYTES, TOKEN_BYTES, Header, header_tokens, is_token, printable
 from asgiws.protocol.limits import Limits
 
-__all__ = [
-    "LOWER_NAMES",
-    "HeadReader",
-    "Header",
-    "KnownHeads",
-    "RequestHead",
-    "header_tokens",
-    "is_host",
-    "is_token",
-    "parse_fields",
-    "parse_head",
-    "printable",
-]
+__all__ = ["HeadReader", "KnownHeads", "RequestHead", "is_host", "parse_fields", "parse_head"]
 
-Header = tuple[bytes, bytes]
-"""Name in lower case, value without surrounding white space."""
-
-TOKEN_BYTES: Final = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-# RFC 9110 §5.5: field-vchar, obs-text, space and tab
-TEXT_BYTES: Final = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
 # RFC 3986 §2: what stands in a path or query, and the brackets, braces, quotes and bars that clients leave unescaped
 _TARGET_BYTES: Final = bytes(range(0x21, 0x7F)).replace(b"#", b"")
 # RFC 3986 §3.2.2: what stands in a name or IPv4 address; between brackets also colons
 _HOST_BYTES: Final = b"-._~!$&'()*+,;=%" + TOKEN_BYTES[15:]
 _ADDRESS_BYTES: Final = _HOST_BYTES + b":"
 
-_USUAL_NAMES: Final = (
-    "Accept Accept-Charset Accept-Encoding Accept-Language Authorization Cache-Control Connection Content-Length "
-    "Content-Type Cookie DNT Expect Forwarded Host If-Match If-Modified-Since If-None-Match Keep-Alive Origin Pragma "
-    "Priority Range Referer Sec-CH-UA Sec-CH-UA-Mobile Sec-CH-UA-Platform Sec-Fetch-Dest Sec-Fetch-Mode Sec-Fetch-Site "
-    "Sec-Fetch-User Sec-GPC Sec-WebSocket-Extensions Sec-WebSocket-Key Sec-WebSocket-Protocol Sec-WebSocket-Version TE "
-    "Traceparent Trailer Transfer-Encoding Upgrade Upgrade-Insecure-Requests User-Agent Via X-Forwarded-For "
-    "X-Forwarded-Host X-Forwarded-Port X-Forwarded-Proto X-Real-IP X-Request-ID X-Requested-With "
-    # of responses
-    "Accept-Ranges Access-Control-Allow-Credentials Access-Control-Allow-Headers Access-Control-Allow-Methods "
-    "Access-Control-Allow-Origin Allow Content-Disposition Content-Encoding Content-Language Content-Range "
-    "Content-Security-Policy Date ETag Expires Last-Modified Link Location Referrer-Policy Retry-After Server "
-    "Set-Cookie Strict-Transport-Security Vary WWW-Authenticate X-Content-Type-Options X-Frame-Options"
-)
-LOWER_NAMES: Final[Mapping[bytes, bytes]] = {
-    spelling: name.lower().encode()
-    for name in _USUAL_NAMES.split()
-    for spelling in (name.encode(), name.lower().encode(), name.title().encode())
-}
-"""Names that need no check, as they are usually spelled, to their lower case."""
 # Fields that decide how the message is framed or what the connection becomes.
 _DECIDING: Final = frozenset(
     b"connection content-length expect host sec-websocket-key te transfer-encoding upgrade".split()
@@ -306,24 +269,6 @@ def parse_fields(lines: list[bytes]) -> tuple[list[Header], dict[bytes, list[byt
             else:
                 deciding[name] = [value]
     return headers, deciding
-
-
-def header_tokens(values: list[bytes] | tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """Split comma-separated values into lower-case elements, empty ones left out (RFC 9110 §5.6.1)."""
-    if len(values) == 1 and b"," not in values[0]:
-        return (item,) if (item := values[0].strip(b" \t").lower()) else ()
-    return tuple(item for value in values for part in value.lower().split(b",") if (item := part.strip(b" \t")))
-
-
-def is_token(value: bytes) -> bool:
-    """Tell whether `value` is a token (RFC 9110 §5.6.2)."""
-    return bool(value) and not value.translate(None, TOKEN_BYTES)
-
-
-def printable(value: bytes, most: int = 40) -> str:
-    """Give what a peer sent in a form that is safe in logs, answers and close reasons: short, escaped ASCII."""
-    text = ascii(value[:most].decode("latin-1"))[1:-1]
-    return f"{text}..." if len(value) > most else text
 
 
 # ---- the request line

@@ -20,7 +20,6 @@ message that is not DEFLATE and breaks another rule in front of that, either may
 
 from __future__ import annotations
 
-import codecs
 import sys
 from collections import deque
 from typing import Final
@@ -32,6 +31,7 @@ from asgiws.protocol.errors import Rule, Violation
 from asgiws.protocol.frames import BINARY, CLOSE, CONTINUATION, FIN, OPCODE_NAMES, PING, RSV1, TEXT
 from asgiws.protocol.limits import Limits
 from asgiws.protocol.masking import UNMASK_IN_C, unmask
+from asgiws.protocol.text import DECODED_MOST_BYTES, TextReader
 
 __all__ = ["ENDED", "HEADER", "PAYLOAD", "Item", "Receiver"]
 
@@ -53,8 +53,8 @@ class Receiver:
     __slots__ = (
         "_buffer", "_byte_ceiling", "_compressed", "_compression", "_control_ceiling", "_empty_fragments",
         "_fast_bytes", "_fast_firsts", "_final", "_fragments", "_inbox_bytes", "_inbox_messages", "_inflater", "_key",
-        "_limits", "_message", "_message_ceiling", "_opcode", "_partial_character", "_position", "_remaining",
-        "_wire_bytes", "blocked", "bytes_in", "controls_in", "inbox", "messages_in", "pings", "pong", "queued",
+        "_limits", "_message", "_message_ceiling", "_opcode", "_position", "_remaining",
+        "_text", "_wire_bytes", "blocked", "bytes_in", "controls_in", "inbox", "messages_in", "pings", "pong", "queued",
         "state",
     )  # fmt: skip
 
@@ -82,12 +82,13 @@ class Receiver:
         # The message in progress; opcode 0 between messages
         self._opcode = 0
         self._message = bytearray()
+        """Its bytes, unless the text is kept instead."""
+        self._text: TextReader | None = None
         self._fragments = 0
         self._empty_fragments = 0
         self._compressed = False
         self._wire_bytes = 0
         self._inflater: Inflater | None = None
-        self._partial_character = b""
         # The data frame in progress
         self._final = False
         self._key = b""
@@ -96,8 +97,9 @@ class Receiver:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes kept here: unparsed, and of the message in progress."""
-        return len(self._buffer) - self._position + len(self._message)
+        """Bytes kept here, unparsed, and bytes and characters of the message in progress."""
+        text = self._text.size if self._text is not None else 0
+        return len(self._buffer) - self._position + len(self._message) + text
 
     def begin(self, compression: int) -> None:
         """Set what was negotiated, before the first byte is parsed."""
@@ -296,6 +298,8 @@ class Receiver:
             self._wire_bytes = self._fragments = self._empty_fragments = 0
             if self._compressed and self._inflater is None:
                 self._inflater = Inflater(self._limits, self._compression == KEPT_WINDOW)
+            whole = first == FIN | TEXT
+            self._text = TextReader(keep=whole and size <= DECODED_MOST_BYTES) if opcode == TEXT else None
         self._fragments += 1
         self._empty_fragments += size == 0
         self._wire_bytes += size
@@ -323,38 +327,29 @@ class Receiver:
             assert self._inflater is not None
             before = len(message)
             fault = self._inflater.feed(chunk, message, self._wire_bytes)
-            return self._check_inflated(self._opcode, message, before, fault)
-        message += chunk
-        return self._opcode != TEXT or self._check_text(chunk)
+            return self._check_inflated(self._text, message, before, fault)
+        text = self._text
+        if text is None or not text.keeps:
+            message += chunk
+        return text is None or self._check_text(text.feed(chunk))
 
-    def _check_inflated(self, opcode: int, message: bytearray, before: int, fault: Violation | None) -> bool:
+    def _check_inflated(
+        self, text: TextReader | None, message: bytearray, before: int, fault: Violation | None
+    ) -> bool:
         """Check what was inflated, `message` from `before` on, and then take the fault that was met behind it."""
-        if opcode == TEXT:
+        if text is not None:
             # In pieces, so that a large one is not held twice more
             for at in range(before, len(message), _PIECE_BYTES):
-                if not self._check_text(bytes(message[at : at + _PIECE_BYTES])):
+                if not self._check_text(text.feed(bytes(message[at : at + _PIECE_BYTES]))):
                     return False
         if fault is not None:
             self._fail(*fault)
         return fault is None
 
-    def _check_text(self, chunk: bytes, final: bool = False) -> bool:
-        """§8.1: fail on the first byte that cannot stand in UTF-8, wherever the frames and packets are cut."""
-        if self._partial_character:
-            chunk = self._partial_character + chunk
-        elif chunk.isascii():
-            return True
-        try:
-            _, used = codecs.utf_8_decode(chunk, "strict", final)
-        except UnicodeDecodeError:
+    def _check_text(self, is_utf8: bool) -> bool:
+        if not is_utf8:
             self._fail(errors.BAD_UTF8, _BAD_TEXT)
-            return False
-        self._partial_character = rest = chunk[used:]
-        # CPython waits for the third byte of a surrogate, which no byte makes UTF-8 (RFC 3629 §4)
-        if b"\xed\xa0" <= rest < b"\xee":
-            self._fail(errors.BAD_UTF8, _BAD_TEXT)
-            return False
-        return True
+        return is_utf8
 
     def _end_frame(self) -> None:
         self.state = HEADER
@@ -365,11 +360,11 @@ class Receiver:
             assert self._inflater is not None
             before = len(message)
             fault = self._inflater.finish(message, self._wire_bytes)
-            if not self._check_inflated(self._opcode, message, before, fault):
+            if not self._check_inflated(self._text, message, before, fault):
                 return
             if self._compression == FRESH_WINDOW:
                 self._inflater = None
-        if self._partial_character and not self._check_text(b"", final=True):
+        if self._text is not None and not self._check_text(self._text.finish()):
             return
         self._deliver()
 
@@ -388,7 +383,7 @@ class Receiver:
         fault = inflater.finish(out, len(payload), payload)
         if fault is None:
             return bytes(out)
-        self._check_inflated(opcode, out, 0, fault)
+        self._check_inflated(TextReader(keep=False) if opcode == TEXT else None, out, 0, fault)
         return None
 
     def _deliver(self) -> None:
@@ -397,12 +392,16 @@ class Receiver:
         if self.messages_in > self._message_ceiling:
             self._fail_rate()
             return
-        message = self._message
-        item: str | bytes = bytes(message) if self._opcode == BINARY else message.decode()
+        item: str | bytes
+        if self._text is None:
+            item = bytes(self._message)
+        else:
+            item = self._text.text() if self._text.keeps else self._message.decode()
+        self._message = bytearray()
+        self._text = None
         self.inbox.append(item)
         self.queued += len(item)
         self._opcode = 0
-        self._message = bytearray()
 
     def _flood(self, data: bytes) -> None:
         """Parse what came before the limit on bytes, and fail behind it: a violation keeps its place in line."""
@@ -443,5 +442,6 @@ class Receiver:
         self._buffer = b""
         self._position = 0
         self._message = bytearray()
+        self._text = None
         self._inflater = None
         self.blocked = False

@@ -17,7 +17,7 @@ from http import HTTPStatus
 from typing import Final
 
 from asgiws.protocol.errors import Violation
-from asgiws.protocol.http1 import LOWER_NAMES, TEXT_BYTES, TOKEN_BYTES, Header, header_tokens, printable
+from asgiws.protocol.fields import LOWER_NAMES, TEXT_BYTES, TOKEN_BYTES, Header, header_tokens, printable
 
 __all__ = [
     "BODY",

@@ -32,9 +32,9 @@ from asgiws.protocol import closing, errors
 from asgiws.protocol.closing import CLOSING, CONNECTING, DENYING, OPEN, Close
 from asgiws.protocol.deflate import DEDICATED
 from asgiws.protocol.errors import Violation
+from asgiws.protocol.fields import Header
 from asgiws.protocol.frames import FIN, PING, encode_frame
 from asgiws.protocol.handshake import Handshake
-from asgiws.protocol.http1 import Header
 from asgiws.protocol.receiver import ENDED, Item, Receiver
 from asgiws.server.context import Context
 from asgiws.server.flow import Flow, wake

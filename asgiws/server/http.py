@@ -26,8 +26,9 @@ from typing import IO, Final, cast
 from asgiws.protocol import errors
 from asgiws.protocol.body import BodyReader, body_reader
 from asgiws.protocol.errors import Violation
+from asgiws.protocol.fields import Header
 from asgiws.protocol.handshake import asks_for_websocket, check_handshake, origin_allowed
-from asgiws.protocol.http1 import Header, HeadReader, RequestHead
+from asgiws.protocol.http1 import HeadReader, RequestHead
 from asgiws.protocol.response import HEAD as NOT_STARTED
 from asgiws.protocol.response import encode_rejection
 from asgiws.server.context import Context

@@ -9,6 +9,7 @@ from typing import Final
 
 from asgiws.config import Config
 from asgiws.protocol.limits import KIB
+from asgiws.protocol.text import DECODED_MOST_BYTES
 
 __all__ = ["CONNECTION_BYTES", "READ_BYTES", "TLS_BYTES", "Terms", "http_terms", "websocket_terms"]
 
@@ -39,8 +40,8 @@ def websocket_terms(config: Config) -> Terms:
         "tls": _tls(config),
         # The read that filled the inbox, the one that had begun, and both while they are joined
         "unparsed": 4 * READ_BYTES,
-        # A bytearray grows by an eighth
-        "message in progress": message * 9 // 8,
+        # A bytearray grows by an eighth; a text that is decoded as it comes, by a quarter
+        "message in progress": max(message * 9 // 8, min(message, DECODED_MOST_BYTES) * _CHARACTER_BYTES * 5 // 4),
         # Parsing stops when the inbox holds its measure, and the message that filled it may be of any size allowed.
         # Python keeps a text in up to 4 bytes a character.
         "inbox": (config.max_queue_bytes + message) * _CHARACTER_BYTES + config.max_queue * _ITEM_BYTES,

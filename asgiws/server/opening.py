@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from asgiws.protocol.deflate import Agreement, negotiate
+from asgiws.protocol.fields import Header
 from asgiws.protocol.handshake import Handshake, encode_accept
-from asgiws.protocol.http1 import Header
 from asgiws.protocol.response import DONE, Response
 from asgiws.server.context import Context, Event
 

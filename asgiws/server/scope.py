@@ -6,7 +6,8 @@ import asyncio
 import os
 from typing import Any, Final
 
-from asgiws.protocol.http1 import Header, RequestHead
+from asgiws.protocol.fields import Header
+from asgiws.protocol.http1 import RequestHead
 from asgiws.server.context import Context, Scope
 
 __all__ = ["GONE", "Peer", "http_scope", "peer_of", "websocket_scope"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from asgiws.protocol.body import BodyReader, ChunkedBody, LengthBody, body_reader
 from asgiws.protocol.errors import Violation
-from asgiws.protocol.http1 import printable
+from asgiws.protocol.fields import printable
 from asgiws.protocol.limits import Limits
 from tests.protocol.http_help import (
     LIMITS,

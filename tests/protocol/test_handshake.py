@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asgiws.protocol.errors import Violation
+from asgiws.protocol.fields import is_token, printable
 from asgiws.protocol.handshake import (
     ExtensionOffer,
     Handshake,
@@ -17,7 +18,6 @@ from asgiws.protocol.handshake import (
     origin_allowed,
     parse_extensions,
 )
-from asgiws.protocol.http1 import is_token, printable
 from tests.protocol.http_help import accepted, parse, refused, request, table
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="  # of RFC 6455 §1.3

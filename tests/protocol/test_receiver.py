@@ -44,6 +44,14 @@ def test_length_in_each_of_its_forms_is_read(size: int) -> None:
     delivered(client_frame(payload, BINARY) + client_frame(b"after"), [payload, "after"])
 
 
+@pytest.mark.parametrize("text", ["a\r\nb\rc\n", "\u2028\x85\x00", "日本語" * 30, "ascii, ä, 日, 😀"])
+def test_text_is_what_was_sent_wherever_it_is_cut(text: str) -> None:
+    """RFC 6455 §8.1: UTF-8, with nothing translated; also where the bytes are kept and decoded in the end."""
+    payload = text.encode()
+    delivered(client_frame(payload), [text])
+    delivered(b"".join(fragments([payload[:2], payload[2:]])), [text])
+
+
 @pytest.mark.parametrize("key", [NO_KEY, b"\xff" * 4, bytes((1, 0, 0, 0)), KEY])
 def test_any_key_unmasks(key: bytes) -> None:
     """RFC 6455 §5.3: the masking key is any 32-bit value."""
