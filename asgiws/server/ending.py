@@ -140,6 +140,8 @@ class Ending(asyncio.Protocol):
         elif not answered:
             counters.websockets_abandoned += 1
             self._report_refused()
+        # Told; what the application still has to read is counted when it is done with it.
+        receiver.messages_in = 0
 
     # ---- called by the sweep and the server
 

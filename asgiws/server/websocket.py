@@ -190,6 +190,9 @@ class WebSocketConnection(Ending):
         elif self._state == OPEN:
             # ASGI C6 and W2: the connection does not outlive its application
             self._begin_close(Close(1011, "internal error") if error is not None else Close(1000, ""), "app")
+        elif self._state == CLOSED:
+            # What was parsed after the connection had gone
+            self._context.counters.messages_in += self._receiver.messages_in
         self._context.on_application_end()
 
     async def _send_other(self, message: Event) -> None:

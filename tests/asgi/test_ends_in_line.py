@@ -13,7 +13,7 @@ import pytest
 
 import asgiws
 from asgiws.server.context import Event
-from tests.apps import Receive, Recorder, Send, echo, say
+from tests.apps import Receive, Recorder, Send, echo, messages, say
 from tests.asgi.app_help import (
     NEVER_S,
     disconnected,
@@ -361,3 +361,25 @@ def test_messages_in_the_packet_before_a_half_close_are_all_delivered_and_then_t
         client.half_close()
         assert [seen.next() for _ in range(count)] == [received(str(number)) for number in range(count)]
         assert [seen.next() for _ in range(3)] == [disconnected(1006)] * 3
+
+
+def test_messages_that_are_read_after_the_client_has_gone_are_counted(serve: Serve) -> None:
+    """More than the inbox holds: those of the rest are parsed when the application comes to them."""
+    seen, goes_on = Recorder(), asyncio.Event()
+
+    @on_websocket
+    async def app(receive: Receive, send: Send) -> None:
+        await goes_on.wait()
+        seen.put([message async for message in messages(receive)])
+
+    running = serve(app, ping_interval=0)
+    with RawClient(running.port) as client:
+        client.open_websocket()
+        client.send(b"".join(text(str(number)) for number in range(100)))
+        client.reset()
+    while running.call(lambda: running.server.connection_count):
+        """Each look is a turn of the server's loop."""
+    running.call(goes_on.set)
+    assert seen.next() == [str(number) for number in range(100)]
+    running.stop()
+    assert running.server.counters.messages_in == 100
