@@ -71,7 +71,7 @@ class Lifespan:
                 async with asyncio.timeout(timeout_s):
                     await self._moved.wait()
             except TimeoutError:
-                LOG.error("application did not answer lifespan.shutdown within %g s", timeout_s)
+                LOG.error("application did not answer lifespan.shutdown within %.3g s", timeout_s)
         if not self._task.done():
             self._task.cancel()
             _, pending = await asyncio.wait([self._task], timeout=1)

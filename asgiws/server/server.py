@@ -8,7 +8,8 @@ Order of a start: lifespan startup, then listening. Order of a stop:
     draining    for `drain_delay` seconds everything goes on, but each answer says `connection: close`
     stopping    listening ends; idle HTTP connections close, open requests finish, WebSockets get Close 1012, spread
                 over `drain_spread` seconds; up to `graceful_timeout` seconds are waited for all of them
-    ending      what is left is aborted and its applications cancelled; then lifespan shutdown
+    ending      what is left is aborted and its applications cancelled; then lifespan shutdown, in what is left of those
+                seconds, but a second at least
 
 A server that is `replaced` has a successor on the same socket. It stops listening first, without a delay, and no client
 sees a refusal: a connection that was accepted but has sent nothing yet is still served, a handshake still completed.
@@ -40,7 +41,8 @@ from asgiws.telemetry.logs import LOG
 
 __all__ = ["Server"]
 
-# For applications that were cancelled to end; who swallows the cancellation is left behind.
+# For applications that were cancelled to end; who swallows the cancellation is left behind. The lifespan shutdown has
+# as long when the connections have taken all the time there was.
 _CANCEL_S = 1.0
 
 
@@ -142,7 +144,7 @@ class Server:
                 acceptor.start()
         except BaseException:
             self._stop_listening()
-            await self._end()
+            await self._end(self.config.graceful_timeout)
             raise
 
     async def stop(self, *, replaced: bool = False) -> None:
@@ -162,6 +164,7 @@ class Server:
             await _pause(self.config.drain_delay, self._forced)
         context.stopping, context.replaced = True, replaced
         self._stop_listening()
+        until_s = time.monotonic() + self.config.graceful_timeout
         try:
             async with asyncio.timeout(self.config.graceful_timeout):
                 await self._close_connections(context)
@@ -176,7 +179,7 @@ class Server:
                 len(context.connections), len(context.tasks), self.config.graceful_timeout,
             )  # fmt: skip
         await self._end_all(context)
-        await self._end()
+        await self._end(until_s - time.monotonic())
 
     def force_stop(self) -> None:
         """Let `stop` wait for nobody any more."""
@@ -217,9 +220,10 @@ class Server:
         if self._listeners is not None:
             self._listeners.close()
 
-    async def _end(self) -> None:
-        """Stop the application, and the sweep."""
-        await self._lifespan.stop(_CANCEL_S if self._forced.is_set() else self.config.graceful_timeout)
+    async def _end(self, left_s: float) -> None:
+        """Stop the application, in what is left of the time, and the sweep."""
+        least_s = min(_CANCEL_S, self.config.graceful_timeout)
+        await self._lifespan.stop(_CANCEL_S if self._forced.is_set() else max(least_s, left_s))
         if self._sweep_handle is not None:
             self._sweep_handle.cancel()
 

@@ -37,8 +37,8 @@ from asgiws.telemetry.output import reopen
 
 __all__ = ["Control", "Run", "Signals", "Terminal", "loop_factory", "run_app", "serve_app", "stop_most_s"]
 
-# Beside the timeouts of a stop: for cancelled applications and the lifespan shutdown to end.
-_EXTRA_S: Final = 5.0
+# Beside the timeouts of a stop: for cancelled applications and the lifespan shutdown to end, and for turns of the loop.
+_EXTRA_S: Final = 4.0
 _FORCED_S: Final = 2.0
 _SAYING_S: Final = 0.5
 
@@ -64,7 +64,7 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
 
 def stop_most_s(config: Config) -> float:
     """Give the seconds after which a stop must have ended."""
-    return config.drain_delay + 2 * config.graceful_timeout + _EXTRA_S
+    return config.drain_delay + config.graceful_timeout + _EXTRA_S
 
 
 class Run:

@@ -151,6 +151,29 @@ def test_shutdown_that_is_not_answered_is_logged_and_the_server_ends(
     ]
 
 
+@pytest.mark.slow
+def test_connections_and_shutdown_share_the_time_of_a_stop(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """A connection that takes all of it leaves a second to the shutdown; were it ten times as long, this would fail."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send(COMPLETE)
+            await receive()
+        else:
+            await accept(scope, receive, send)
+        await asyncio.Event().wait()
+
+    server = serve(app, graceful_timeout=PATIENCE_S / 8, close_timeout=PATIENCE_S)
+    with RawClient(server.port) as client:
+        client.open_websocket()
+        server.stop()  # waits for PATIENCE_S at most
+    assert [record.getMessage() for record in error_lines(caplog)] == [
+        "1 connections and 1 applications did not end within 2.5 s, they are ended now",
+        "application did not answer lifespan.shutdown within 1 s",
+    ]
+
+
 def test_app_that_raises_in_its_shutdown_is_logged_once_and_the_server_ends(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
