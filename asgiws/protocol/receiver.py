@@ -20,6 +20,7 @@ message that is not DEFLATE and breaks another rule in front of that, either may
 
 from __future__ import annotations
 
+import io
 import sys
 from collections import deque
 from typing import Final
@@ -52,10 +53,9 @@ class Receiver:
 
     __slots__ = (
         "_buffer", "_byte_ceiling", "_compressed", "_compression", "_control_ceiling", "_empty_fragments",
-        "_fast_bytes", "_fast_firsts", "_final", "_fragments", "_inbox_bytes", "_inbox_messages", "_inflater", "_key",
-        "_limits", "_message", "_message_ceiling", "_opcode", "_position", "_remaining",
-        "_text", "_wire_bytes", "blocked", "bytes_in", "controls_in", "inbox", "messages_in", "pings", "pong", "queued",
-        "state",
+        "_fast_bytes", "_fast_firsts", "_final", "_fragments", "_inbox_bytes", "_inbox_messages", "_inflater", "_kept",
+        "_key", "_limits", "_message", "_message_ceiling", "_opcode", "_position", "_remaining", "_text", "_wire_bytes",
+        "blocked", "bytes_in", "controls_in", "inbox", "messages_in", "pings", "pong", "queued", "state",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, inbox: deque[Item], compression: int = NO_COMPRESSION) -> None:
@@ -82,14 +82,15 @@ class Receiver:
         # The message in progress; opcode 0 between messages
         self._opcode = 0
         self._message = bytearray()
-        """Its bytes, unless the text is kept instead."""
+        """What was inflated of it."""
+        self._kept: io.BytesIO | None = None
+        """Its bytes, if they are neither inflated nor decoded as they come."""
         self._text: TextReader | None = None
         self._fragments = 0
         self._empty_fragments = 0
         self._compressed = False
         self._wire_bytes = 0
         self._inflater: Inflater | None = None
-        # The data frame in progress
         self._final = False
         self._key = b""
         self._remaining = 0
@@ -98,8 +99,8 @@ class Receiver:
     @property
     def held_bytes(self) -> int:
         """Bytes kept here, unparsed, and bytes and characters of the message in progress."""
-        text = self._text.size if self._text is not None else 0
-        return len(self._buffer) - self._position + len(self._message) + text
+        kept = len(self._message) + (self._kept.tell() if self._kept else 0) + (self._text.size if self._text else 0)
+        return len(self._buffer) - self._position + kept
 
     def begin(self, compression: int) -> None:
         """Set what was negotiated, before the first byte is parsed."""
@@ -298,8 +299,9 @@ class Receiver:
             self._wire_bytes = self._fragments = self._empty_fragments = 0
             if self._compressed and self._inflater is None:
                 self._inflater = Inflater(self._limits, self._compression == KEPT_WINDOW)
-            whole = first == FIN | TEXT
-            self._text = TextReader(keep=whole and size <= DECODED_MOST_BYTES) if opcode == TEXT else None
+            decodes = first == FIN | TEXT and size <= DECODED_MOST_BYTES
+            self._text = TextReader(keep=decodes) if opcode == TEXT else None
+            self._kept = None if self._compressed or decodes else io.BytesIO()
         self._fragments += 1
         self._empty_fragments += size == 0
         self._wire_bytes += size
@@ -322,16 +324,15 @@ class Receiver:
 
     def _take_chunk(self, chunk: bytes) -> bool:
         """Add payload bytes to the message; False when that was a violation."""
-        message = self._message
         if self._compressed:
+            message = self._message
             assert self._inflater is not None
             before = len(message)
             fault = self._inflater.feed(chunk, message, self._wire_bytes)
             return self._check_inflated(self._text, message, before, fault)
-        text = self._text
-        if text is None or not text.keeps:
-            message += chunk
-        return text is None or self._check_text(text.feed(chunk))
+        if self._kept is not None:
+            self._kept.write(chunk)
+        return self._text is None or self._check_text(self._text.feed(chunk))
 
     def _check_inflated(
         self, text: TextReader | None, message: bytearray, before: int, fault: Violation | None
@@ -393,12 +394,13 @@ class Receiver:
             self._fail_rate()
             return
         item: str | bytes
-        if self._text is None:
-            item = bytes(self._message)
+        if self._text is not None and self._text.keeps:
+            item = self._text.text()
         else:
-            item = self._text.text() if self._text.keeps else self._message.decode()
+            whole = self._message if self._kept is None else self._kept.getvalue()
+            item = bytes(whole) if self._text is None else whole.decode()
         self._message = bytearray()
-        self._text = None
+        self._kept = self._text = None
         self.inbox.append(item)
         self.queued += len(item)
         self._opcode = 0
@@ -442,6 +444,6 @@ class Receiver:
         self._buffer = b""
         self._position = 0
         self._message = bytearray()
-        self._text = None
+        self._kept = self._text = None
         self._inflater = None
         self.blocked = False
