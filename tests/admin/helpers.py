@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import PATIENCE_S
@@ -69,6 +71,16 @@ def wait_until(condition: Callable[[], object]) -> None:
     until_s = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < until_s, "what was waited for did not happen"
+
+
+def outer_address() -> str:
+    """Give an address of this machine that others reach it by."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing, only chooses the way
+        except OSError:
+            pytest.skip("this machine has no IPv4 address but the loopback's")
+        return str(probe.getsockname()[0])
 
 
 def open_one(process: ServerProcess, admin: Admin, *fields: str) -> tuple[RawClient, str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 import pytest
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 
-from tests.admin.helpers import BEARER, TOKEN, Admin, wait_until
+from tests.admin.helpers import BEARER, TOKEN, Admin, outer_address, wait_until
 from tests.browser import closing_tabs, start_chromium, take_console
 from tests.browser import wait_until as wait_in_browser
 from tests.process.helpers import ServerProcess, Start
@@ -19,6 +20,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 ECHO = "tests.apps:echo"
 TCP = ("--admin", "127.0.0.1:0")
+EVERYWHERE = ("--admin", "0.0.0.0:0")
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +32,10 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 class Page:
     """A tab that shows the live view."""
 
-    def __init__(self, driver: Chrome, port: int) -> None:
+    def __init__(self, driver: Chrome, port: int, host: str) -> None:
         self.driver = driver
         driver.switch_to.new_window("tab")
-        driver.get(f"http://127.0.0.1:{port}/")
+        driver.get(f"http://{host}:{port}/")
 
     def wait_for(self, name: str, pattern: str) -> None:
         """Wait until the whole text of an element matches."""
@@ -54,14 +56,17 @@ class Page:
         return [button.text for button in self.driver.find_elements(By.CSS_SELECTOR, "#connections button")]
 
 
-OpenPage = Callable[[int], Page]
+class OpenPage(Protocol):
+    """The fixture `open_page`: opens a tab on an admin address."""
+
+    def __call__(self, port: int, host: str = "127.0.0.1") -> Page: ...
 
 
 @pytest.fixture
 def open_page(chromium: Chrome) -> Iterator[OpenPage]:
     """Open tabs, and close them before the server stops."""
     with closing_tabs(chromium):
-        yield lambda port: Page(chromium, port)
+        yield lambda port, host="127.0.0.1": Page(chromium, port, host)
 
 
 def open_one(process: ServerProcess, path: str = "/room") -> RawClient:
@@ -134,6 +139,43 @@ def test_without_token_and_socket_nothing_can_be_closed(start: Start, open_page:
     with open_one(process):
         page.wait_for("websockets", "1")
         assert page.close_buttons() == []
+
+
+def test_page_from_elsewhere_says_why_it_shows_nothing_without_a_token(start: Start, open_page: OpenPage) -> None:
+    """Also where a container's port is published: to the server, the browser is elsewhere."""
+    page = open_page(Admin(start(ECHO, *EVERYWHERE)).port, outer_address())
+    page.wait_for(
+        "reason", "seeing connections is not allowed from there: set --admin-token, or use --admin unix:/path"
+    )
+    page.wait_for("state", "not connected, trying again in .*")
+    assert page.text("websockets") == "–"
+    assert not page.driver.find_element(By.ID, "token-card").is_displayed()
+
+
+def test_page_from_elsewhere_shows_connections_to_who_has_the_token(start: Start, open_page: OpenPage) -> None:
+    process = start(ECHO, *EVERYWHERE, environ={"ASGIWS_ADMIN_TOKEN": TOKEN})
+    with open_one(process):
+        page = open_page(Admin(process).port, outer_address())
+        page.wait_for("state", "waiting for the token")
+        assert page.driver.find_element(By.ID, "token-card").is_displayed()
+
+        page.write("token", TOKEN + "\n")
+        page.wait_for("websockets", "1")
+        wait_in_browser(page.driver, lambda: "/room" in page.text("connections"))
+        assert not page.driver.find_element(By.ID, "reason-card").is_displayed()
+
+
+def test_reason_goes_when_the_server_takes_the_page(start: Start, open_page: OpenPage) -> None:
+    process = start(ECHO, *EVERYWHERE)
+    port = Admin(process).port
+    page = open_page(port, outer_address())
+    page.wait_for("reason", "seeing connections .*")
+    process.terminate()
+    process.wait()
+
+    start(ECHO, "--admin", f"0.0.0.0:{port}", environ={"ASGIWS_ADMIN_TOKEN": TOKEN})
+    page.wait_for("state", "waiting for the token")
+    page.wait_for("reason", "")
 
 
 def test_path_of_a_client_is_shown_as_text(start: Start, open_page: OpenPage) -> None:
