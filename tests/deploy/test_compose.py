@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from asgiws.config import Config
 from asgiws.server.serving import stop_most_s
 from asgiws.settings import Settings
 from tests.deploy.fronts import DEPLOY, FILES
+from tests.process.helpers import clean_environ
 from tests.programs import find_program
 
 FILE = DEPLOY / "compose.yaml"
 REPLICAS = ("app-1", "app-2")
+TOKEN = "0123456789abcdef-the-token"
 
 
 def services() -> dict[str, Any]:
@@ -24,18 +30,52 @@ def services() -> dict[str, Any]:
 
 
 def options(name: str) -> Config:
-    environ = services()[name]["environment"] | {"ASGIWS_ADMIN_TOKEN": ""}
+    environ = services()[name]["environment"] | {"ASGIWS_ADMIN_TOKEN": TOKEN}
     settings = Settings.load({}, environ)
     assert settings.warnings == ()
     return settings.config
 
 
-def test_file_is_taken() -> None:
-    """By the reader of docker-compose, which needs no engine."""
-    program = find_program("docker-compose")
-    done = subprocess.run([program, "--file", str(FILE), "config", "--services"], capture_output=True, text=True)
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the files in their places, and without the token that somebody may have made beside ours."""
+    shutil.copytree(DEPLOY, tmp_path / "deploy", ignore=shutil.ignore_patterns(".env"))
+    return tmp_path
+
+
+def read(folder: Path, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Have the file read by docker-compose, which needs no engine for that."""
+    command = [find_program("docker-compose"), "--file", "deploy/compose.yaml", "config"]
+    environ = clean_environ() | dict(environ or {})
+    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True)
+
+
+def test_file_is_taken(folder: Path) -> None:
+    done = read(folder, {"ASGIWS_ADMIN_TOKEN": TOKEN})
     assert done.returncode == 0, done.stderr
-    assert {*REPLICAS, "nginx"} <= set(done.stdout.split())
+    assert {*REPLICAS, "nginx"} <= set(yaml.safe_load(done.stdout)["services"])
+
+
+def test_without_a_token_it_is_refused_and_says_where_to_get_one(folder: Path) -> None:
+    """The replicas would start, and their live view would show nothing through the published ports."""
+    for environ in ({}, {"ASGIWS_ADMIN_TOKEN": ""}):
+        done = read(folder, environ)
+        assert done.returncode == 1
+        assert "is not set, deploy/README.md has the line that makes one" in done.stderr
+
+
+def test_line_of_the_readme_makes_a_token_once(folder: Path) -> None:
+    """One that asgiws takes, the same for both replicas, and for nobody else's eyes."""
+    (line,) = re.findall(r"^.*> deploy/\.env.*$", (DEPLOY / "README.md").read_text(), re.MULTILINE)
+    tokens = set()
+    for _ in range(2):
+        subprocess.run(["sh", "-c", line], cwd=folder, check=True)
+        found = yaml.safe_load(read(folder).stdout)["services"]
+        tokens |= {found[name]["environment"]["ASGIWS_ADMIN_TOKEN"] for name in REPLICAS}
+    (token,) = tokens
+    assert Settings.load({}, {"ASGIWS_ADMIN_TOKEN": token}).config.admin_token == token
+    assert len(token) == 48
+    assert (folder / "deploy" / ".env").stat().st_mode & 0o777 == 0o600
 
 
 def test_mounted_files_exist() -> None:
