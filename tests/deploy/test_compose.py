@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 import shutil
@@ -100,6 +101,22 @@ def test_nginx_alone_is_trusted() -> None:
     address = services()["nginx"]["networks"]["default"]["ipv4_address"]
     for name in REPLICAS:
         assert options(name).forwarded_allow_ips == (address,)
+
+
+def test_nobody_is_given_an_address_that_is_another_ones() -> None:
+    """Prometheus and Grafana start before nginx, and get what Docker chooses."""
+    (pool,) = yaml.safe_load(FILE.read_text())["networks"]["default"]["ipam"]["config"]
+    subnet, chosen = (ipaddress.IPv4Network(pool[name]) for name in ("subnet", "ip_range"))
+    named = [service["networks"]["default"]["ipv4_address"] for service in services().values() if "networks" in service]
+    fixed = {ipaddress.IPv4Address(address) for address in named}
+    assert len(fixed) == len(named) == len(("nginx", *REPLICAS))
+    assert chosen.subnet_of(subnet)
+    # Docker's gateway is the first address of either
+    first = {next(subnet.hosts()), chosen.network_address, next(chosen.hosts())}
+    for address in fixed:
+        assert address in subnet
+        assert address not in chosen
+        assert address not in first
 
 
 def test_docker_waits_longer_than_a_stop_takes() -> None:
