@@ -7,15 +7,18 @@ import os
 import re
 import select
 import signal
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
 from asgiws.config import Config
 from tests.conftest import PATIENCE_S
 from tests.deploy.conftest import Site, StartSite
-from tests.deploy.fronts import DEPLOY
+from tests.deploy.fronts import DEPLOY, FILES
 from tests.process.crew import ask, open_socket, wait_gone
+from tests.programs import edited, find_program
 from tests.raw import RawClient, close, frame, text
 
 # What is edited so that a proxy gives up after a second of silence; Caddy has no such limit.
@@ -156,6 +159,35 @@ def test_request_is_answered_with_its_body(site: StartSite) -> None:
         client.send(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         answer = client.read_answer()
         assert (answer.status, answer.body) == (200, body)
+
+
+# ---- the commands of README.md
+
+
+@pytest.mark.parametrize("place", [1, 2, 3], ids=["nginx", "haproxy", "caddy"])
+def test_check_of_the_readme_takes_the_edited_file(place: int, tmp_path: Path) -> None:
+    """Edited as README.md says, for a server on the same machine: nobody but compose knows app-1 and app-2."""
+    lines = (DEPLOY / "README.md").read_text().splitlines()
+    kind, put, check = (
+        next(line.split("|")[1:][place].strip(" `") for line in lines if line.startswith(start))
+        for start in ("| | nginx |", "| put the edited file |", "| check it, as root |")
+    )
+    kind = kind.lower()
+    configuration = (DEPLOY / FILES[kind]).read_text()
+    configuration = re.sub(r"\n +server .*app-2:8000.*| app-2:8000", "", configuration)
+    edits = {"app-1:8000": "127.0.0.1:8000"}
+    if kind == "nginx":  # what takes root: the port, and where it writes
+        edits |= {"listen 80;": "listen 127.0.0.1:8080;", "/var/log/nginx/": f"{tmp_path}/"}
+    file = tmp_path / Path(put).name
+    file.write_text(edited(configuration, edits))
+    words = [str(file) if word == put else word for word in check.split()]
+    assert str(file) in words
+    words[0] = find_program(words[0])
+    if kind == "nginx":
+        words += ["-e", "stderr", "-g", f"pid {tmp_path}/nginx.pid;"]
+    folders = dict.fromkeys(("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"), str(tmp_path))
+    done = subprocess.run(words, env=os.environ | folders, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # ---- their times beside ours
