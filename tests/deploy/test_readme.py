@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from os.path import basename
 
 import pytest
 import yaml
@@ -23,9 +24,14 @@ OPTIONS_OF_OTHERS = {
     "docker": {"--build", "--build-arg", "--detach", "--env", "--file", "--no-deps", "--profile", "--publish",
                "--read-only", "--rm", "--tag", "--tmpfs", "--wait"},
     "kubectl": {"--from-literal", "--kustomize"},
-    "install, systemctl, curl, caddy": {"--mode", "--now", "--silent", "--config"},
+    "install, pip": {"--mode", "--requirement", "--target-directory"},
+    "systemctl, curl, caddy": {"--now", "--silent", "--config"},
     "asgiws top": {"--once"},
 }  # fmt: skip
+
+
+def runs_asgiws(words: list[str]) -> bool:
+    return "asgiws" in map(basename, words)
 
 
 def ours() -> set[str]:
@@ -38,10 +44,11 @@ def test_named_options_exist() -> None:
         assert flag in ours() | others, flag
 
 
-@pytest.mark.parametrize("words", [words for words in COMMANDS_OF_ALL if "asgiws" in words], ids=" ".join)
+@pytest.mark.parametrize("words", [words for words in COMMANDS_OF_ALL if runs_asgiws(words)], ids=" ".join)
 def test_asgiws_takes_the_command(words: list[str]) -> None:
     """Also inside of a container, where what comes behind the image are its arguments."""
-    arguments = words[len(words) - words[::-1].index("asgiws") :]
+    names = [basename(word) for word in words]
+    arguments = words[len(words) - names[::-1].index("asgiws") :]
     if not arguments or words[:2] == ["docker", "build"] or words[0] == "systemctl":
         return
     if arguments[0] in COMMANDS:

@@ -21,7 +21,7 @@ from asgiws.settings import Settings
 from tests.deploy.conftest import WHOAMI
 from tests.deploy.fronts import DEPLOY
 from tests.process.crew import ask, next_worker, open_socket
-from tests.process.helpers import ServerProcess, clean_environ, free_port
+from tests.process.helpers import ROOT, ServerProcess, clean_environ, free_port
 from tests.programs import edited, find_program
 from tests.raw import close
 
@@ -38,6 +38,12 @@ def value_of(unit: str, name: str) -> str:
 def seconds_of(unit: str, name: str) -> int:
     number, word = re.fullmatch(r"(\d+)(s|min)", value_of(unit, name)).groups()  # type: ignore[union-attr] # or it fails
     return int(number) * SECONDS[word]
+
+
+def documented_commands() -> list[str]:
+    """The lines by which README.md installs the service."""
+    (block,) = re.findall(r"```sh\n([^`]*systemctl[^`]*)```", (DEPLOY / "README.md").read_text())
+    return str(block).splitlines()
 
 
 def options() -> Config:
@@ -66,6 +72,30 @@ def test_service_is_exposed_to_hardly_anything(installed: Path) -> None:
     command = [program, "security", "--offline=true", "--threshold=15", str(installed / "asgiws.service")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-1000:]
+
+
+def test_application_of_the_readme_is_where_the_service_looks_for_it(tmp_path: Path) -> None:
+    """By the README's own lines, with folders of this test in place of the system's; all but what pip fetches."""
+    program = value_of("asgiws.service", "ExecStart").split()[0]
+    folder = value_of("asgiws.service", "WorkingDirectory")
+    (tmp_path / "units").mkdir()
+    places = {program: f"{sys.executable} -m asgiws", folder: f"{tmp_path}/app",
+              "/etc/systemd/system/": f"{tmp_path}/units", "/etc/": f"{tmp_path}/"}  # fmt: skip
+    lines = [line for line in documented_commands() if line.startswith("install ") or "--check-config" in line]
+    for line in lines:
+        for old, new in places.items():
+            line = line.replace(old, new)
+        done = subprocess.run(["sh", "-c", line], cwd=ROOT, env=clean_environ(), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert "app:app" in done.stdout
+    assert {file.name for file in (tmp_path / "units").iterdir()} == {"asgiws.service", "asgiws.socket"}
+
+
+def test_readme_names_the_program_that_the_service_starts() -> None:
+    """No other asgiws is on anybody's path."""
+    program = value_of("asgiws.service", "ExecStart").split()[0]
+    commands = [line.split()[0] for line in documented_commands() if re.match(r"\S*asgiws ", line)]
+    assert commands == [program] * 2
 
 
 def test_systemd_waits_longer_than_a_stop_takes() -> None:
