@@ -115,6 +115,24 @@ def test_pod_is_given_the_time_that_its_stop_takes() -> None:
     assert grace >= before + stop_most_s(options()) + 5
 
 
+def test_readme_has_the_numbers_of_the_manifests() -> None:
+    text = (DEPLOY / "README.md").read_text()
+    before = container()["lifecycle"]["preStop"]["sleep"]["seconds"]
+    config = options()
+    for row in (
+        f"| `preStop` {before} s |",
+        f"| `ASGIWS_DRAIN_DELAY` {config.drain_delay:g} s |",
+        f"| `ASGIWS_DRAIN_SPREAD` {config.drain_spread:g} s |",
+        f"| `terminationGracePeriodSeconds` {pod()['spec']['terminationGracePeriodSeconds']} |",
+        f": {before} + {config.drain_delay:g} + 2 x {config.graceful_timeout:g} + 5 |",
+    ):
+        assert row in text, row
+    assert (config.workers, "| one worker a pod |" in text) == (1, True)
+    (kept_for,) = (rule["from"] for rule in one("NetworkPolicy")["spec"]["ingress"] if "from" in rule)
+    (namespace,) = kept_for[0]["namespaceSelector"]["matchLabels"].values()
+    assert f"the admin port is for the namespace `{namespace}`" in text
+
+
 def test_drain_is_noticed_before_it_ends() -> None:
     probe = container()["readinessProbe"]
     assert options().drain_delay > probe["periodSeconds"] * probe["failureThreshold"]
