@@ -21,9 +21,9 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS_OF_ALL = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines()]
 MADE_BY_COMMANDS = {"deploy/.env"}
 OPTIONS_OF_OTHERS = {
-    "docker": {"--build", "--build-arg", "--detach", "--env", "--file", "--no-deps", "--profile", "--publish",
-               "--read-only", "--rm", "--tag", "--tmpfs", "--wait"},
-    "kubectl": {"--from-literal", "--kustomize"},
+    "docker": {"--build", "--build-arg", "--detach", "--env", "--file", "--name", "--no-deps", "--profile",
+               "--publish", "--read-only", "--rm", "--tag", "--tmpfs", "--wait"},
+    "kubectl": {"--from-literal", "--kustomize", "--output"},
     "install, pip": {"--mode", "--requirement", "--target-directory"},
     "systemctl, curl, caddy": {"--now", "--silent", "--config"},
     "asgiws top": {"--once"},
@@ -72,6 +72,13 @@ def test_compose_commands_name_its_services_and_profiles() -> None:
     assert set(re.findall(r"--profile (\S+)", TEXT)) == profiles
     published = {port.split(":")[-2] for service in services.values() for port in service.get("ports", [])}
     assert published <= set(re.findall(r"<http://127\.0\.0\.1:(\d+)>", TEXT))
+
+
+def test_container_that_is_stopped_has_been_started_and_stays() -> None:
+    runs = [words for words in COMMANDS_OF_ALL if words[:2] == ["docker", "run"] and "--name" in words]
+    stopped = [words[-1] for words in COMMANDS_OF_ALL if words[:2] == ["docker", "stop"]]
+    assert [words[words.index("--name") + 1] for words in runs] == stopped
+    assert all("--detach" in words for words in runs)
 
 
 def test_variables_of_the_image_are_named() -> None:
