@@ -99,6 +99,7 @@ class HTTPConnection(asyncio.Protocol):
         if violation is not None:
             self._admitted = False
             if len(context.connections) - context.admitted >= _REFUSED_MOST:
+                context.counters.rejections[violation.rule.name] += 1
                 transport.abort()
                 return
         context.connections.add(self)

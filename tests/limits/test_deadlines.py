@@ -293,3 +293,17 @@ def test_refused_connections_that_linger_are_bounded(serve: Serve) -> None:
     finally:
         for client in clients:
             client.socket.close()
+
+
+def test_refused_connections_that_are_cut_off_are_counted_too(serve: Serve) -> None:
+    """The counters have them all (asgiws/telemetry/README.md)."""
+    server = serve(echo, max_connections=1)
+    clients = [RawClient(server.port) for _ in range(300)]
+    try:
+        clients[0].open_websocket()
+        for client in clients[1:]:
+            client.read_to_end()
+        assert server.call(lambda: server.server.counters.rejections["too-many-connections"]) == 299
+    finally:
+        for client in clients:
+            client.socket.close()
