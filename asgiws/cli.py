@@ -11,32 +11,35 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import logging
 import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from asgiws._version import __version__
 from asgiws.admin.commands import COMMANDS, run_command
 from asgiws.config import OPTIONS, Config
 from asgiws.option import Option, OptionError, spelled
 from asgiws.process.starting import start
-from asgiws.server.program import CANNOT_START, USAGE, fail, leave, run_target, say
+from asgiws.server.program import CANNOT_START, USAGE, fail, leave, run_target
 from asgiws.server.serving import loop_factory
 from asgiws.server.systemd import inherited_addresses
 from asgiws.settings import Settings
 from asgiws.telemetry.logs import LOG, escape
-from asgiws.telemetry.output import configure
+from asgiws.telemetry.output import configure, say
 
 __all__ = ["main", "make_parser"]
+
+_HINT: Final = "(asgiws --help lists the options)"
 
 
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"asgiws: {message} (asgiws --help lists the options)\n")
+        self.exit(2, f"asgiws: {message} {_HINT}\n")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -113,12 +116,12 @@ def _run(argv: Sequence[str] | None) -> int:
     except ModuleNotFoundError:
         return fail(CANNOT_START, "--loop uvloop: uvloop is not installed; install asgiws[uvloop], or use --loop auto")
     for warning in settings.warnings:
-        say(warning)
+        say(warning, level=logging.WARNING)
     check_only = "check_config" in known
     if check_only:
         print(settings.as_toml())  # noqa: T201 - what it was called for
     elif not settings.app:
-        parser.error("no application was given, name it as module:attribute, such as app:app")
+        return fail(USAGE, f"no application was given, name it as module:attribute, such as app:app {_HINT}")
     if check_only:
         return run_target(settings.app, settings.config, import_only=True) if settings.app else 0
     # `--bind fd:3` or `--fd 3` may name one of them already.

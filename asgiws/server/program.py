@@ -11,7 +11,6 @@ import os
 import sys
 import threading
 import time
-import traceback
 from typing import Final
 
 from asgiws.config import Config
@@ -20,8 +19,9 @@ from asgiws.server.importer import ImportFailed, import_app
 from asgiws.server.lifespan import StartupFailed
 from asgiws.server.listeners import CannotListen
 from asgiws.server.serving import Control, Signals, run_app
+from asgiws.telemetry.output import say
 
-__all__ = ["CANNOT_START", "STARTUP_FAILED", "USAGE", "fail", "leave", "run_target", "say"]
+__all__ = ["CANNOT_START", "STARTUP_FAILED", "USAGE", "fail", "leave", "run_target"]
 
 CANNOT_START: Final = 1
 """Or did not end well: the application kept the loop, and the process was ended."""
@@ -42,8 +42,7 @@ def run_target(target: str, config: Config, control: Control | None = None, *, i
     except ImportFailed as error:
         return fail(USAGE, str(error))
     except Exception as error:
-        _print_traceback(error)
-        return fail(CANNOT_START, f"application {target} raised while it was imported, see above")
+        return fail(CANNOT_START, f"application {target} raised while it was imported", _trimmed(error))
     return 0 if import_only else _run(app, config, control)
 
 
@@ -71,20 +70,15 @@ def leave(code: int) -> int:
     return code
 
 
-def fail(code: int, message: str) -> int:
-    """Say why the process ends; gives the exit code."""
-    say(message)
+def fail(code: int, message: str, error: Exception | None = None) -> int:
+    """Say why the process ends, with the traceback of `error`; gives the exit code."""
+    say(message, error)
     return code
 
 
-def say(message: str) -> None:
-    """Say something to the operator, in one line on standard error."""
-    print(f"asgiws: {message}", file=sys.stderr)  # noqa: T201 - the command line's voice
-
-
-def _print_traceback(error: Exception) -> None:
-    """Print a traceback from the application's first frame on, without those of our import of it."""
+def _trimmed(error: Exception) -> Exception:
+    """Let a traceback begin with the application's first frame, without those of our import of it."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_globals.get("__name__") in _IMPORTING:
         trace = trace.tb_next
-    traceback.print_exception(error.with_traceback(trace))
+    return error.with_traceback(trace)

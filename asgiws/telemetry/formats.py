@@ -18,9 +18,10 @@ from typing import Any, Final, TextIO
 
 from asgiws.telemetry.logs import printable
 
-__all__ = ["JSONFormatter", "TextFormatter", "takes_colors"]
+__all__ = ["MOST_OF_MESSAGE", "JSONFormatter", "TextFormatter", "indented_traceback", "takes_colors"]
 
-_MOST_OF_MESSAGE: Final = 16 * 1024
+MOST_OF_MESSAGE: Final = 16 * 1024
+"""Characters of a message that is not about a client."""
 # PIPE_BUF, with the line's end: so much does a pipe take in one piece (pipe(7)), whatever other workers write to it.
 # What clients can make long is kept to it; only what the application says may be longer.
 _MOST_OF_LINE: Final = 4095
@@ -53,6 +54,11 @@ def takes_colors(stream: TextIO | None, choice: str) -> bool:
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def indented_traceback(error: BaseException) -> list[str]:
+    """Give the lines of a traceback as text has them."""
+    return ["    " + line for line in _traceback_lines(error)]
+
+
 class TextFormatter(logging.Formatter):
     """Time, level and message in columns; with `colors`, the level and an access line's status or code stand out."""
 
@@ -68,7 +74,8 @@ class TextFormatter(logging.Formatter):
         if self._colors:
             level = _painted(level, _LEVEL_COLORS.get(record.levelno, _PLAIN))
         lines = [f"{self._time(record)} {level} {self._message(record)}"]
-        lines += ["    " + line for line in _traceback_lines(record)]
+        if record.exc_info and record.exc_info[1] is not None:
+            lines += indented_traceback(record.exc_info[1])
         return "\n".join(lines)
 
     def _time(self, record: logging.LogRecord) -> str:
@@ -82,7 +89,7 @@ class TextFormatter(logging.Formatter):
     def _message(self, record: logging.LogRecord) -> str:
         args = record.args
         if not isinstance(args, Mapping) or "event" not in args:
-            return printable(record.getMessage(), _MOST_OF_MESSAGE)
+            return printable(record.getMessage(), MOST_OF_MESSAGE)
         # A line of `asgiws.telemetry.access`: each of its values was made harmless.
         shown = {**args, "client": f"{args['client']:<{_CLIENT_WIDTH}}"}
         if self._colors:
@@ -102,7 +109,7 @@ class JSONFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "pid": record.process,
-            "message": printable(record.getMessage(), _MOST_OF_MESSAGE),
+            "message": printable(record.getMessage(), MOST_OF_MESSAGE),
         }
         line.update(getattr(record, "fields", ()))
         if record.exc_info and record.exc_info[1] is not None:
@@ -110,7 +117,7 @@ class JSONFormatter(logging.Formatter):
             line["exception"] = {
                 "type": _name_of(type(error)),
                 "message": printable(_said(error)),
-                "traceback": "\n".join(_traceback_lines(record)),
+                "traceback": "\n".join(_traceback_lines(error)),
             }
         encoded = _ENCODE(line)
         if len(encoded) > _MOST_OF_LINE and hasattr(record, "fields"):
@@ -142,14 +149,12 @@ def _painted(text: str, color: str) -> str:
     return f"\x1b[{color}m{text}\x1b[0m" if color else text
 
 
-def _traceback_lines(record: logging.LogRecord) -> list[str]:
-    """Give the lines of a record's traceback, made harmless: what an exception says may be what a peer has sent.
+def _traceback_lines(error: BaseException) -> list[str]:
+    """Give the lines of a traceback, made harmless: what an exception says may be what a peer has sent.
 
-    Not `exc_text`: another handler's formatter may have left it there as it was.
+    Not a record's `exc_text`: another handler's formatter may have left it there as it was.
     """
-    if not record.exc_info or record.exc_info[1] is None:
-        return []
-    lines = "".join(traceback.format_exception(record.exc_info[1])).rstrip("\n").split("\n")
+    lines = "".join(traceback.format_exception(error)).rstrip("\n").split("\n")
     if len(lines) > 2 * _MOST_LINES:
         left_out = len(lines) - 2 * _MOST_LINES
         lines[_MOST_LINES:-_MOST_LINES] = [f"... {left_out} lines left out"]

@@ -1,8 +1,10 @@
 """Where log lines go: standard error, a file that can be opened again, or what the operator's own file says.
 
 Only the command line and the workers that it starts call `configure`; a program that embeds the server keeps its own
-logging. Standard error blocks like any file: a reader that takes nothing (a full pipe) stops the process at the next
-line, until it reads. One that has gone, or a full disk, costs the lines and nothing else.
+logging. What keeps a server from serving is said on standard error, wherever the log goes, in the log's form: `say`.
+
+Standard error blocks like any file: a reader that takes nothing (a full pipe) stops the process at the next line, until
+it reads. One that has gone, or a full disk, costs the lines and nothing else.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ from typing import Any, Final, TextIO
 
 from asgiws.config import Config
 from asgiws.option import OptionError
-from asgiws.telemetry.formats import JSONFormatter, TextFormatter, takes_colors
+from asgiws.telemetry.formats import MOST_OF_MESSAGE, JSONFormatter, TextFormatter, indented_traceback, takes_colors
 from asgiws.telemetry.logs import LOG, printable
 
-__all__ = ["configure", "reopen"]
+__all__ = ["configure", "reopen", "say"]
 
 _LOADERS: Final = {".toml": tomllib.loads, ".json": json.loads}
 # What `dictConfig` says that it raises; KeyError and RecursionError come out of files that are odder than it expects.
@@ -44,7 +46,7 @@ class _File(logging.FileHandler):
         """Lose the line; of the first one, tell standard error."""
         if not self.failed:
             self.failed = True
-            _tell(f"log file {self.baseFilename} cannot be written, lines are lost: {sys.exc_info()[1]}")
+            say(f"log file {self.baseFilename} cannot be written, lines are lost: {sys.exc_info()[1]}")
 
 
 def configure(config: Config) -> None:
@@ -62,6 +64,23 @@ def configure(config: Config) -> None:
     for logger in (LOG, logging.getLogger("asyncio")):
         logger.handlers = [handler]
         logger.propagate = False
+
+
+def say(message: str, error: BaseException | None = None, *, level: int = logging.ERROR) -> None:
+    """Say something to the operator on standard error: one line, below the traceback of `error`.
+
+    Where the log has JSON, all of it is one object, so that who reads both never meets anything else.
+    """
+    formatter = _json_formatter()
+    if formatter is not None:
+        exc_info = None if error is None else (type(error), error, error.__traceback__)
+        said = formatter.format(LOG.makeRecord(LOG.name, level, "", 0, "%s", (message,), exc_info))
+    else:
+        lines = [] if error is None else indented_traceback(error)
+        see = ", see above" if lines else ""
+        said = "\n".join((*lines, f"asgiws: {printable(message, MOST_OF_MESSAGE)}{see}"))
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or none at all
+        print(said, file=sys.stderr)  # noqa: T201 - where else
 
 
 def reopen() -> None:
@@ -133,6 +152,12 @@ def _fault(path: str, seen: str, allowed: str) -> OptionError:
     return OptionError(f"--log-config: {path!r} was given, {printable(seen)}; allowed: {allowed}")
 
 
-def _tell(text: str) -> None:
-    with contextlib.suppress(OSError, AttributeError):  # closed, or none at all
-        print(f"asgiws: {printable(text)}", file=sys.stderr)  # noqa: T201 - where else
+def _json_formatter() -> JSONFormatter | None:
+    """Give the formatter of our log, if it is one of objects."""
+    logger: logging.Logger | None = LOG
+    while logger is not None:
+        for handler in logger.handlers:
+            if isinstance(handler.formatter, JSONFormatter):
+                return handler.formatter
+        logger = logger.parent if logger.propagate else None
+    return None

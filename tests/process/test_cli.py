@@ -133,7 +133,7 @@ def test_missing_lifespan_is_exit_code_3_when_it_is_asked_for(run_command: RunCo
 
 def traceback_files(lines: list[str]) -> list[str]:
     """The files of a traceback's frames, in order."""
-    return [found[1] for line in lines if (found := re.match(r'  File "(.*)", line', line))]
+    return [found[1] for line in lines if (found := re.match(r' +File "(.*)", line', line))]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_fault_while_importing_shows_the_traceback_of_the_application_only(
     files = traceback_files(ended.stderr)
     assert files[0] == str(module)
     assert [file for file in files if Path(file).parent != tmp_path] == []
-    assert ended.stderr[-2].startswith(last)
+    assert ended.stderr[-2].startswith(f"    {last}")
     assert ended.stderr[-1] == "asgiws: application broken:app raised while it was imported, see above"
 
 
@@ -169,7 +169,7 @@ def test_factory_that_raises_shows_its_traceback(run_command: RunCommand) -> Non
     assert ended.code == 1
     (file,) = traceback_files(ended.stderr)
     assert file.endswith("apps.py")
-    assert ended.stderr[-2] == "LookupError: the factory's own fault"
+    assert ended.stderr[-2] == "    LookupError: the factory's own fault"
 
 
 def test_interrupt_while_importing_is_one_line(start: Start, tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_check_imports_the_application_with_its_environment(run_command: RunComm
     ended = run_command("shop:app", "--check-config", "--env-file", "site.env", folder=tmp_path)
     assert ended.code == 1
     assert ended.stderr[-2:] == [
-        "LookupError: berlin", "asgiws: application shop:app raised while it was imported, see above",
+        "    LookupError: berlin", "asgiws: application shop:app raised while it was imported, see above",
     ]  # fmt: skip
 
 

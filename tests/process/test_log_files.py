@@ -116,6 +116,13 @@ def test_full_disk_costs_the_lines_and_one_word(start: Start) -> None:
     ]
 
 
+def test_full_disk_is_told_in_the_form_of_the_log(start: Start) -> None:
+    """Standard error has objects only, whatever goes wrong."""
+    server = Silent(start, "--log-file", "/dev/full", "--log-format", "json")
+    (line,) = stopped_lines(server.process)
+    assert json.loads(line)["message"].startswith("log file /dev/full cannot be written, lines are lost: ")
+
+
 # ---- dictConfig
 
 

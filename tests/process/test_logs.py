@@ -9,11 +9,12 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import PATIENCE_S
-from tests.process.helpers import ROOT, ServerProcess, Start, clean_environ, module_command
+from tests.process.helpers import APPS, ROOT, RunCommand, ServerProcess, Start, clean_environ, module_command
 from tests.process.log_help import APP, get, stopped_lines
 from tests.raw import RawClient, close, frame, handshake, text
 
@@ -162,6 +163,98 @@ def test_what_an_application_raises_is_escaped(start: Start) -> None:
             assert exception["type"] == "ValueError"
             assert exception["message"].startswith("\\x1b[2J\\x9b31m\\u2028forged\\n2026-01-01")
             assert exception["traceback"].startswith("Traceback (most recent call last):\n")
+
+
+RAISES = 'raise ValueError("\\x1b[2J\\x9b31m forged\\r\\n2026-01-01 00:00:00,000 INFO     forged\\u202e")\n'
+SHOWN = ["    ValueError: \\x1b[2J\\x9b31m forged\\r", "    2026-01-01 00:00:00,000 INFO     forged\\u202e"]
+
+
+def assert_import_is_shown(line: str) -> None:
+    """Check that a line is the object about an import that raised."""
+    values = json.loads(line)
+    assert values["level"] == "error"
+    assert values["message"] == "application broken:app raised while it was imported"
+    assert values["exception"]["type"] == "ValueError"
+    assert values["exception"]["traceback"].splitlines()[-2:] == [text.strip() for text in SHOWN]
+
+
+@pytest.mark.parametrize("more", [[], ["--workers", "1"]], ids=["alone", "worker"])
+def test_what_an_import_raises_is_escaped(run_command: RunCommand, tmp_path: Path, more: list[str]) -> None:
+    """As text indented like every traceback, so that no line of it passes for a record; as JSON in one object."""
+    (tmp_path / "broken.py").write_text(RAISES)
+    for form in ("text", "json"):
+        ended = run_command("broken:app", "--port", "0", "--log-format", form, *more, folder=tmp_path)
+        assert ended.code == 1
+        for line in ended.stderr:
+            assert line.isascii()
+            assert line.isprintable()
+        if form == "text":
+            last = ended.stderr.index("asgiws: application broken:app raised while it was imported, see above")
+            assert ended.stderr[last - 2 : last] == SHOWN
+            assert all(line.startswith("    ") for line in ended.stderr[:last])
+        else:
+            assert_import_is_shown(ended.stderr[0])
+            assert [json.loads(line)["message"] for line in ended.stderr[1:]][-1:] == (["stopped"] if more else [])
+
+
+@pytest.mark.parametrize(
+    ("more", "last"),
+    [(["--workers", "1"], "rolling restart given up"), (["--reload"], "worker ended: exit code 1")],
+    ids=["rolling-restart", "reload"],
+)
+def test_new_code_that_cannot_be_imported_is_one_object(
+    start: Start, tmp_path: Path, more: list[str], last: str
+) -> None:
+    (tmp_path / "broken.py").write_text(f"from {APPS} import echo as app\n")
+    environ = {"PYTHONDONTWRITEBYTECODE": "1"}  # both versions may be of one second
+    process = start("broken:app", "--log-format", "json", *more, folder=tmp_path, environ=environ)
+    (tmp_path / "broken.py").write_text(RAISES)
+    process.signal(signal.SIGHUP)
+    process.wait_stderr(last)
+    shown = [line for line in stopped_lines(process) if "raised while" in line]
+    assert shown
+    for line in shown:  # --reload may see the signal and the change one after the other
+        assert_import_is_shown(line)
+
+
+def test_why_a_server_does_not_start_is_one_object(run_command: RunCommand) -> None:
+    """Also when the log itself goes to a file: who collects standard error gets objects only."""
+    for more in ([], ["--log-file", os.devnull]):
+        ended = run_command(f"{APPS}:startup_fails", "--port", "0", "--log-format", "json", *more)
+        (line,) = ended.stderr
+        values = json.loads(line)
+        assert ended.code == 3
+        assert set(values) == {"time", "level", "logger", "pid", "message"}
+        assert (values["level"], values["logger"]) == ("error", "asgiws")
+        assert values["message"] == "application startup failed: no database\\nat all"
+
+
+def test_variables_that_are_not_used_are_objects(run_command: RunCommand) -> None:
+    """Also beside what is refused next."""
+    ended = run_command("--log-format", "json", environ={"ASGIWS_PRT": "1"})
+    assert ended.code == 2
+    said = [(values["level"], values["message"]) for values in map(json.loads, ended.stderr)]
+    assert [level for level, _ in said] == ["warning", "error"]
+    assert said[0][1].startswith("environment ASGIWS_PRT is not used")
+    assert said[1][1].startswith("no application was given")
+
+
+def test_what_is_said_takes_the_form_of_a_configuration_of_ones_own(run_command: RunCommand, tmp_path: Path) -> None:
+    """`--log-config` with our objects, at the root too."""
+    config = {
+        "formatters": {"json": {"()": "asgiws.telemetry.formats.JSONFormatter"}},
+        "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "json"}},
+        "root": {"handlers": ["console"]},
+    }
+    (tmp_path / "log.json").write_text(json.dumps(config))
+    ended = run_command(f"{APPS}:startup_fails", "--port", "0", "--log-config", str(tmp_path / "log.json"))
+    assert [json.loads(line)["level"] for line in ended.stderr] == ["error"]
+
+
+def test_fault_that_is_found_before_the_log_is_configured_is_one_plain_line(run_command: RunCommand) -> None:
+    ended = run_command("--log-format", "json", "--port", "x")
+    (line,) = ended.stderr
+    assert line.startswith("asgiws: --port: 'x' was given")
 
 
 def test_task_that_raises_is_logged_in_the_same_format(start: Start) -> None:
