@@ -109,7 +109,7 @@ class JSONFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "pid": record.process,
-            "message": printable(record.getMessage(), MOST_OF_MESSAGE),
+            "message": printable(record.getMessage().rstrip("\n"), MOST_OF_MESSAGE),
         }
         line.update(getattr(record, "fields", ()))
         if record.exc_info and record.exc_info[1] is not None:

@@ -55,13 +55,17 @@ def configure(config: Config) -> None:
         _configure_from(config.log_config, config.log_level)
         return
     handler = _open_file(config.log_file) if config.log_file else _ErrorStream(sys.stderr)
+    # asyncio's own logger tells of tasks that raised and that nobody awaited.
+    loggers = [LOG, logging.getLogger("asyncio")]
     if config.log_format == "json":
         handler.setFormatter(JSONFormatter())
+        # Python prints them on standard error, as lines that are no objects.
+        logging.captureWarnings(True)
+        loggers.append(logging.getLogger("py.warnings"))
     else:
         handler.setFormatter(TextFormatter(colors=takes_colors(handler.stream, config.use_colors)))
     LOG.setLevel(config.log_level.upper())
-    # asyncio's own logger tells of tasks that raised and that nobody awaited.
-    for logger in (LOG, logging.getLogger("asyncio")):
+    for logger in loggers:
         logger.handlers = [handler]
         logger.propagate = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 
 from asgiws.server.context import Scope
 from tests.apps import Receive, Send, refuse_lifespan
@@ -13,6 +14,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
         if scope["path"] == "/raise":
             raise ValueError("\x1b[2J\x9b31m\u2028forged\n2026-01-01 00:00:00,000 INFO     forged")
+        if scope["path"] == "/warn":
+            warnings.warn("\x1b[2J\x9b31m\nforged", stacklevel=1)
         if scope["path"] == "/half":
             await send({"type": "http.response.start", "status": 200})
             await send({"type": "http.response.body", "body": b"half", "more_body": True})

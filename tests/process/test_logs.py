@@ -268,6 +268,16 @@ def test_task_that_raises_is_logged_in_the_same_format(start: Start) -> None:
     assert values["exception"]["message"] == "\\x1b[2J forged"
 
 
+def test_warning_of_python_is_an_object(start: Start) -> None:
+    process = start(APP, "--log-format", "json", environ={"PYTHONWARNINGS": "default"})
+    assert get(process.port, "/warn") == 200
+    (warning,) = [line for line in map(json.loads, stopped_lines(process)) if line["logger"] == "py.warnings"]
+    assert set(warning) == {"time", "level", "logger", "pid", "message"}
+    assert warning["level"] == "warning"
+    assert "UserWarning: \\x1b[2J\\x9b31m\\nforged" in warning["message"]
+    assert not warning["message"].endswith("n")
+
+
 # ---- colours
 
 
