@@ -10,6 +10,7 @@ From Python: `asgiws.run(app, port=8000)`, or `asgiws.run("app:app", workers=4)`
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 from asgiws._version import __version__
 from asgiws.config import Config
@@ -18,6 +19,7 @@ from asgiws.process.starting import start
 from asgiws.server.context import ASGIApp, ClientDisconnected
 from asgiws.server.server import Server
 from asgiws.server.serving import run_app, serve_app
+from asgiws.telemetry.output import LOGGING_OPTIONS, configure
 
 __all__ = ["ClientDisconnected", "Config", "OptionError", "Server", "__version__", "run", "serve"]
 
@@ -27,16 +29,28 @@ def run(app: ASGIApp | str, **options: object) -> None:
 
     `app` may be a name, "module:attribute", as on the command line, and has to be one with `workers` and `reload`,
     which import it in processes of their own. Then what goes wrong is one line on standard error, and SystemExit.
+
+    With an option of how lines look and where they go (`log_level`, `log_format`, `log_file`, `log_config`,
+    `use_colors`), logging is set up as on the command line, and stays so; without one, it is as the program has it.
     """
     config = Config.from_options(options)
+    if not isinstance(app, str) and (config.workers or config.reload):
+        raise OptionError('workers and reload take the application as a name, such as "app:app"')
+    _configure(config, options)
     if not isinstance(app, str):
-        if config.workers or config.reload:
-            raise OptionError('workers and reload take the application as a name, such as "app:app"')
         run_app(app, config)
     elif code := start(app, config):
         sys.exit(code)
 
 
 async def serve(app: ASGIApp, **options: object) -> None:
-    """Serve `app` on the running loop until SIGTERM or SIGINT, or until cancelled."""
-    await serve_app(app, Config.from_options(options))
+    """Serve `app` on the running loop until SIGTERM or SIGINT, or until cancelled. Logging is set up as by `run`."""
+    config = Config.from_options(options)
+    _configure(config, options)
+    await serve_app(app, config)
+
+
+def _configure(config: Config, options: Mapping[str, object]) -> None:
+    """Set up logging, if an option of it is among those that were given. Raises OptionError."""
+    if LOGGING_OPTIONS & options.keys():
+        configure(config)

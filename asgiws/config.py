@@ -127,7 +127,9 @@ class Config:
                             also={word: "yes" if yes else "no" for word, yes in YES_NO.items()})  # fmt: skip
     log_file: str = _logs("text", "", "file to append to instead of standard error; SIGUSR1 opens it again")
     log_config: str = _logs("text", "", "TOML or JSON file with a dictConfig of Python's logging, in place of the "
-                                        "format, file and colours above")  # fmt: skip
+                                        "format, file and colours above",
+                            allowed="the path of a TOML or JSON file; a program that calls asgiws.run may leave it "
+                                    "out, and call logging.config.dictConfig before")  # fmt: skip
 
     # ---- TLS
     ssl_certfile: str = _tls("text", "", "PEM file of the certificate and its chain; makes every address https and wss")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -62,6 +63,8 @@ class Option:
     """The value is shown to nobody."""
     check: Callable[[str], str | None] | None = None
     """For text: says what is wrong with a value, or None."""
+    allowed: str = "text"
+    """For text: what is allowed, to who gives something that is none."""
     group: str = ""
     name: str = ""
 
@@ -84,7 +87,7 @@ class Option:
         return self._text(value)
 
     def _error(self, value: object, allowed: str) -> OptionError:
-        shown = "***" if self.secret else repr(value)
+        shown = "***" if self.secret else reprlib.repr(value) if isinstance(value, Mapping) else repr(value)
         return OptionError(f"{spelled(self.name)}: {shown} was given, allowed: {allowed}")
 
     def _flag(self, value: object) -> bool:
@@ -117,7 +120,7 @@ class Option:
         if isinstance(value, int) and str(value).lower() in self.also:  # in a TOML file: true and false, 0 and 1
             value = str(value).lower()
         if not isinstance(value, str):
-            raise self._error(value, "text")
+            raise self._error(value, self.allowed)
         if self.kind == "choice" and value not in self.choices:
             if value.lower() in self.also:
                 return self.also[value.lower()]

@@ -1,7 +1,8 @@
 """Where log lines go: standard error, a file that can be opened again, or what the operator's own file says.
 
-Only the command line and the workers that it starts call `configure`; a program that embeds the server keeps its own
-logging. What keeps a server from serving is said on standard error, wherever the log goes, in the log's form: `say`.
+The command line and the workers that it starts call `configure`, `asgiws.run` and `asgiws.serve` when they are given
+one of `LOGGING_OPTIONS`; any other program that embeds the server keeps its own logging. What keeps a server from
+serving is said on standard error, wherever the log goes, in the log's form: `say`.
 
 Standard error blocks like any file: a reader that takes nothing (a full pipe) stops the process at the next line, until
 it reads. One that has gone, or a full disk, costs the lines and nothing else.
@@ -18,12 +19,17 @@ import tomllib
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from asgiws.config import Config
+from asgiws.config import OPTIONS, Config
 from asgiws.option import OptionError
 from asgiws.telemetry.formats import MOST_OF_MESSAGE, JSONFormatter, TextFormatter, indented_traceback, takes_colors
 from asgiws.telemetry.logs import LOG, printable
 
-__all__ = ["configure", "reopen", "say"]
+__all__ = ["LOGGING_OPTIONS", "configure", "reopen", "say"]
+
+LOGGING_OPTIONS: Final = frozenset(
+    name for name, option in OPTIONS.items() if option.group == "Logs" and name != "access_log"
+)
+"""The options that `configure` reads; `access_log` says which lines there are, whoever takes them."""
 
 _LOADERS: Final = {".toml": tomllib.loads, ".json": json.loads}
 # What `dictConfig` says that it raises; KeyError and RecursionError come out of files that are odder than it expects.
