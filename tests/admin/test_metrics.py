@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,11 @@ from tests.raw import RawClient
 
 ECHO = "tests.apps:echo"
 ADMIN = ("--admin", "127.0.0.1:0", "--no-access-log")
+HOSTILE = "tests.limits.apps:app"
+TROUBLE = (
+    "asgiws_accept_errors_total", "asgiws_app_errors_total", "asgiws_keepalive_timeouts_total",
+    "asgiws_slow_consumers_total",
+)  # fmt: skip
 
 
 def play(port: int, messages: int) -> int:
@@ -198,6 +204,116 @@ def test_worker_that_blocks_shows_as_lag_while_it_blocks(start: Start) -> None:
             wait_until(lambda: value(admin.samples(), "asgiws_worker_lag_seconds", worker="1") > 0.5)
         finally:
             os.kill(worker, signal.SIGKILL)
+
+
+# ---- trouble, and what waits
+
+
+def wait_for_trouble(admin: Admin, name: str) -> None:
+    """Wait until something is counted, and see that it is counted once and as nothing else."""
+    wait_until(lambda: any(value(admin.samples(), trouble) for trouble in TROUBLE))
+    samples = admin.samples()
+    assert {trouble: value(samples, trouble) for trouble in TROUBLE} == dict.fromkeys(TROUBLE, 0) | {name: 1}
+
+
+def test_client_that_answers_no_ping_is_a_keepalive_timeout(start: Start) -> None:
+    process = start(ECHO, *ADMIN, "--ping-interval", "0.2", "--ping-timeout", "0.2")
+    with RawClient(process.port) as client:
+        client.open_websocket()
+        assert client.read_frame()[0] == 0x89
+        assert client.read_close() == (1011, "keepalive ping timeout")
+        wait_for_trouble(Admin(process), "asgiws_keepalive_timeouts_total")
+
+
+def test_client_that_does_not_read_is_a_slow_consumer(start: Start) -> None:
+    process = start(HOSTILE, *ADMIN, "--write-timeout", "0.3")
+    with RawClient(process.port, receive_buffer=4096) as client:
+        client.open_websocket("/talker")
+        wait_for_trouble(Admin(process), "asgiws_slow_consumers_total")
+
+
+def test_http_client_that_does_not_read_is_a_slow_consumer(start: Start) -> None:
+    process = start("tests.process.log_app:app", *ADMIN, "--write-timeout", "0.3")
+    with RawClient(process.port, receive_buffer=4096) as client:
+        client.send(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
+        wait_for_trouble(Admin(process), "asgiws_slow_consumers_total")
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_exception_of_the_application_is_counted(start: Start, kind: str) -> None:
+    process = start("tests.process.log_app:app", *ADMIN)
+    with RawClient(process.port) as client:
+        if kind == "http":
+            client.send(b"GET /raise HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert client.read_answer().status == 500
+        else:
+            client.open_websocket("/raise")
+            client.send(raw.text("now"))
+            assert client.read_close()[0] == 1011
+        wait_for_trouble(Admin(process), "asgiws_app_errors_total")
+
+
+@pytest.mark.slow
+def test_connection_that_cannot_be_accepted_is_counted(start: Start) -> None:
+    process = start(ECHO, *ADMIN)
+    admin = Admin(process)
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (48, 48))
+    clients = [RawClient(process.port) for _ in range(80)]
+    process.wait_stderr("cannot accept connections: Too many open files")
+    for client in clients:
+        client.socket.close()
+    process.wait_stderr("accepting connections again")
+    samples = admin.samples()
+
+    assert value(samples, "asgiws_accept_errors_total") >= 1
+    assert value(samples, "asgiws_app_errors_total") == 0
+
+
+def test_messages_that_the_application_does_not_take_wait_in_the_inbox(start: Start) -> None:
+    process = start(HOSTILE, *ADMIN)
+    with RawClient(process.port) as client:
+        client.open_websocket("/deaf")
+        client.send(raw.text("hello") * 2 + raw.frame(9))
+        client.read_frame()  # the pong: both messages were parsed
+        samples = Admin(process).samples()
+
+    assert value(samples, "asgiws_inbox_messages") == 2
+    assert value(samples, "asgiws_inbox_bytes") == 10
+    assert value(samples, "asgiws_write_buffer_bytes") == 0
+
+
+def test_what_a_client_does_not_read_waits_in_the_write_buffer(start: Start) -> None:
+    process = start(HOSTILE, *ADMIN)
+    admin = Admin(process)
+    with RawClient(process.port, receive_buffer=4096) as client:
+        client.open_websocket("/talker")
+        wait_until(lambda: value(admin.samples(), "asgiws_write_buffer_bytes") > 0)
+        samples = admin.samples()
+
+    assert value(samples, "asgiws_inbox_messages") == value(samples, "asgiws_inbox_bytes") == 0
+
+
+def test_request_is_open_while_it_is_with_the_application(start: Start) -> None:
+    process = start(HOSTILE, *ADMIN)
+    admin = Admin(process)
+    with RawClient(process.port) as client:
+        client.send(b"GET /deaf HTTP/1.1\r\nHost: a\r\n\r\n")
+        wait_until(lambda: value(admin.samples(), "asgiws_http_requests_open") == 1)
+        assert value(admin.samples(), "asgiws_http_requests_total") == 1
+        assert value(admin.samples(), "asgiws_inbox_messages") == 0
+
+
+def test_compression_is_told_before_and_after_it(start: Start) -> None:
+    process = start(ECHO, *ADMIN)
+    with RawClient(process.port) as client:
+        client.open_websocket("/", "Sec-WebSocket-Extensions: permessage-deflate")
+        client.send(raw.text("a" * 1000))
+        first, payload = client.read_frame()
+        samples = Admin(process).samples()
+
+    assert first == 0xC1
+    assert value(samples, "asgiws_compression_input_bytes_total") == 1000
+    assert len(payload) <= value(samples, "asgiws_compression_output_bytes_total") <= len(payload) + 4
 
 
 # ---- the exposition
