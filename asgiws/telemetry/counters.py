@@ -37,6 +37,7 @@ class Histogram:
         self.counts = [0] * (len(self.bounds) + 1)
         """For each range, and for what is above the last; not cumulated."""
         self.total = 0.0
+        """Seconds."""
 
     def add(self, value: float) -> None:
         """Count a value; O(log ranges)."""
@@ -118,9 +119,9 @@ class Counters:
         }
 
     def as_histograms(self) -> dict[str, dict[str, Any]]:
-        """Give all histograms: `counts`, not cumulated, and `total`."""
+        """Give all histograms: `counts`, not cumulated, and `total_ns`, whole, so that workers can be added exactly."""
         return {
-            name: {"counts": list(histogram.counts), "total": histogram.total}
+            name: {"counts": list(histogram.counts), "total_ns": round(histogram.total * 1e9)}
             for name, histogram in (
                 ("lag", self.lag),
                 ("lifetimes", self.lifetimes),

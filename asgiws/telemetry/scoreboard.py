@@ -1,8 +1,9 @@
 """The sum of what all workers report, in which no counter goes backwards.
 
 A worker counts from zero. So the last report of one that has ended is added to what all ended ones have counted, and
-the sum of that and of the living only grows, whoever comes and goes. What goes up and down is that of the living. Pure:
-who calls it knows the processes and the time.
+the sum of that and of the living only grows, whoever comes and goes. All that is added is whole: a sum of floats
+depends on their order, which the end of a worker changes. What goes up and down is that of the living. Pure: who calls
+it knows the processes and the time.
 """
 
 from __future__ import annotations
@@ -100,13 +101,16 @@ class Scoreboard:
         return counts
 
     def _histograms(self) -> dict[str, dict[str, Any]]:
-        """Give the sums of all histograms, each with its bounds."""
-        histograms: dict[str, dict[str, Any]] = {
-            name: {"bounds": bounds, "counts": [0] * (len(bounds) + 1), "total": 0.0} for name, bounds in BOUNDS.items()
+        """Give the sums of all histograms, each with its bounds, and with its total in seconds."""
+        sums: dict[str, dict[str, Any]] = {
+            name: {"counts": [0] * (len(bounds) + 1), "total_ns": 0} for name, bounds in BOUNDS.items()
         }
         for part in (self._ended_histograms, *(report["histograms"] for report in self._living.values())):
-            _add_histograms(histograms, part)
-        return histograms
+            _add_histograms(sums, part)
+        return {
+            name: {"bounds": bounds, "counts": sums[name]["counts"], "total": sums[name]["total_ns"] / 1e9}
+            for name, bounds in BOUNDS.items()
+        }
 
     def _levels(self) -> Counts:
         """Give the sums of the workers that live."""
@@ -133,4 +137,4 @@ def _add_histograms(sums: dict[str, dict[str, Any]], more: Mapping[str, Mapping[
     for name, histogram in more.items():
         into = sums[name]
         into["counts"] = [one + other for one, other in zip(into["counts"], histogram["counts"], strict=True)]
-        into["total"] += histogram["total"]
+        into["total_ns"] += histogram["total_ns"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from random import Random
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -118,6 +120,23 @@ def test_no_count_ever_goes_backwards(steps: list[tuple[str, int, bool]]) -> Non
         seen = status(scoreboard)
         assert before <= seen["counts"]["messages"]["in"] == total == sum(seen["histograms"]["lag"]["counts"])
         before = total
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=2, max_size=6), st.randoms(use_true_random=False))
+def test_sum_of_a_histogram_is_the_same_in_whatever_order_workers_end(values: list[float], order: Random) -> None:
+    """A sum that falls by a rounding is a restart of the counter to who scrapes it."""
+    scoreboard = Scoreboard()
+    for worker, value in enumerate(values):
+        counters = Counters()
+        counters.lifetimes.add(value)
+        scoreboard.update(worker, report() | {"histograms": counters.as_histograms()})
+    total = status(scoreboard)["histograms"]["lifetimes"]["total"]
+    workers = list(range(len(values)))
+    order.shuffle(workers)
+    for worker in workers:
+        scoreboard.end(worker)
+        assert status(scoreboard)["histograms"]["lifetimes"]["total"] == total
+    assert total == pytest.approx(sum(values), abs=1e-8)
 
 
 # ---- what a worker counts
