@@ -79,14 +79,17 @@ METRICS: Final = (
 
 
 def expose(status: Status, accept: str) -> tuple[bytes, str]:
-    """Give the metrics and their content type, in the format that `accept` asks for.
+    """Give the metrics and their content type, in the format that `accept` asks for; in text when it is malformed.
 
     Raises ModuleNotFoundError when prometheus-client is not installed.
     """
     from prometheus_client import CollectorRegistry  # optional: not everybody scrapes
     from prometheus_client.exposition import choose_encoder
 
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # it compares versions as numbers: "1..0" is none
+        encode, content_type = choose_encoder("")
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(status))
     return encode(registry), content_type

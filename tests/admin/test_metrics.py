@@ -359,6 +359,18 @@ def test_scraper_that_asks_for_openmetrics_gets_it(start: Start) -> None:
     assert "asgiws_connections" in {family.name for family in families}
 
 
+def test_scraper_whose_accept_is_malformed_gets_text(start: Start) -> None:
+    """Versions that are no numbers, and one that is a larger number than Python reads."""
+    process = start(ECHO, *ADMIN)
+    admin = Admin(process)
+    for version in ("abc", "1..0", "\xb2", "1" * 5000):
+        for kind in ("application/openmetrics-text", "text/plain"):
+            answer = admin.ask("/metrics", f"Accept: {kind}; version={version}")
+            assert answer.status == 200, version[:10]
+            assert answer.header(b"content-type") == b"text/plain; version=0.0.4; charset=utf-8"
+            assert b"asgiws_ready 1.0" in answer.body
+
+
 def test_clients_cannot_make_series(start: Start) -> None:
     """Whatever close codes clients think of."""
     process = start(ECHO, *ADMIN)
