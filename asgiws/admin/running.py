@@ -51,13 +51,15 @@ def _admin_config(address: str) -> Config:
         lifespan="off",
         access_log=False,
         server_header=False,
-        max_connections=64,
+        max_connections=256,
         max_head_size=16 * KIB,
         max_body_size=4 * KIB,
         max_message_size=4 * KIB,
         max_queue=4,
         max_message_rate=10,
-        keep_alive_timeout=75,
+        # Who keeps a connection and asks nothing must not keep a health check out.
+        head_timeout=5,
+        keep_alive_timeout=5,
         graceful_timeout=0.5,
         close_timeout=2,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.raw import Answer, RawClient
 
 ECHO = "tests.apps:echo"
 TCP = ("--admin", "127.0.0.1:0")
+MOST_CONNECTIONS = 256
 
 
 def ask(process: ServerProcess, path: str) -> Answer:
@@ -106,3 +108,18 @@ def test_health_path_stands_below_the_root_path(start: Start) -> None:
 def test_without_the_option_the_path_is_the_applications(start: Start) -> None:
     process = start(ECHO)
     assert ask(process, "/healthz").body == b""
+
+
+@pytest.mark.slow
+def test_connections_that_are_kept_for_nothing_are_let_go_of(start: Start) -> None:
+    """As many as there may be: some have asked and some ask slowly, and then who asks for health is answered again."""
+    admin = Admin(start(ECHO, *TCP, "--workers", "1"))
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(admin.connect()) for _ in range(MOST_CONNECTIONS)]
+        for number, client in enumerate(clients):
+            client.send(b"GET /livez HTTP/1.1\r\nHost: a\r\n" + (b"\r\n" if number % 2 else b""))
+            assert number % 2 == 0 or client.read_answer().status == 200
+        assert admin.ask("/livez").status == 503
+        for client in clients:
+            client.read_to_end()
+    assert admin.ask("/livez").status == 200
