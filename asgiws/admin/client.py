@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from asgiws.addresses import UNIX, Address, parse_address
 from asgiws.telemetry.logs import escape
+from asgiws.telemetry.scoreboard import Scoreboard
 
 __all__ = ["AdminClient", "Unreachable"]
 
@@ -37,10 +38,13 @@ class AdminClient:
         if code != 200:
             raise Unreachable(f"{self._text} answers {code}: {_line(body)}")
         try:
-            status: dict[str, Any] = json.loads(body)
-        except ValueError:
-            raise Unreachable(f"{self._text} is no admin address: {_line(body)}") from None
-        return status
+            status = json.loads(body)
+        except (ValueError, RecursionError):
+            status = None
+        if not _is_status(status):
+            raise Unreachable(f"{self._text} is no admin address: {_line(body)}")
+        found: dict[str, Any] = status
+        return found
 
     def is_ready(self) -> tuple[bool, str]:
         """Tell whether the server is ready, and in which words it said so. Raises Unreachable."""
@@ -81,6 +85,15 @@ class _Connection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(_PATIENCE_S)
         self.sock.connect(self._address.path)
+
+
+def _is_status(value: object) -> bool:
+    """Tell whether it has every name that a status has."""
+    nothing = Scoreboard().status([], ready=False, draining=False)
+    return isinstance(value, dict) and all(
+        isinstance(value.get(name), type(part)) and (not isinstance(part, dict) or part.keys() <= value[name].keys())
+        for name, part in nothing.items()
+    )
 
 
 def _line(body: bytes) -> str:

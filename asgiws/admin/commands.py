@@ -1,20 +1,24 @@
 """The commands beside serving: `asgiws top`, the live view in a terminal, and `asgiws health`, for health checks.
 
-Both ask an admin address: the one that is given, or that of the options (`--admin`, `ASGIWS_ADMIN`).
+Both ask an admin address: the one that is given, or that of the options (`--admin`, `ASGIWS_ADMIN`). A reader that has
+gone (`asgiws top --once | head -3`) has seen enough, and is no fault.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import select
 import shutil
+import signal
 import sys
 import termios
 import time
 import tty
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NoReturn
+from types import FrameType
+from typing import Any, Final, NoReturn
 
 from asgiws.addresses import check_address
 from asgiws.admin.client import AdminClient, Unreachable
@@ -29,8 +33,11 @@ COMMANDS: Final = ("top", "health")
 
 _FAILED: Final = 1
 _USAGE: Final = 2
+_SIGNALLED: Final = 128
+"""And the number of the signal, as a shell has it."""
 _REFRESH_S: Final = 1.0
 _WHOLE_VIEW: Final = 10_000
+_LINE_MOST: Final = 4096
 
 # ECMA-48 and xterm: the other screen and no cursor, and back; home, end of line, end of screen
 _ENTER: Final = "\x1b[?1049h\x1b[?25l"
@@ -55,13 +62,15 @@ def run_command(name: str, words: Sequence[str], load: Callable[[Mapping[str, ob
     try:
         if name == "health":
             ready, said = client.is_ready()
-            print(said)  # noqa: T201 - the command line's voice
+            _print(said)
             return 0 if ready else _FAILED
         return _show_once(client) if arguments.once or not sys.stdout.isatty() else _show(client)
     except Unreachable as error:
         return _fail(_FAILED, str(error))
     except KeyboardInterrupt:
         return 0
+    except _ToldToEnd as told:
+        return _SIGNALLED + told.number
 
 
 class _Parser(argparse.ArgumentParser):
@@ -95,6 +104,16 @@ def _fail(code: int, message: str) -> int:
     return code
 
 
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)  # noqa: T201 - the command line's voice
+    except BrokenPipeError:
+        # What is left in the buffer is written at exit.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 # ---- top
 
 
@@ -106,7 +125,7 @@ def _show_once(client: AdminClient) -> int:
     lines = view_lines(
         status, before, time.monotonic() - began_s, width=_WHOLE_VIEW, height=_WHOLE_VIEW, rows=10
     )  # fmt: skip
-    print("\n".join(lines))  # noqa: T201
+    _print("\n".join(lines))
     return 0
 
 
@@ -117,8 +136,8 @@ def _show(client: AdminClient) -> int:
     note = ""
     before: Status | None = None
     before_s = at_s
-    terminal.enter()
     try:
+        terminal.enter()
         while True:
             terminal.draw(status, before, at_s - before_s, note)
             key = terminal.wait_key(_REFRESH_S)
@@ -139,23 +158,38 @@ def _show(client: AdminClient) -> int:
         terminal.leave()
 
 
+class _ToldToEnd(BaseException):
+    """A signal came that ends a process; not an Exception, as KeyboardInterrupt is none."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 class _Terminal:
-    """The operator's terminal, which is as it was when this is over."""
+    """The operator's terminal, which is as it was when this is over, also when a signal ends it."""
 
     def __init__(self) -> None:
         self._has_keys = sys.stdin.isatty()
         self._modes = termios.tcgetattr(sys.stdin) if self._has_keys else []
+        self._handlers: dict[int, Any] = {}
 
     def enter(self) -> None:
         """Take the other screen, and keys as they are pressed."""
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                self._handlers[number] = signal.signal(number, self._on_signal)
         if self._has_keys:
             tty.setcbreak(sys.stdin)
         self._write(_ENTER)
 
     def leave(self) -> None:
-        """Give the screen back."""
-        self._write(_LEAVE)
-        self._restore()
+        """Give the screen back, if it is still there."""
+        with contextlib.suppress(OSError, termios.error):
+            self._write(_LEAVE)
+            self._restore()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def draw(self, status: Status, before: Status | None, seconds: float, note: str) -> None:
         """Show a status, with a note below."""
@@ -177,14 +211,20 @@ class _Terminal:
     def ask(self, question: str) -> str:
         """Ask for a line, in the last one of the screen."""
         self._restore()
-        self._write(_SHOW_CURSOR)
+        self._write(_SHOW_CURSOR + question)
         try:
-            return input(question)
-        except EOFError:
-            return ""
+            # Not `input`, in which a signal that comes as it begins to read waits for a line.
+            while not select.select([sys.stdin], [], [], _REFRESH_S)[0]:
+                pass
+            return os.read(sys.stdin.fileno(), _LINE_MOST).decode("utf-8", "replace")
         finally:
             self._write(_HIDE_CURSOR)
             tty.setcbreak(sys.stdin)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        for each in self._handlers:
+            signal.signal(each, signal.SIG_IGN)  # a second one must not keep the first from being obeyed
+        raise _ToldToEnd(number)
 
     def _restore(self) -> None:
         if self._has_keys:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from asgiws.telemetry.logs import escape
 from tests.admin.helpers import BEARER, TOKEN, Admin, open_one
 from tests.conftest import PATIENCE_S
 from tests.process.helpers import APPS, ROOT, RunCommand, Start, clean_environ
@@ -132,6 +133,24 @@ def test_connection_is_closed_from_the_terminal(start: Start, terminals: list[Te
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize("asking", [False, True], ids=["watching", "asking"])
+def test_top_that_is_ended_by_a_signal_gives_the_terminal_back(
+    start: Start, terminals: list[Terminal], number: signal.Signals, asking: bool
+) -> None:
+    terminal = Terminal("top", address(Admin(start(ECHO, *TCP))))
+    terminals.append(terminal)
+    terminal.wait_for("open +0 WebSockets")
+    if asking:
+        terminal.type("c")
+        terminal.wait_for("close which connection")
+    terminal.process.send_signal(number)
+    terminal.wait_for(r"\x1b\[\?25h\x1b\[\?1049l")
+    assert terminal.process.wait(PATIENCE_S) == 128 + number
+    assert terminal.modes_are_restored
+
+
+@pytest.mark.slow
 def test_top_says_that_the_server_has_gone_and_goes_on(start: Start, terminals: list[Terminal]) -> None:
     process = start(ECHO, *TCP)
     terminal = Terminal("top", address(Admin(process)))
@@ -190,6 +209,39 @@ def test_application_port_is_not_taken_for_an_admin_address(start: Start, run_co
     ended = run_command("top", "--once", f"127.0.0.1:{process.port}")
     assert ended.code == 1
     assert "is no admin address" in ended.stderr[-1]
+
+
+@pytest.mark.parametrize(
+    "answer", ['{"ok": true}', "[]", "1", '{"version": "1", "counts": []}', "[" * 100_000, "no JSON"]
+)
+def test_answer_that_is_no_status_is_one_line(
+    start: Start, run_command: RunCommand, tmp_path: Path, answer: str
+) -> None:
+    (tmp_path / "answers.py").write_text(
+        "from tests.process.apps import answer\n"
+        "async def app(scope, receive, send):\n"
+        f"    await answer(send, {answer.encode()!r})\n"
+    )
+    process = start("answers:app", "--app-dir", str(tmp_path), "--lifespan", "off")
+    ended = run_command("top", "--once", f"127.0.0.1:{process.port}")
+    assert ended.code == 1
+    assert ended.stderr == [f"asgiws: 127.0.0.1:{process.port} is no admin address: {escape(answer[:200])}"]
+
+
+@pytest.mark.parametrize("command", ["top", "health"])
+def test_reader_that_has_gone_is_no_fault(start: Start, command: str) -> None:
+    """As in `asgiws top --once | true`."""
+    admin = Admin(start(ECHO, *TCP))
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "asgiws", command, address(admin)], stdout=writing, stderr=subprocess.PIPE,
+            cwd=ROOT, env=clean_environ(), timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, b"")
 
 
 def test_application_that_is_named_top_is_served(start: Start, tmp_path: Path) -> None:
