@@ -86,7 +86,7 @@ class Counters:
         """From a keepalive ping to its pong."""
         self.slow_consumers = 0
         self.websockets_abandoned = 0
-        """Clients that left before their handshake was answered."""
+        """Without a whole answer: the client left before it, or the application did not complete its denial."""
         self.websockets_accepted = 0
         self.websockets_refused = 0
         self.websockets_rejected = 0
@@ -149,6 +149,7 @@ class Levels:
         self.compressed_to = 0
         self.http = 0
         self.inbox_bytes = 0
+        """Bytes of binary messages, characters of text."""
         self.inbox_messages = 0
         self.messages_in = 0
         self.messages_out = 0

@@ -68,7 +68,7 @@ METRICS: Final = (
     _counter("slow_consumers", "slow_consumers", "Connections ended because the client did not read"),
     _gauge("write_buffer_bytes", "unsent_bytes", "Bytes that wait for clients to take them"),
     _gauge("inbox_messages", "inbox_messages", "Messages that wait for the application"),
-    _gauge("inbox_bytes", "inbox_bytes", "Bytes of messages that wait for the application"),
+    _gauge("inbox_bytes", "inbox_bytes", "Bytes, of text characters, of messages that wait for the application"),
     _counter("compression_input_bytes", "compressed_from", "Bytes before compression; a broadcast counts once"),
     _counter("compression_output_bytes", "compressed_to", "Bytes after compression"),
     _counter("rejections", "rejections", "Requests and connections that broke a rule", "rule"),

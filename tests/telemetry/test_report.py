@@ -92,6 +92,10 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["path"] == "/refuse":
         await receive()
         await send({"type": "websocket.close"})
+    elif scope["path"] == "/half":
+        await receive()
+        await send({"type": "websocket.http.response.start", "status": 418, "headers": []})
+        await send({"type": "websocket.http.response.body", "body": b"no", "more_body": True})
     elif scope["path"] == "/never":
         await receive()
         await receive()
@@ -119,6 +123,16 @@ def test_handshakes_are_told_by_outcome(serve: Serve) -> None:
     assert counts["rejections"] == {"websocket-version": 1}
 
 
+def test_denial_that_the_application_does_not_complete_is_abandoned(serve: Serve) -> None:
+    server = serve(_refuse)
+    with RawClient(server.port) as client:
+        client.send(handshake("/half"))
+        client.read_to_end()
+    wait_for_none(server)
+
+    assert counts_of(server)["handshakes"] == {"accepted": 0, "refused": 0, "rejected": 0, "abandoned": 1}
+
+
 async def _deaf(scope: Scope, receive: Receive, send: Send) -> None:
     await receive()
     await send({"type": "websocket.accept"})
@@ -136,6 +150,17 @@ def test_messages_that_wait_for_the_application_are_told(serve: Serve) -> None:
     assert report["levels"]["inbox_messages"] == {"": 2}
     assert report["levels"]["inbox_bytes"] == {"": 10}
     assert report["connections"][0]["inbox_messages"] == 2
+
+
+def test_text_that_waits_for_the_application_is_told_in_characters(serve: Serve) -> None:
+    server = serve(_deaf, graceful_timeout=0.2)
+    with RawClient(server.port) as client:
+        client.open_websocket()
+        client.send(raw.text("\u00e9" * 5) + raw.frame(2, bytes(7)) + raw.frame(9))
+        client.read_frame()  # the pong: both messages were parsed
+        report = report_of(server)
+
+    assert report["levels"]["inbox_bytes"] == {"": 5 + 7}
 
 
 async def _flood(scope: Scope, receive: Receive, send: Send) -> None:
