@@ -28,7 +28,7 @@ class Access:
 
     def __init__(self, token: str, bound_name: str) -> None:
         self.token = token
-        """Empty when there is none."""
+        """Empty when there is none. A rolling restart may set another one."""
         self._bound_name = bound_name.lower()
 
     def is_token(self, text: str) -> bool:

@@ -23,13 +23,14 @@ _SOCKET_MODE: Final = "600"
 
 
 @contextlib.asynccontextmanager
-async def serve_admin(config: Config, source: Source) -> AsyncIterator[None]:
-    """Serve the admin address while the context lasts, if there is one. Raises CannotListen."""
+async def serve_admin(config: Config, source: Source) -> AsyncIterator[Access | None]:
+    """Serve the admin address while the context lasts, if there is one; gives its rules. Raises CannotListen."""
     if not config.admin:
-        yield
+        yield None
         return
     address = parse_address(config.admin)
-    server = Server(AdminApp(source, Access(config.admin_token, address.host)), _admin_config(config.admin))
+    access = Access(config.admin_token, address.host)
+    server = Server(AdminApp(source, access), _admin_config(config.admin))
     try:
         await server.start()
     except CannotListen as error:
@@ -38,7 +39,7 @@ async def serve_admin(config: Config, source: Source) -> AsyncIterator[None]:
     if address.kind != UNIX and not config.admin_token:
         LOG.info("admin address without --admin-token: connections cannot be closed there")
     try:
-        yield
+        yield access
     finally:
         await server.stop()
 

@@ -21,9 +21,10 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Final
 
+from asgiws.admin.access import Access
 from asgiws.admin.running import serve_admin
 from asgiws.config import Config
-from asgiws.option import OptionError
+from asgiws.option import OptionError, spelled
 from asgiws.process.child import SERVING, Child
 from asgiws.process.slot import Slot
 from asgiws.process.worker import HEARTBEAT_S
@@ -39,12 +40,17 @@ from asgiws.telemetry.scoreboard import WORKER_STATES, Scoreboard, Status, Worke
 __all__ = ["Supervisor", "supervise"]
 
 _TICK_S: Final = 1.0
+# Options of the supervisor itself, which it takes once
+_KEPT: Final = (
+    "host", "port", "uds", "uds_mode", "uds_owner", "fd", "backlog", "workers", "admin", "log_level", "log_format",
+    "use_colors", "log_file", "log_config",
+)  # fmt: skip
 
 
 def supervise(target: str, config: Config, load: Callable[[], Config] | None = None) -> int:
     """Serve the application that `target` names with `config.workers` workers; gives the exit code.
 
-    `load` reads the options anew, for a rolling restart. What listens is not changed by it.
+    `load` reads the options anew, for a rolling restart. What listens and how this process logs is not changed by it.
     """
     try:
         if config.ssl_certfile:
@@ -64,6 +70,9 @@ class Supervisor:
         """Slots whose last worker drains."""
         self._target = target
         self._config = config
+        self._begun_with = config
+        self._access: Access | None = None
+        """Of the admin address, while there is one."""
         self._load = load
         self._listeners = Listeners.open(config, reuse_port=True)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -80,7 +89,7 @@ class Supervisor:
         for number, handler in self._handlers().items():
             loop.add_signal_handler(number, handler)
         try:
-            async with serve_admin(self._config, self):
+            async with serve_admin(self._config, self) as self._access:
                 await self._serve()
         finally:
             self._notifier.end()
@@ -275,7 +284,26 @@ class Supervisor:
         if self._load is None:
             return self._config
         try:
-            return self._load()
+            config = self._load()
         except OptionError as error:
             LOG.error("options stay as they were: %s", error)
             return self._config
+        self._take(config)
+        return dataclasses.replace(config, admin=self._begun_with.admin)
+
+    def _take(self, config: Config) -> None:
+        """Take what this process itself can take of new options, and say what it cannot."""
+        if self._access is not None and self._access.token != config.admin_token:
+            self._access.token = config.admin_token  # at once: the one before may have become known
+            LOG.info("admin address has another token, or none any more")
+        kept = [name for name in _KEPT if getattr(config, name) != getattr(self._begun_with, name)]
+        if _named(config.bind) != _named(self._begun_with.bind):
+            kept.append("bind")
+        if kept:
+            names = ", ".join(map(spelled, kept))
+            LOG.warning("%s: the supervisor stays as it was until the server is restarted", names)
+
+
+def _named(bind: tuple[str, ...]) -> list[str]:
+    """Leave out sockets that were inherited, of which options read anew do not know."""
+    return [address for address in bind if not address.startswith("fd:")]

@@ -291,3 +291,43 @@ def test_page_runs_nothing_but_its_own_script(start: Start) -> None:
     assert "default-src 'none'" in policy
     assert "script-src 'sha256-" in policy
     assert "frame-ancestors 'none'" in policy
+
+
+# ---- a rolling restart
+
+
+def test_token_is_another_one_from_the_hangup_on(start: Start, tmp_path: Path) -> None:
+    """Who has the one before sees nothing any more, also when the new workers do not start."""
+    options = tmp_path / "site.toml"
+    options.write_text(f'app = "{ECHO}"\nadmin_token = "{TOKEN}"\n')
+    process = start(*TCP, "--workers", "1", "--config", str(options))
+    admin = Admin(process)
+    assert admin.ask("/status", BEARER).status == 200
+
+    options.write_text(f'app = "{ECHO}"\nadmin_token = "{WRONG.split()[-1]}"\n')
+    process.signal(signal.SIGHUP)
+    process.wait_stderr("rolling restart done")
+    assert admin.ask("/status", BEARER).status == 401
+    assert admin.ask("/status", WRONG).status == 200
+
+    options.write_text("nonsense")
+    process.signal(signal.SIGHUP)
+    process.wait_stderr("options stay as they were")
+    assert admin.ask("/status", BEARER).status == 401
+    assert not any("stays as it was" in line for line in process.stderr + process.rest_of_stderr())
+
+
+def test_options_that_the_supervisor_keeps_are_named(start: Start, tmp_path: Path) -> None:
+    """And the admin address that is there goes on telling of the new workers."""
+    options = tmp_path / "site.toml"
+    options.write_text(f'app = "{ECHO}"\nadmin = "127.0.0.1:0"\n')
+    process = start("--workers", "1", "--config", str(options))
+    admin = Admin(process)
+
+    options.write_text(f'app = "{ECHO}"\nbind = ["127.0.0.1:0"]\nlog_format = "json"\nidle_timeout = 60\n')
+    process.signal(signal.SIGHUP)
+    line = process.wait_stderr("until the server is restarted")
+    assert line.endswith("--admin, --log-format, --bind: the supervisor stays as it was until the server is restarted")
+    process.wait_stderr("rolling restart done")
+    client, _ = open_one(process, admin)
+    client.socket.close()
