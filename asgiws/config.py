@@ -96,8 +96,10 @@ class Config:
     root_path: str = _serving("text", "", "path under which a proxy serves the application (ASGI root_path)")
     server_header: bool = _serving("flag", True, "send Server")
     date_header: bool = _serving("flag", True, "send Date")
-    header: tuple[str, ...] = _serving("list", (), "Name: value to send with every response; may be repeated",
-                                       aliases=("headers",), check=check_header)  # fmt: skip
+    header: tuple[str, ...] = _serving(
+        "list", (), "Name: value to send with every response; may be repeated; in a variable each on its own line",
+        aliases=("headers",), separator="\n", check=check_header,
+    )  # fmt: skip
     allowed_origins: tuple[str, ...] = _serving(
         "list", (), "origins whose pages may open a WebSocket, exact or *.example.com; empty: all", check=check_origin
     )

@@ -48,7 +48,7 @@ class Option:
     """What is known of one option beside its name and default."""
 
     kind: str
-    """text, choice, flag, count, bytes, seconds, or list (of text, joined by commas in an environment variable)."""
+    """text, choice, flag, count, bytes, seconds, or list (of text; see `separator`)."""
     help: str
     least: float = 0
     most: float = 2**62
@@ -59,6 +59,8 @@ class Option:
     """Other spellings of the flag and of the key in a file: those of uvicorn, and short ones."""
     variables: tuple[str, ...] = ()
     """Environment variables that other servers read too; each is taken where ASGIWS_* does not name the option."""
+    separator: str = ","
+    """For a list: what stands between two values where they are given as one text, as in an environment variable."""
     secret: bool = False
     """The value is shown to nobody."""
     check: Callable[[str], str | None] | None = None
@@ -80,7 +82,7 @@ class Option:
         if self.kind in ("count", "bytes", "seconds"):
             return self._number(value)
         if self.kind == "list":
-            parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+            parts = [part.strip() for part in value.split(self.separator)] if isinstance(value, str) else value
             if not isinstance(parts, list | tuple):
                 raise self._error(value, "a list of text")
             return tuple(self._text(part) for part in parts if part != "")

@@ -324,6 +324,27 @@ def test_env_file_that_the_environment_was_made_from_is_taken() -> None:
     assert (settings.config.port, settings.environment) == (3, {})
 
 
+# ---- lists
+
+
+@pytest.mark.parametrize("layer", ["environment", "env file", "file"])
+def test_headers_in_one_text_are_separated_by_line_feeds(layer: str) -> None:
+    """Commas belong to them."""
+    text = "Cache-Control: no-store, private\nVary: Origin\n"
+    settings = {
+        "environment": lambda: load(environ={"ASGIWS_HEADER": text}),
+        "env file": lambda: load(env=f"ASGIWS_HEADER='{text}'"),
+        "file": lambda: load(toml=f'header = """{text}"""'),
+    }[layer]()
+    assert settings.config.header == ("Cache-Control: no-store, private", "Vary: Origin")
+
+
+def test_other_lists_in_one_text_are_separated_by_commas() -> None:
+    environ = {"ASGIWS_ALLOWED_ORIGINS": "https://a.example, null", "ASGIWS_RELOAD_DIR": "src,lib"}
+    config = load(environ=environ).config
+    assert (config.allowed_origins, config.reload_dir) == (("https://a.example", "null"), ("src", "lib"))
+
+
 # ---- variables that are no option
 
 
