@@ -233,8 +233,10 @@ class Config:
     reload: bool = _development("flag", False, "start the application anew when its files change")
     reload_dir: tuple[str, ...] = _development("list", (), "folder to watch; may be repeated; none: --app-dir",
                                                aliases=("reload-dirs",))  # fmt: skip
-    reload_include: tuple[str, ...] = _development("list", (), "pattern of files to watch beside *.py; may be repeated",
-                                                   aliases=("reload-includes",))  # fmt: skip
+    reload_include: tuple[str, ...] = _development(
+        "list", (), "pattern of files to watch beside *.py, such as *.html or conf/*.yaml; may be repeated",
+        aliases=("reload-includes",),
+    )  # fmt: skip
     reload_exclude: tuple[str, ...] = _development("list", (), "pattern of files and folders that are not watched",
                                                    aliases=("reload-excludes",))  # fmt: skip
     reload_delay: float = _development("seconds", 0.25, "between two looks at the files, without watchfiles",

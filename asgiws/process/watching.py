@@ -1,17 +1,22 @@
 """Which files count as the application's code, and telling when one of them changes.
 
 With watchfiles installed (`asgiws[reload]`) the system tells of changes; without it, modification times are compared
-every `reload_delay` seconds. Both look at the same files: those below `reload_dir` whose name matches `reload_include`
-and that neither match `reload_exclude` themselves nor stand in a folder that does. Hidden folders are left out, and
-so is what Python itself writes.
+every `reload_delay` seconds. Both look at the same files: those below `reload_dir` that match `reload_include` and that
+neither match `reload_exclude` themselves nor stand in a folder that does. Hidden folders are left out, and so is what
+Python itself writes.
+
+A pattern is for the name, such as `*.html`, or for the end of the path below the watched folder, such as `conf/*.yaml`;
+or for the whole path as seen from the current folder or from the root. `*` stands for folders too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
-from fnmatch import fnmatch
+import re
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import translate
+from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
@@ -28,22 +33,18 @@ class Watched:
 
     def __init__(self, config: Config) -> None:
         self.folders = [Path(folder).resolve() for folder in config.reload_dir or (config.app_dir or ".",)]
-        self._include = (*_INCLUDE, *config.reload_include)
-        self._exclude = (*_EXCLUDE, *config.reload_exclude)
+        self._include = _Patterns((*_INCLUDE, *config.reload_include))
+        self._exclude = _Patterns((*_EXCLUDE, *config.reload_exclude))
         self._delay_s = config.reload_delay
 
     def counts(self, path: str) -> bool:
         """Tell whether a change of this file, below one of the folders, is a change of the application."""
         for folder in self.folders:
-            try:
-                parts = Path(path).relative_to(folder).parts
-            except ValueError:
-                continue
-            if not parts:
-                continue  # the folder itself, when it is removed or gets other rights
-            if any(self._is_excluded(part, folder.joinpath(*parts[: at + 1])) for at, part in enumerate(parts)):
-                continue
-            if any(fnmatch(parts[-1], pattern) or fnmatch(path, pattern) for pattern in self._include):
+            root = str(folder).rstrip("/")
+            if not path.startswith(f"{root}/"):
+                continue  # in another one; or the folder itself, when it is removed or gets other rights
+            _, *steps = accumulate(path[len(root) + 1 :].split("/"), "{}/{}".format, initial=root)
+            if not any(self._exclude.match(step, root) for step in steps) and self._include.match(path, root):
                 return True
         return False
 
@@ -77,8 +78,9 @@ class Watched:
 
     def _stat(self, folders: list[Path]) -> Iterator[tuple[str, tuple[int, int]]]:
         for folder in folders:
+            top = str(folder).rstrip("/")
             for root, names, files in os.walk(folder):
-                names[:] = [name for name in names if not self._is_excluded(name, Path(root, name))]
+                names[:] = [name for name in names if not self._exclude.match(os.path.join(root, name), top)]
                 for name in files:
                     path = os.path.join(root, name)
                     if self.counts(path):
@@ -88,5 +90,27 @@ class Watched:
                             continue  # gone meanwhile
                         yield path, (known.st_mtime_ns, known.st_size)
 
-    def _is_excluded(self, name: str, path: Path) -> bool:
-        return any(fnmatch(name, pattern) or fnmatch(str(path), pattern) for pattern in self._exclude)
+
+class _Patterns:
+    """Patterns of which a path has to match one; made once, because a look at the files asks for each of them."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        # No path has what shells put around the name of a folder.
+        patterns = [pattern.removeprefix("./").rstrip("/") for pattern in patterns]
+        self._whole = _any_of(patterns)
+        self._end = _any_of([f"*/{pattern}" for pattern in patterns if "/" in pattern])
+        self._here = os.getcwd().rstrip("/") + "/"
+
+    def match(self, path: str, root: str) -> bool:
+        """Tell whether a path below `root` matches."""
+        whole = self._whole.match
+        return bool(
+            whole(path.rpartition("/")[2])
+            or whole(path)
+            or self._end.match(path, len(root))
+            or (path.startswith(self._here) and whole(path, len(self._here)))
+        )
+
+
+def _any_of(patterns: Sequence[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(translate, patterns)) or "(?!)")

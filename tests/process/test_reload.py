@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from asgiws.config import Config
+from asgiws.process.watching import Watched
 from tests.process.crew import lines_of
 from tests.process.helpers import ServerProcess, Start, assert_no_traceback
 from tests.raw import RawClient
@@ -212,6 +214,34 @@ def test_only_the_files_of_the_application_count(reloading: Reloading, edit: Edi
     changes = lines_of(process, "changed: ")
     assert len(changes) == 3
     assert [line for line in changes if "pb2" in line or "venv" in line or "generated" in line or "txt" in line] == []
+
+
+def test_pattern_with_a_folder_is_for_the_path_below_the_watched_one(reloading: Reloading, edit: Edit) -> None:
+    """At any depth, and for all that the folder holds; in one of another name nothing changes."""
+    process = reloading(
+        "--reload-include", "conf/*.yaml", "--reload-exclude", "gen/*", "--reload-exclude", "./old/api/"
+    )
+    for name in ("gen/module.py", "lib/gen/deep/module.py", "old/api/module.py", "lib/other.yaml"):
+        edit("nothing", name=name)
+    for name in ("conf/site.yaml", "lib/conf/site.yaml", "old/module.py", "lib/regen/module.py"):
+        edit("x = 1", name=name)
+        wait_started_anew(process, name.partition("/")[0])
+    changes = lines_of(process, "changed: ")
+    assert len(changes) == 4
+    assert [line for line in changes if "/gen/" in line or "api" in line or "other" in line] == []
+
+
+def test_pattern_is_for_the_path_from_the_current_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a shell completes; but a folder above it, of whatever name, excludes nothing."""
+    project = tmp_path / "gen" / "project"
+    (project / "source").mkdir(parents=True)
+    monkeypatch.chdir(project)
+    watched = Watched(Config(reload_dir=("source",), reload_exclude=("source/old/*", "gen/*", "./project")))
+    counting = [
+        name for name in ("main.py", "old/main.py", "lib/old/main.py", "gen/main.py")
+        if watched.counts(str(project / "source" / name))
+    ]  # fmt: skip
+    assert counting == ["main.py", "lib/old/main.py"]
 
 
 def test_folders_that_are_named_are_watched_instead(reloading: Reloading, edit: Edit, tmp_path: Path) -> None:
