@@ -2,7 +2,8 @@
 
 Exit codes: 0 after a stop, 1 when the server could not start, 2 for a usage error, 3 when the application said that it
 cannot start. Each error is one line on standard error; a traceback is always the application's own.
-`--check-config` prints the options and imports the application, with the same codes.
+`--check-config` prints the options and finds what serving would refuse, with the same codes, as far as that can be told
+without an address, the lifespan of the application, or a change to any file.
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import errno
 import logging
 import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final, NoReturn
 
 from asgiws._version import __version__
 from asgiws.admin.commands import COMMANDS, run_command
 from asgiws.config import OPTIONS, Config
 from asgiws.option import Option, OptionError, spelled
-from asgiws.process.starting import start
-from asgiws.server.program import CANNOT_START, USAGE, fail, leave, run_target
+from asgiws.process.starting import check, start
+from asgiws.server.program import CANNOT_START, USAGE, fail, leave
 from asgiws.server.serving import loop_factory
 from asgiws.server.systemd import inherited_addresses
 from asgiws.settings import Settings
@@ -107,28 +110,48 @@ def _run(argv: Sequence[str] | None) -> int:
     if unknown:
         parser.error(_not_taken(unknown))
     options = _Options(vars(known))
+    check_only = "check_config" in known
     try:
         settings = options.load()
         loop_factory(settings.config.loop)
-        configure(settings.config)
+        configure(_without_log_file(settings.config) if check_only else settings.config)
     except OptionError as error:
         return fail(USAGE, str(error))
     except ModuleNotFoundError:
         return fail(CANNOT_START, "--loop uvloop: uvloop is not installed; install asgiws[uvloop], or use --loop auto")
     for warning in settings.warnings:
         say(warning, level=logging.WARNING)
-    check_only = "check_config" in known
     if check_only:
         print(settings.as_toml())  # noqa: T201 - what it was called for
-    elif not settings.app:
+    if not settings.app:
         return fail(USAGE, f"no application was given, name it as module:attribute, such as app:app {_HINT}")
     if check_only:
-        return run_target(settings.app, settings.config, import_only=True) if settings.app else 0
+        return check(settings.app, settings.config)
     # `--bind fd:3` or `--fd 3` may name one of them already.
     config = settings.config
     inherited = [text for text in inherited_addresses(os.environ) if text not in (*config.bind, f"fd:{config.fd}")]
     config = dataclasses.replace(config, bind=(*config.bind, *inherited))
     return start(settings.app, config, options.load_again)
+
+
+def _without_log_file(config: Config) -> Config:
+    """Give the options with lines on standard error. Raises OptionError when the file could not be appended to."""
+    path = Path(config.log_file)
+    try:
+        if config.log_file and not path.is_fifo():  # one that nobody reads cannot be opened, and is waited for
+            os.close(os.open(path, os.O_WRONLY | os.O_APPEND))
+        fault = 0
+    except FileNotFoundError:
+        folder = path.resolve().parent
+        fault = 0 if os.access(folder, os.W_OK | os.X_OK) else errno.EACCES if folder.is_dir() else errno.ENOENT
+    except OSError as error:
+        fault = error.errno or errno.EIO
+    if fault:
+        raise OptionError(
+            f"--log-file: {config.log_file!r} was given, {os.strerror(fault)}; "
+            "allowed: a file that this user may append to"
+        )
+    return dataclasses.replace(config, log_file="")
 
 
 class _Options:

@@ -25,7 +25,7 @@ from asgiws.server.serving import Terminal
 from asgiws.telemetry.logs import LOG, escape
 from asgiws.telemetry.output import reopen
 
-__all__ = ["reload_on_change"]
+__all__ = ["check_folders", "reload_on_change"]
 
 # For the old worker's connections to end, and for all of it
 _GRACE_S: Final = 0.3
@@ -34,13 +34,20 @@ _KILL_S: Final = 1.0
 
 def reload_on_change(target: str, config: Config) -> int:
     """Serve the application that `target` names, and start it anew on each change; gives the exit code."""
-    for folder in config.reload_dir:
-        if not Path(folder).is_dir():
-            return fail(USAGE, f"--reload-dir: {folder!r} was given, allowed: a folder that exists")
+    if code := check_folders(config):
+        return code
     try:
         return asyncio.run(_Reloader(target, config).run())
     except CannotListen as error:
         return fail(CANNOT_START, str(error))
+
+
+def check_folders(config: Config) -> int:
+    """Find a folder that cannot be watched; gives the exit code."""
+    for folder in config.reload_dir:
+        if not Path(folder).is_dir():
+            return fail(USAGE, f"--reload-dir: {folder!r} was given, allowed: a folder that exists")
+    return 0
 
 
 class _Reloader:

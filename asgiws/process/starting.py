@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from asgiws.config import Config
-from asgiws.process.reloader import reload_on_change
+from asgiws.process.reloader import check_folders, reload_on_change
 from asgiws.process.supervisor import supervise
 from asgiws.server.program import run_target
 from asgiws.telemetry.logs import LOG
 
-__all__ = ["start"]
+__all__ = ["check", "start"]
 
 
 def start(target: str, config: Config, load: Callable[[], Config] | None = None) -> int:
@@ -27,3 +27,11 @@ def start(target: str, config: Config, load: Callable[[], Config] | None = None)
     if config.workers:
         return supervise(target, config, load)
     return run_target(target, config)
+
+
+def check(target: str, config: Config) -> int:
+    """Find what `start` would refuse before it binds an address or starts the application; gives the exit code.
+
+    Certificates are loaded, names and owners looked up, and the application is imported.
+    """
+    return (check_folders(config) if config.reload else 0) or run_target(target, config, check_only=True)

@@ -19,13 +19,12 @@ import socket
 import stat
 import sys
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from asgiws.addresses import FD, TCP, UNIX, Address, parse_address
 from asgiws.config import Config
 
-__all__ = ["CannotListen", "Listeners"]
-
+__all__ = ["CannotListen", "Listeners", "check_addresses"]
 
 _NO_SUCH_FAMILY: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
@@ -130,6 +129,18 @@ class Listeners:
                 self._own_addresses += [(listener.family, listener.getsockname()) for listener in made]
 
 
+def check_addresses(config: Config) -> None:
+    """Find what `Listeners.open` would refuse before it binds: names and owners are looked up. Raises CannotListen.
+
+    Descriptors are not looked at: who looks has not inherited what the server will.
+    """
+    for option, address in _addresses(config):
+        if address.kind == TCP:
+            _resolve(option, address.host, address.port)
+        elif address.kind == UNIX and config.uds_owner:
+            _owner(config.uds_owner)
+
+
 def _addresses(config: Config) -> list[tuple[str, Address]]:
     """Give each address with the option that it comes from."""
     addresses = [("--bind", parse_address(text)) for text in config.bind]
@@ -156,16 +167,22 @@ def _url(listener: socket.socket, scheme: str) -> str:
 # ---- TCP
 
 
-def _internet(option: str, host: str, port: int, backlog: int, *, reuse_port: bool) -> list[socket.socket]:
+def _resolve(option: str, host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
+    """Give family and address of each address that a name has."""
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
         # UnicodeError: an empty label, or one of more than 63 characters
         why = error.strerror if isinstance(error, OSError) else "not a host name"
         raise CannotListen(f"{option}: {host!r} is no address of this machine ({why})") from None
-    listeners: list[socket.socket] = []
     # A machine may name itself ::1 and have no IPv6; its other address will do. So IPv6 comes last.
-    for family, _, _, _, address in sorted(dict.fromkeys(found), key=lambda entry: entry[0] == socket.AF_INET6):
+    addresses = dict.fromkeys((family, address) for family, _, _, _, address in found)
+    return sorted(addresses, key=lambda entry: entry[0] == socket.AF_INET6)
+
+
+def _internet(option: str, host: str, port: int, backlog: int, *, reuse_port: bool) -> list[socket.socket]:
+    listeners: list[socket.socket] = []
+    for family, address in _resolve(option, host, port):
         # With port 0 a name that has two addresses gets one port for both.
         bound = listeners[0].getsockname()[1] if port == 0 and listeners else port
         try:
@@ -264,18 +281,22 @@ def _set_rights(path: str, config: Config) -> None:
         os.chmod(path, int(config.uds_mode, 8))
     if not config.uds_owner:
         return
-    user, _, group = config.uds_owner.partition(":")
-    try:
-        uid = _number(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid if user else -1
-        gid = _number(group) if group.isdecimal() else grp.getgrnam(group).gr_gid if group else -1
-    except KeyError:
-        raise CannotListen(
-            f"--uds-owner: {config.uds_owner} is not known here, allowed: user:group, user or :group"
-        ) from None
+    uid, gid = _owner(config.uds_owner)
     try:
         os.chown(path, uid, gid)
     except OSError as error:
         raise CannotListen(f"--uds-owner: {config.uds_owner}: {_why(error)}; only root gives files away") from None
+
+
+def _owner(text: str) -> tuple[int, int]:
+    """Give the numbers of user and group; -1 for the one that is not named. Raises CannotListen."""
+    user, _, group = text.partition(":")
+    try:
+        uid = _number(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid if user else -1
+        gid = _number(group) if group.isdecimal() else grp.getgrnam(group).gr_gid if group else -1
+    except KeyError:
+        raise CannotListen(f"--uds-owner: {text} is not known here, allowed: user:group, user or :group") from None
+    return uid, gid
 
 
 def _number(text: str) -> int:

@@ -17,8 +17,9 @@ from asgiws.config import Config
 from asgiws.server.context import ASGIApp
 from asgiws.server.importer import ImportFailed, import_app
 from asgiws.server.lifespan import StartupFailed
-from asgiws.server.listeners import CannotListen
+from asgiws.server.listeners import CannotListen, check_addresses
 from asgiws.server.serving import Control, Signals, run_app
+from asgiws.server.tls import Certificates
 from asgiws.telemetry.output import say
 
 __all__ = ["CANNOT_START", "STARTUP_FAILED", "USAGE", "fail", "leave", "run_target"]
@@ -34,8 +35,11 @@ _THREADS_S = 1.0
 _IMPORTING = (__name__, "asgiws.server.importer", "importlib", "importlib._bootstrap", "importlib._bootstrap_external")
 
 
-def run_target(target: str, config: Config, control: Control | None = None, *, import_only: bool = False) -> int:
-    """Import the application that `target` names and serve it, or only import it; gives the exit code."""
+def run_target(target: str, config: Config, control: Control | None = None, *, check_only: bool = False) -> int:
+    """Import the application that `target` names and serve it, or only check what it would be served with.
+
+    Gives the exit code.
+    """
     control = control or Signals()  # so early that nothing the application starts takes systemd's variables for its own
     try:
         app = import_app(target, config.app_dir, factory=config.factory)
@@ -43,7 +47,23 @@ def run_target(target: str, config: Config, control: Control | None = None, *, i
         return fail(USAGE, str(error))
     except Exception as error:
         return fail(CANNOT_START, f"application {target} raised while it was imported", _trimmed(error))
-    return 0 if import_only else _run(app, config, control)
+    return _check(config) if check_only else _run(app, config, control)
+
+
+def _check(config: Config) -> int:
+    """Load the certificates and look addresses up, as serving does, in its order; no address is bound."""
+    try:
+        if config.admin:
+            try:
+                check_addresses(Config(bind=(config.admin,)))
+            except CannotListen as error:
+                raise CannotListen(str(error).replace("--bind", "--admin")) from None
+        if config.ssl_certfile:
+            Certificates(config)
+        check_addresses(config)
+    except CannotListen as error:
+        return fail(CANNOT_START, str(error))
+    return 0
 
 
 def _run(app: ASGIApp, config: Config, control: Control) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import tomllib
 from pathlib import Path
 
@@ -112,15 +113,15 @@ def test_unknown_variable_is_a_warning_and_the_server_serves(start: Start) -> No
 def test_sizes_and_durations_take_units(
     run_command: RunCommand, arguments: list[str], size: int, deadline: float
 ) -> None:
-    options = options_of(run_command("--check-config", *arguments))
+    options = options_of(run_command(ECHO, "--check-config", *arguments))
     assert (options["max_message_size"], options["close_timeout"]) == (size, deadline)
 
 
 def test_variable_of_other_servers_is_taken_after_ours(run_command: RunCommand) -> None:
     """WEB_CONCURRENCY, which platforms set, is the number of workers."""
     platform = {"WEB_CONCURRENCY": "3"}
-    assert options_of(run_command("--check-config", environ=platform))["workers"] == 3
-    assert options_of(run_command("--check-config", environ=platform | {"ASGIWS_WORKERS": "2"}))["workers"] == 2
+    assert options_of(run_command(ECHO, "--check-config", environ=platform))["workers"] == 3
+    assert options_of(run_command(ECHO, "--check-config", environ=platform | {"ASGIWS_WORKERS": "2"}))["workers"] == 2
     assert_one_line(
         run_command(ECHO, environ={"WEB_CONCURRENCY": "x"}), 2, "environment WEB_CONCURRENCY, --workers: 'x'"
     )
@@ -156,18 +157,62 @@ def test_check_prints_every_option_with_its_origin_and_serves_nothing(run_comman
 
 def test_what_check_prints_is_a_file_that_gives_the_same(run_command: RunCommand, tmp_path: Path) -> None:
     first = run_command(
-        "--check-config", "--port", "1", "--header", "A: \xe9", "--ping-interval", "1.5", folder=tmp_path
+        ECHO, "--check-config", "--port", "1", "--header", "A: \xe9", "--ping-interval", "1.5", folder=tmp_path
     )
     (tmp_path / "printed.toml").write_text("\n".join(first.stdout))
     second = run_command("--check-config", "--config", "printed.toml", folder=tmp_path)
     assert options_of(first) == options_of(second)
-    assert {line.rpartition("  # ")[2] for line in second.stdout} == {f"{name} in printed.toml" for name in OPTIONS}
+    assert {line.rpartition("  # ")[2] for line in second.stdout} == {
+        f"{name} in printed.toml" for name in ("app", *OPTIONS)
+    }
 
 
-def test_check_without_an_application_is_of_the_options_only(run_command: RunCommand) -> None:
-    ended = run_command("--check-config")
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ([], 2),
+        ([ECHO, "--ssl-certfile", "/nowhere/cert.pem"], 1),
+        ([ECHO, "--ssl-certfile", "/nowhere/cert.pem", "--ssl-ciphers", "none-such"], 1),
+        ([ECHO, "--reload", "--reload-dir", "/nowhere"], 2),
+        ([ECHO, "--uds", "{folder}/a", "--uds-owner", "nobodyx"], 1),
+        ([ECHO, "--host", "nowhere.invalid"], 1),
+        ([ECHO, "--bind", "127.0.0.1:1", "--bind", "127.0.0.1:1"], 1),
+        ([ECHO, "--admin", "nowhere.invalid:1"], 1),
+        ([ECHO, "--log-file", "/nowhere/log"], 2),
+        ([ECHO, "--log-file", "/dev/null/log"], 2),
+        ([ECHO, "--log-file", "/"], 2),
+    ],
+    ids=["app", "certificate", "ciphers", "reload", "owner", "host", "twice", "admin", "no-folder", "null", "folder"],
+)
+def test_check_ends_as_serving_does(run_command: RunCommand, tmp_path: Path, arguments: list[str], code: int) -> None:
+    """With the same exit code and the same line."""
+    arguments = [word.format(folder=tmp_path) for word in arguments]
+    serving, checking = run_command(*arguments, "--lifespan", "off"), run_command(*arguments, "--check-config")
+    assert (serving.code, checking.code) == (code, code)
+    assert checking.stderr == serving.stderr
+    assert len(checking.stderr) == 1
+
+
+def test_check_tries_nothing_that_only_serving_can(run_command: RunCommand) -> None:
+    """A port that is taken, a descriptor that only the service manager hands over, and an application's startup."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = run_command(ECHO, "--check-config", "--bind", f"127.0.0.1:{port}", "--bind", "fd:900")
     assert (ended.code, ended.stderr) == (0, [])
-    assert list(options_of(ended)) == list(OPTIONS)
+    assert "lifespan.startup" not in ended.stdout
+
+
+def test_check_makes_no_file(run_command: RunCommand, tmp_path: Path) -> None:
+    """Neither that of the log nor a socket; and what the log has stays as it is."""
+    (tmp_path / "old.log").write_text("kept")
+    (tmp_path / "quiet.py").write_text("import logging\nlogging.getLogger('asgiws').warning('imported')\napp = print\n")
+    for name in ("old.log", "new.log"):
+        arguments = ("quiet:app", "--check-config", "--uds", "app.sock", "--log-file", name)
+        ended = run_command(*arguments, environ={"PYTHONDONTWRITEBYTECODE": "1"}, folder=tmp_path)
+        assert options_of(ended)["log_file"] == name
+        assert "imported" in ended.stderr[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old.log", "quiet.py"]
+    assert (tmp_path / "old.log").read_text() == "kept"
 
 
 def test_check_refuses_what_serving_refuses(run_command: RunCommand) -> None:
