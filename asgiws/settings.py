@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -78,12 +78,13 @@ class Settings:
         variables |= added
         given = in_file | _from_environment(variables) | by_flag
         app, app_origin = given.pop(_APP, ("", _DEFAULT))
+        config = _make_config(given)
         return cls(
-            config=_make_config(given),
+            config=config,
             app=app,
             origins={_APP: app_origin} | {name: given[name][1] if name in given else _DEFAULT for name in OPTIONS},
             environment={name: value for name, (value, _) in added.items()},
-            warnings=_unknown_variables(variables),
+            warnings=(*_unknown_variables(variables), *_unused(given, config)),
         )
 
     def as_toml(self) -> str:
@@ -123,6 +124,15 @@ def _make_config(given: _Layer) -> Config:
         origins = [escape(origin) for name, (_, origin) in given.items() if spelled(name) in flags]
         others = [origin for origin in origins if not origin.startswith("flag ")]
         raise OptionError(f"{error} ({', '.join(others)})" if others else str(error)) from None
+
+
+def _unused(given: _Layer, config: Config) -> Iterator[str]:
+    """Give a line for host and port where they are given and something else says what is listened on."""
+    instead = [name for name in ("bind", "uds", "fd") if getattr(config, name) not in ((), "", -1)]
+    for name in ("host", "port"):
+        if instead and name in given:
+            line = f"{spelled(name)} is not used: {spelled(instead[0])} names the addresses"
+            yield str(_with_origin(OptionError(line), given[name][1]))
 
 
 # ---- the file

@@ -372,6 +372,31 @@ def test_unknown_variable_of_the_env_file_is_a_warning_with_the_file() -> None:
     )
 
 
+# ---- options that are not used
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"port": "1", "bind": ["127.0.0.1:9"]}, ["--port is not used: --bind names the addresses"]),
+        ({"host": "::1", "uds": "/a"}, ["--host is not used: --uds names the addresses"]),
+        ({"toml": "fd = 3", "environ": {"ASGIWS_HOST": "::1", "ASGIWS_PORT": "1"}}, [
+            "environment ASGIWS_HOST, --host is not used: --fd names the addresses",
+            "environment ASGIWS_PORT, --port is not used: --fd names the addresses",
+        ]),
+        ({"toml": "port = 1", "env": "ASGIWS_UDS=/a"}, [
+            "port in asgiws.toml, --port is not used: --uds names the addresses"
+        ]),
+        ({"host": "::1", "port": "1"}, []),
+        ({"bind": ["127.0.0.1:9"], "uds": "/a", "fd": "3"}, []),
+        ({"port": "1", "bind": [], "uds": "", "fd": "-1"}, []),
+    ],
+    ids=["bind", "uds", "fd", "layers", "used", "not-given", "empty"],
+)  # fmt: skip
+def test_host_and_port_beside_other_addresses_are_a_warning(given: dict[str, object], said: list[str]) -> None:
+    assert load(**given).warnings == tuple(said)  # type: ignore[arg-type]  # a layer is one keyword
+
+
 # ---- as TOML
 
 

@@ -36,7 +36,8 @@ def start(processes: list[ServerProcess], loop_name: str) -> Start:
         pass_fds: Sequence[int] = (),
         wait_ready: bool = True,
     ) -> ServerProcess:
-        command = module_command(["--port", "0", "--loop", loop_name, *arguments])
+        address = [] if {"--bind", "--uds", "--fd"} & set(arguments) else ["--port", "0"]
+        command = module_command([*address, "--loop", loop_name, *arguments])
         process = ServerProcess(command, environ=environ, folder=folder, pass_fds=pass_fds)
         processes.append(process)
         if wait_ready:

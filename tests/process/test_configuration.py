@@ -133,7 +133,7 @@ def test_variable_of_other_servers_is_taken_after_ours(run_command: RunCommand) 
 def test_check_prints_every_option_with_its_origin_and_serves_nothing(run_command: RunCommand, tmp_path: Path) -> None:
     """One of each layer, in the order of the table."""
     (tmp_path / "site.toml").write_text("backlog = 16\nport = 1\n")
-    (tmp_path / "site.env").write_text("ASGIWS_FD=3\n")
+    (tmp_path / "site.env").write_text("ASGIWS_CLOSE_TIMEOUT=3\n")
     (tmp_path / "shop.py").write_text("print('imported')\napp = print\n")
     ended = run_command(
         "shop:app", "--check-config", "--config", "site.toml", "--env-file", "site.env", "--max-queue", "5",
@@ -150,7 +150,7 @@ def test_check_prints_every_option_with_its_origin_and_serves_nothing(run_comman
         ('host = "127.0.0.1"', "default"),
         ("port = 9000", "environment ASGIWS_PORT"),
         ("backlog = 16", "backlog in site.toml"),
-        ("fd = 3", "ASGIWS_FD in env file site.env"),
+        ("close_timeout = 3", "ASGIWS_CLOSE_TIMEOUT in env file site.env"),
         ("max_queue = 5", "flag --max-queue"),
     }
 
