@@ -33,7 +33,7 @@ def run(app: ASGIApp | str, **options: object) -> None:
     With an option of how lines look and where they go (`log_level`, `log_format`, `log_file`, `log_config`,
     `use_colors`), logging is set up as on the command line, and stays so; without one, it is as the program has it.
     """
-    config = Config.from_options(options)
+    config = _config(options)
     if not isinstance(app, str) and (config.workers or config.reload):
         raise OptionError('workers and reload take the application as a name, such as "app:app"')
     _configure(config, options)
@@ -45,9 +45,20 @@ def run(app: ASGIApp | str, **options: object) -> None:
 
 async def serve(app: ASGIApp, **options: object) -> None:
     """Serve `app` on the running loop until SIGTERM or SIGINT, or until cancelled. Logging is set up as by `run`."""
-    config = Config.from_options(options)
+    config = _config(options)
     _configure(config, options)
     await serve_app(app, config)
+
+
+def _config(options: Mapping[str, object]) -> Config:
+    config = Config.from_options(options)
+    if config.env_file:
+        # A module that has read its variables already would not see them, and ASGIWS_ variables are the command line's.
+        raise OptionError(
+            f"--env-file: {config.env_file!r} was given, allowed: on the command line; set os.environ before the "
+            "application is imported"
+        )
+    return config
 
 
 def _configure(config: Config, options: Mapping[str, object]) -> None:

@@ -288,6 +288,21 @@ def test_serve_outside_the_main_thread_leaves_signals_alone(loop_name: str) -> N
 # ---- errors are raised to the caller, with nothing left running
 
 
+@pytest.mark.parametrize("app", [echo, "no_such_module:app"], ids=["object", "name"])
+@pytest.mark.parametrize("call", [asgiws.run, asgiws.serve], ids=["run", "serve"])
+def test_env_file_is_refused_where_it_would_not_be_read(
+    loop_name: str, call: Callable[..., Any], app: ASGIApp | str
+) -> None:
+    """Before the application is imported; whether the file exists or not."""
+
+    async def main() -> None:
+        for path in (__file__, "no-such.env"):
+            with pytest.raises(asgiws.OptionError, match=f"--env-file: {path!r} was given, allowed: on the command"):
+                await call(app, env_file=path)
+
+    run_on(loop_name, main)
+
+
 @pytest.mark.parametrize("call", [asgiws.run, asgiws.serve], ids=["run", "serve"])
 def test_unknown_option_is_raised_before_the_application_is_called(loop_name: str, call: Callable[..., Any]) -> None:
     site = Site()
