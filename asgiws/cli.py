@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -109,7 +110,7 @@ def _run(argv: Sequence[str] | None) -> int:
     known, unknown = parser.parse_known_args(argv)
     if unknown:
         parser.error(_not_taken(unknown))
-    options = _Options(vars(known))
+    options = _Options(vars(known), _typed(words))
     check_only = "check_config" in known
     try:
         settings = options.load()
@@ -157,15 +158,16 @@ def _without_log_file(config: Config) -> Config:
 class _Options:
     """The options of this process: read when it starts, and again for a rolling restart."""
 
-    def __init__(self, flags: Mapping[str, object]) -> None:
+    def __init__(self, flags: Mapping[str, object], typed: Mapping[str, str]) -> None:
         self._flags = flags
+        self._typed = typed
         self._environ = dict(os.environ)
         self._added: frozenset[str] = frozenset()
         """Variables of the env file that are in the environment now."""
 
     def load(self) -> Settings:
         """Read them, and set what the env file adds to the environment. Raises OptionError."""
-        settings = Settings.load(self._flags, self._environ)
+        settings = Settings.load(self._flags, self._environ, self._typed)
         for name in self._added - settings.environment.keys():
             os.environ.pop(name, None)
         os.environ.update(settings.environment)
@@ -185,12 +187,25 @@ def _not_taken(words: Sequence[str]) -> str:
     flag = next((word.partition("=")[0] for word in words if word.startswith("-")), None)
     if flag is None:
         return f"{words[0]!r} was given behind the application, allowed: one module:attribute, and options"
-    known = ["--help", "--version", "--config", "--check-config"]
-    for name, option in OPTIONS.items():
-        known += _flags(name, option)
-        known += [f"--no-{name[2:]}" for name in _flags(name, option) if option.negatable]
+    known = ["--help", "--version", "--config", "--check-config", *_spellings()]
     nearest = difflib.get_close_matches(flag, known, 1)
     return f"there is no option {escape(flag)}" + (f"; did you mean {nearest[0]}?" if nearest else "")
+
+
+def _spellings() -> dict[str, str]:
+    """Give the option of each flag."""
+    found: dict[str, str] = {}
+    for name, option in OPTIONS.items():
+        for flag in _flags(name, option):
+            found |= {flag: name, f"--no-{flag[2:]}": name} if option.negatable else {flag: name}
+    return found
+
+
+def _typed(words: Sequence[str]) -> dict[str, str]:
+    """Give the flag that each option was given with; of several the last, which counts."""
+    spellings = _spellings()
+    flags = (word.partition("=")[0] for word in takewhile("--".__ne__, words))
+    return {spellings[flag]: flag for flag in flags if flag in spellings}
 
 
 def _flags(name: str, option: Option) -> list[str]:

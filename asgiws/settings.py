@@ -39,6 +39,8 @@ _VARIABLES: Final = {_PREFIX + name.upper(): name for name in (_APP, *OPTIONS)}
 _KEYS: Final = {_APP: _APP} | {
     key.replace("-", "_"): name for name, option in OPTIONS.items() for key in (name, *option.aliases)
 }
+# What stands for a byte that is no UTF-8 (`os.fsdecode`)
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 # Where the comments of `as_toml` begin, when no line is longer
 _COLUMN: Final = 36
 
@@ -61,14 +63,21 @@ class Settings:
     """Lines for the operator."""
 
     @classmethod
-    def load(cls, flags: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
+    def load(
+        cls, flags: Mapping[str, object], environ: Mapping[str, str], typed: Mapping[str, str] | None = None
+    ) -> Settings:
         """Read all layers. Raises OptionError, one line, for what cannot be read or is not allowed.
 
-        `flags` are the given ones by name, with `app` and `config`; other names are left alone. To read the files again
+        `flags` are the given ones by name, with `app` and `config`; other names are left alone. `typed` has the flags
+        that were typed for them, where those have other spellings. To read the files again
         later, give the environment as it was before `environment` was set: a variable that is there goes before the
         env file.
         """
-        by_flag = {name: _checked(name, flags[name], f"flag {spelled(name)}") for name in OPTIONS if name in flags}
+        typed = typed or {}
+        by_flag = {
+            name: _checked(name, flags[name], f"flag {typed.get(name, spelled(name))}")
+            for name in OPTIONS if name in flags
+        }  # fmt: skip
         if flags.get(_APP):
             by_flag[_APP] = flags[_APP], "argument"
         in_file = _read_config_file(flags, environ)
@@ -94,7 +103,7 @@ class Settings:
             value = getattr(self.config, name)
             values[name] = "***" if option.secret and value else value
         return "\n".join(
-            f"{f'{name} = {_toml(value)}':{_COLUMN}}  # {escape(self.origins[name])}" for name, value in values.items()
+            f"{_toml_line(name, value):{_COLUMN}}  # {escape(self.origins[name])}" for name, value in values.items()
         )
 
 
@@ -221,6 +230,13 @@ def _unknown_variables(variables: _Variables) -> tuple[str, ...]:
 
 
 # ---- text
+
+
+def _toml_line(name: str, value: object) -> str:
+    """Give a line of the file; a comment when a path has bytes that are no UTF-8, which no TOML file can hold."""
+    line = f"{name} = {_toml(value)}"
+    text = "".join(value) if isinstance(value, tuple) else str(value)
+    return f"# not UTF-8: {line}" if _SURROGATE.search(text) else line
 
 
 def _toml(value: object) -> str:

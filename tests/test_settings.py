@@ -440,6 +440,15 @@ def test_settings_as_toml_say_where_each_value_comes_from() -> None:
     assert len(lines) == len(OPTIONS)
 
 
+@pytest.mark.parametrize("given", [{"uds": "/a/\udcff"}, {"reload_dir": ["/a", "/\udcff"]}, {"app": "\udcff:a"}])
+def test_value_that_is_not_utf_8_is_a_comment(given: dict[str, object]) -> None:
+    """No TOML file can hold it."""
+    settings = load(**given)  # type: ignore[arg-type]  # a layer is one keyword
+    assert tomllib.loads(settings.as_toml()).keys() == OPTIONS.keys() - given.keys()
+    name, _ = given.popitem()
+    assert f"# not UTF-8: {name} = " in settings.as_toml()
+
+
 def test_secret_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not where the options are printed, and not where the value is refused; but that there is one."""
     for name in ("root_path", "max_queue"):

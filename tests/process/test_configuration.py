@@ -155,6 +155,22 @@ def test_check_prints_every_option_with_its_origin_and_serves_nothing(run_comman
     }
 
 
+def test_origin_of_a_flag_is_what_was_typed(run_command: RunCommand) -> None:
+    """In each spelling; of several the last, which counts. What stands behind `--` is no flag."""
+    ended = run_command(
+        "--check-config", "--max-queue", "1", "--ws-max-queue", "2", "--ws-max-size=3", "--no-access-log",
+        "--log-level", "debug", "--", ECHO,
+    )  # fmt: skip
+    assert ended.code == 0
+    lines = {tuple(part.strip() for part in line.split("  # ")) for line in ended.stdout if "# flag " in line}
+    assert lines == {
+        ("max_queue = 2", "flag --ws-max-queue"),
+        ("max_message_size = 3", "flag --ws-max-size"),
+        ("access_log = false", "flag --no-access-log"),
+        ('log_level = "debug"', "flag --log-level"),
+    }
+
+
 def test_what_check_prints_is_a_file_that_gives_the_same(run_command: RunCommand, tmp_path: Path) -> None:
     first = run_command(
         ECHO, "--check-config", "--port", "1", "--header", "A: \xe9", "--ping-interval", "1.5", folder=tmp_path
