@@ -37,6 +37,15 @@ STUBBORN = """import asyncio
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
                 pass"""
+TICKING = """import asyncio
+        while (await receive())['type'] != 'websocket.disconnect':
+            pass
+        while True:
+            print('tick', flush=True)
+            try:
+                await asyncio.sleep(0.1)
+            except asyncio.CancelledError:
+                pass"""
 RECEIVE = "while (await receive())['type'] != 'websocket.disconnect': pass"
 
 Edit = Callable[..., None]
@@ -142,6 +151,19 @@ def test_connection_or_application_that_does_not_end_does_not_keep_the_new_code(
         edit("two")
         wait_started_anew(process)
         assert version(process) == b"two"
+
+
+def test_application_that_swallows_its_cancellation_is_left_a_moment_and_no_more(
+    reloading: Reloading, edit: Edit
+) -> None:
+    """It counts itself how long: in tenths of a second, of which a slow machine has fewer."""
+    process = reloading(then=TICKING)
+    with RawClient(process.port) as client:
+        client.open_websocket()
+        edit("two")
+        for _ in ("one", "two"):
+            process.wait_stdout("lifespan.startup")
+    assert 1 <= process.stdout.count("tick") <= 12
 
 
 def test_connection_made_meanwhile_is_served_by_the_new_code(reloading: Reloading, edit: Edit, tmp_path: Path) -> None:
