@@ -247,7 +247,11 @@ def _unix(option: str, path: str, config: Config) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise CannotListen(f"{option}: {path}: {_why(error)}; choose another path") from None
+        why = f"{_why(error)}; choose another path"
+        if os.path.islink(path) and not os.path.exists(path):
+            # Not removed: who made it may want the socket where it leads.
+            why = f"is a symbolic link to {os.readlink(path)!r}, which is not there; remove it, or choose another path"
+        raise CannotListen(f"{option}: {path}: {why}") from None
     except CannotListen:
         listener.close()
         raise

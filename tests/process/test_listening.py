@@ -97,6 +97,14 @@ def test_file_that_is_no_socket_is_not_replaced(run_command: RunCommand, path: P
     assert path.read_text() == "precious"
 
 
+def test_link_that_leads_nowhere_is_named_and_not_replaced(run_command: RunCommand, path: Path) -> None:
+    """Nothing that one sees there has the address in use."""
+    path.symlink_to("gone.sock")
+    ended = run_command(ECHO, "--uds", str(path), "--lifespan", "off")
+    assert_one_line(ended, 1, f"--uds: {path}: is a symbolic link to 'gone.sock', which is not there; remove it, or ")
+    assert path.is_symlink()
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [("missing/app.sock", "No such file or directory"), ("x" * 120, "AF_UNIX path too long")],
