@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Protocol
@@ -121,11 +122,15 @@ class ServerProcess:
 
     def _wait_line(self, name: str, pattern: str) -> str:
         seen = self.stdout if name == "stdout" else self.stderr
+        until_s = time.monotonic() + PATIENCE_S
         while True:
             try:
-                line = self._queues[name].get(timeout=PATIENCE_S)
+                # All of the wait has a limit, not that for each line: a log that does not end is no answer either.
+                if (left_s := until_s - time.monotonic()) <= 0:
+                    raise queue.Empty
+                line = self._queues[name].get(timeout=left_s)
             except queue.Empty:
-                raise AssertionError(f"no line {pattern!r} on {name}, only {seen}; {self._rest()}") from None
+                raise AssertionError(f"no line {pattern!r} on {name}, only {seen[-100:]}; {self._rest()}") from None
             if line is None:
                 self._queues[name].put(None)
                 raise AssertionError(f"{name} ended without a line {pattern!r}: {seen}; {self._rest()}")
@@ -134,7 +139,7 @@ class ServerProcess:
                 return line
 
     def _rest(self) -> str:
-        return f"exit code {self._process.poll()}, standard error {self.rest_of_stderr()}"
+        return f"exit code {self._process.poll()}, standard error {self.rest_of_stderr()[-100:]}"
 
     def rest_of_stdout(self) -> list[str]:
         """Take the lines of standard output that came and were not read."""
@@ -146,12 +151,12 @@ class ServerProcess:
 
     def _drain(self, name: str, seen: list[str]) -> list[str]:
         lines: list[str] = []
-        try:
-            while (line := self._queues[name].get_nowait()) is not None:
-                lines.append(line)
-            self._queues[name].put(None)
-        except queue.Empty:
-            pass
+        for _ in range(self._queues[name].qsize()):  # and not those that come meanwhile, which may never end
+            line = self._queues[name].get()
+            if line is None:
+                self._queues[name].put(None)
+                break
+            lines.append(line)
         seen += lines
         return lines
 
