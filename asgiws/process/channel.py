@@ -79,7 +79,8 @@ class Channel(asyncio.Protocol):
             self._transport.write(json.dumps(message).encode() + b"\n")
 
     def close(self) -> None:
-        """End it, from this side."""
+        """End it, from this side; that is not told."""
+        self._on_end = _tell_nobody
         self._transport.close()
 
     # ---- called by the transport
@@ -97,3 +98,7 @@ class Channel(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell that the other process has gone."""
         self._on_end()
+
+
+def _tell_nobody() -> None:
+    pass

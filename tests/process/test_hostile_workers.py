@@ -25,7 +25,7 @@ from tests.process.crew import (
     start_without_successor,
     workers_of_log,
 )
-from tests.process.helpers import RunCommand, ServerProcess, Start
+from tests.process.helpers import APPS, RunCommand, ServerProcess, Start
 from tests.raw import RawClient
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -122,6 +122,13 @@ def test_worker_that_waits_for_a_successor_is_replaced_when_it_dies(start: Start
     os.kill(pid, signal.SIGKILL)
     assert next_worker(process) != pid
     assert ask(process.port) != pid
+
+
+def test_start_that_fails_is_not_told_as_the_end_of_the_supervisor(run_command: RunCommand) -> None:
+    """A worker that ends by itself closes its channel; nobody else has gone."""
+    ended = run_command(f"{APPS}:startup_fails", "--workers", "1", "--port", "0")
+    assert ended.code == 3
+    assert [line for line in ended.stderr if "the supervisor has gone" in line] == []
 
 
 # ---- what workers are given
