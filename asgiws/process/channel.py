@@ -16,6 +16,7 @@ then, at any time:
 
 To the supervisor:
 
+    {"is": "imported"}                              the application is imported, its start begins, orders are taken
     {"is": "ready"}                                 the application has started, connections are accepted
     {"is": "alive", ...}                            a heartbeat, at least once a second and at the end, with what the
                                                     worker has counted (`asgiws.server.report`) when that was asked for

@@ -52,6 +52,8 @@ class Child:
         """The exit code once it has ended, negative for a signal, as `subprocess` has it."""
         self.due = ""
         """Why it asks for a successor; empty while it does not."""
+        self.imported = False
+        """Whether it has imported the application; before that it takes no orders and has nothing to end in order."""
         self.hung = False
         """Whether it was ended because it gave no heartbeat."""
         self.pid = 0
@@ -99,7 +101,7 @@ class Child:
         order = {"target": target, "config": dataclasses.asdict(config), "reports": bool(self._config.admin)}
         self.send(order)
         if self.state == STOPPING:
-            self.send({"do": "force"})  # it was told to stop before it could be told
+            self._signal(signal.SIGKILL)  # it was told to stop before it could be told
 
     @property
     def seconds(self) -> float:
@@ -115,16 +117,24 @@ class Child:
         self._alive_at_s = time.monotonic()
 
     def stop(self, *, replaced: bool, most_s: float = 0) -> None:
-        """Tell it to drain and end; it is killed when it takes longer than it may, or than `most_s` seconds."""
+        """Tell it to drain and end; it is killed when it takes longer than it may, or than `most_s` seconds.
+
+        One that still imports the application ends at once.
+        """
         if self.state < STOPPING:
             self.state = STOPPING
             self.send({"do": "stop", "replaced": replaced})
+            if not self.imported:
+                # Should its lifespan begin in this very moment, SIGTERM does no harm, and it reads the order.
+                self._signal(signal.SIGTERM)
             self._kill_after(most_s or stop_most_s(self._config) + _LAST_WORDS_S)
 
     def force(self) -> None:
         """Tell it to end at once."""
         if self.state < ENDED:
             self.state = STOPPING
+            if not self.imported:
+                self._signal(signal.SIGKILL)
             self.send({"do": "force"})
             self._kill_after(2 * _LAST_WORDS_S)
 
@@ -176,6 +186,8 @@ class Child:
             answered = self._asked.get(message["ask"])
             if answered is not None and not answered.done():
                 answered.set_result(message["found"])
+        elif kind == "imported":
+            self.imported = True
         elif kind == "ready" and self.state == STARTING:
             self.state = SERVING
             self._on_change(self)

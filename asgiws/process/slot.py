@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 from typing import Final
 
 from asgiws.config import Config
-from asgiws.process.child import ENDED, SERVING, STARTING, Child, describe_exit
+from asgiws.process.child import ENDED, SERVING, Child, describe_exit
 from asgiws.server.listeners import CannotListen, Listeners
 from asgiws.telemetry.logs import LOG
 from asgiws.telemetry.scoreboard import Scoreboard
@@ -90,14 +89,14 @@ class Slot:
         self._closed = True
         self._changed.set()
         children = self.children()
-        # A service manager's SIGTERM to all processes ends one that still imports the application: as it should.
-        in_order = {child: (0, -signal.SIGTERM) if child.state == STARTING else (0,) for child in children}
+        # How one that has not served yet ends is no matter: it is killed while it imports the application.
+        judged = [child for child in children if child is not self.starting]
         for child in children:
             child.stop(replaced=replaced)
         self._listeners.close_own()
         for child in children:
             await child.ended.wait()
-        return all(child.code in codes for child, codes in in_order.items())
+        return all(child.code == 0 for child in judged)
 
     # ---- inside
 
@@ -129,7 +128,8 @@ class Slot:
         except (OSError, CannotListen) as error:
             LOG.error("worker %d cannot be started: %s", self.number, error)
             child.state = ENDED
-        while child.state == STARTING:
+            child.ended.set()
+        while child.state not in (SERVING, ENDED):
             self._changed.clear()
             await self._changed.wait()
         self.starting = None

@@ -50,8 +50,10 @@ class Supervised:
         """Listen to the supervisor."""
         self._run = run
         loop = asyncio.get_running_loop()
-        signal.signal(signal.SIGTERM, lambda number, frame: loop.call_soon_threadsafe(self.on_due, "told by SIGTERM"))
         self._channel = await Channel.connect(self._pipe, self._on_order, self._on_orphaned)
+        # Until here it ends the process, which has nothing to end in order: the supervisor relies on that.
+        signal.signal(signal.SIGTERM, lambda number, frame: loop.call_soon_threadsafe(self.on_due, "told by SIGTERM"))
+        self._channel.send({"is": "imported"})
         try:
             yield
         finally:
