@@ -111,6 +111,7 @@ class Config:
                             most=1024, variables=("WEB_CONCURRENCY",))  # fmt: skip
     worker_timeout: float = _workers("seconds", 30, "without a heartbeat until a worker is replaced; 0: for ever",
                                      aliases=("timeout-worker-healthcheck",))  # fmt: skip
+    worker_start_timeout: float = _workers("seconds", 120, "for a worker to start, until it is ended; 0: for ever")
     worker_memory: int = _workers("bytes", 0, "resident memory at which a process is replaced; 0: no limit")
     worker_lifetime: float = _workers("seconds", 0, "until a process is replaced, spread by a tenth; 0: no limit")
     max_requests: int = _workers("count", 0, "requests and WebSockets after which a process is replaced; 0: no limit",

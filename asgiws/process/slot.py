@@ -11,7 +11,7 @@ import contextlib
 from typing import Final
 
 from asgiws.config import Config
-from asgiws.process.child import ENDED, SERVING, Child, describe_exit
+from asgiws.process.child import ENDED, SERVING, STARTING, Child, describe_exit
 from asgiws.server.listeners import CannotListen, Listeners
 from asgiws.telemetry.logs import LOG
 from asgiws.telemetry.scoreboard import Scoreboard
@@ -38,6 +38,8 @@ class Slot:
         """Workers that drain."""
         self.last_code = 0
         """The exit code of the last worker that was started, if it has ended."""
+        self.abandoned = False
+        """Whether the last start was ended because somebody wants another one."""
         self._listeners = listeners
         self._scoreboard = scoreboard
         self._one_at_a_time = asyncio.Lock()
@@ -47,9 +49,14 @@ class Slot:
 
     # ---- what the supervisor asks for
 
-    async def replace(self, reason: str = "reload") -> bool:
-        """Start a successor and let it take over; gives whether it did. `reason` is what the restart is counted as."""
+    async def replace(self, reason: str = "reload", only: Child | None = None) -> bool:
+        """Start a successor and let it take over; gives whether it did. `reason` is what the restart is counted as.
+
+        With `only`, nothing is done when that worker has a successor already.
+        """
         async with self._one_at_a_time:
+            if only is not None and self.serving is not only:
+                return True
             return not self._closed and await self._start(reason)
 
     async def keep(self) -> None:
@@ -63,10 +70,11 @@ class Slot:
             elif child.due:
                 LOG.info("worker %d (process %d): %s", self.number, child.pid, child.due)
                 why, child.due = child.due, ""
-                if not await self.replace("recycled") and not self._closed:
-                    LOG.error("worker %d has no successor that starts, so it goes on", self.number)
+                if not await self.replace("recycled", child) and not self._closed:
                     child.due = why  # it does not ask twice
-                    await self._back_off(child)
+                    if not self.abandoned:
+                        LOG.error("worker %d has no successor that starts, so it goes on", self.number)
+                        await self._back_off(child)
             else:
                 await self._changed.wait()
 
@@ -78,6 +86,12 @@ class Slot:
                 "worker %d (process %d) gave no heartbeat for %g s, it is ended", self.number, child.pid, timeout_s
             )
             child.abort()
+
+    def abandon_start(self) -> None:
+        """End a worker that has not started yet: a restart begins anew."""
+        if self.starting is not None:
+            self.abandoned = True
+            self.starting.force()
 
     def children(self) -> list[Child]:
         """Give all processes that have not ended."""
@@ -112,7 +126,7 @@ class Slot:
                 self._scoreboard.restarts["hung" if child.hung else "died"] += 1
                 if child.seconds < _SHORT_LIFE_S:
                     return False
-            if not self._closed and await self._start(""):
+            if not self._closed and (await self._start("") or self.abandoned):
                 return True
             # Who connects goes to the other slots meanwhile, and does not wait for a worker that may never come.
             self._listeners.close_own()
@@ -121,6 +135,7 @@ class Slot:
     async def _start(self, reason: str) -> bool:
         """Start a worker, and let it take over when it serves; gives whether it does."""
         self.starting = child = Child(self.number, self.config, self._on_change)
+        self.abandoned = False
         child.on_report = lambda report: self._scoreboard.update(child, report)
         try:
             self._listeners.open_own()
@@ -129,9 +144,7 @@ class Slot:
             LOG.error("worker %d cannot be started: %s", self.number, error)
             child.state = ENDED
             child.ended.set()
-        while child.state not in (SERVING, ENDED):
-            self._changed.clear()
-            await self._changed.wait()
+        await self._wait_started(child)
         self.starting = None
         if self._closed:
             return False
@@ -145,8 +158,29 @@ class Slot:
                 self.leaving.add(before)
                 before.stop(replaced=True)
             return True
-        LOG.error("worker %d (process %d) did not start: %s", self.number, child.pid, describe_exit(child.code))
+        if not self.abandoned and not child.hung:
+            LOG.error("worker %d (process %d) did not start: %s", self.number, child.pid, describe_exit(child.code))
         return False
+
+    async def _wait_started(self, child: Child) -> None:
+        """Wait until a worker serves or has ended, which it does when it takes too long."""
+        limit_s = self.config.worker_start_timeout
+        try:
+            async with asyncio.timeout(limit_s or None):
+                await self._wait_settled(child)
+        except TimeoutError:
+            if child.state == STARTING:
+                LOG.error(
+                    "worker %d (process %d) did not start within %g s (--worker-start-timeout), it is ended",
+                    self.number, child.pid, limit_s,
+                )  # fmt: skip
+                child.abort()
+            await self._wait_settled(child)
+
+    async def _wait_settled(self, child: Child) -> None:
+        while child.state not in (SERVING, ENDED):
+            self._changed.clear()
+            await self._changed.wait()
 
     async def _back_off(self, serving: Child | None = None) -> None:
         """Wait before another attempt, longer each time.

@@ -2,7 +2,7 @@
 
     SIGTERM, SIGINT     every worker drains and ends; a second one: at once
     SIGHUP              rolling restart: for one slot after the other, a new worker, and then the old one drains;
-                        from a terminal that has gone: stop
+                        it begins anew when another SIGHUP comes; from a terminal that has gone: stop
     SIGTTIN, SIGTTOU    one worker more, one less
     SIGUSR1             every process opens its log files anew
 
@@ -78,6 +78,8 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._notifier = Notifier(os.environ)
         self._terminal = Terminal()
+        self._started = asyncio.Event()
+        """Set when the workers have started for the first time."""
         self._told_to_stop = asyncio.Event()
         self._exit_code = 0
         self._restarts_wanted = 0
@@ -102,6 +104,7 @@ class Supervisor:
         try:
             await asyncio.wait((starting, telling), return_when=asyncio.FIRST_COMPLETED)
             if starting.done() and starting.result():
+                self._started.set()
                 self._say_ready()
                 self._tick()
                 await telling
@@ -224,6 +227,10 @@ class Supervisor:
         self._restarts_wanted += 1
         if self._restarts_wanted == 1:
             self._run(self._restart())
+        if self._started.is_set():
+            # What kept them from starting may have been repaired.
+            for slot in self.slots:
+                slot.abandon_start()
 
     def _on_reopen(self) -> None:
         reopen()
@@ -258,26 +265,36 @@ class Supervisor:
     # ---- rolling restart
 
     async def _restart(self) -> None:
-        """Replace the workers, one after the other, as often as it was asked for."""
+        """Replace the workers, and begin anew when that is asked for meanwhile."""
+        await self._started.wait()
         while self._restarts_wanted:
+            self._restarts_wanted = 1
             self._notifier.reloading()
-            config = dataclasses.replace(self._read_config())  # an object of its own: who has it was started with it
-            LOG.info("rolling restart of %d workers", len(self.slots))
-            while slot := next((slot for slot in self.slots if slot.config is not config), None):
-                before, slot.config = slot.config, config
-                if not await slot.replace():
-                    if self._told_to_stop.is_set():
-                        return
-                    if slot not in self.slots:
-                        continue  # taken away meanwhile
-                    slot.config = before
-                    LOG.error("rolling restart given up; the workers that were not replaced go on")
-                    break
-            else:
-                self._config = config
-                LOG.info("rolling restart done")
-            self._restarts_wanted = min(1, self._restarts_wanted - 1)
+            await self._replace_all()
+            if self._told_to_stop.is_set():
+                return
+            self._restarts_wanted -= 1
             self._notifier.ready(f"{len(self.slots)} workers")
+
+    async def _replace_all(self) -> None:
+        """Replace the workers, one after the other, until one does not start, or another restart is wanted."""
+        config = dataclasses.replace(self._read_config())  # an object of its own: who has it was started with it
+        LOG.info("rolling restart of %d workers", len(self.slots))
+        while slot := next((slot for slot in self.slots if slot.config is not config), None):
+            if self._restarts_wanted > 1:
+                LOG.info("rolling restart begins anew")
+                return
+            before, slot.config = slot.config, config
+            if await slot.replace():
+                continue
+            if self._told_to_stop.is_set():
+                return
+            slot.config = before
+            if slot in self.slots and not slot.abandoned:  # neither taken away meanwhile, nor to begin anew
+                LOG.error("rolling restart given up; the workers that were not replaced go on")
+                return
+        self._config = config
+        LOG.info("rolling restart done")
 
     def _read_config(self) -> Config:
         """Read the options anew; what they were when they cannot be read."""

@@ -32,6 +32,13 @@ def ask(port: int) -> int:
         return get(client)
 
 
+def ask_until(port: int, pid: int) -> int:
+    """Ask until a worker answers that is expected to; connections of a slot without a worker wait for one."""
+    while (answered := ask(port)) != pid:
+        pass
+    return answered
+
+
 def open_socket(port: int) -> tuple[RawClient, int]:
     """An open WebSocket, and the number of the process that serves it."""
     client = RawClient(port)

@@ -112,19 +112,22 @@ def test_restart_whose_new_worker_fails_leaves_the_others_as_they_are(start: Sta
     assert set(restart(process, 2)).isdisjoint(before)
 
 
-def test_hangups_during_a_restart_are_one_more_restart(start: Start) -> None:
+def test_hangup_during_a_restart_begins_it_anew(start: Start) -> None:
     """An impatient operator gets the newest code, and not a restart for each signal."""
-    process = start(WHOAMI, "--workers", "1")
+    process = start(WHOAMI, "--workers", "2")
+    before = workers_of_log(process.stderr)
     process.signal(signal.SIGHUP)
-    process.wait_stderr("rolling restart of 1 workers")
+    process.wait_stderr("rolling restart of 2 workers")
     for _ in range(3):
         process.signal(signal.SIGHUP)
+    process.wait_stderr("rolling restart begins anew")
     process.wait_stderr("rolling restart done")
-    process.wait_stderr("rolling restart of 1 workers")
-    process.wait_stderr("rolling restart done")
+    for pid in before:
+        wait_gone(pid)
     process.signal(signal.SIGTERM)
     assert process.wait() == 0
-    assert len(lines_of(process, "rolling restart of")) == 2
+    assert len(lines_of(process, "rolling restart done")) == 1
+    assert lines_of(process, "given up|did not start") == []
 
 
 def test_stop_during_a_restart_ends_all_processes(start: Start) -> None:

@@ -17,6 +17,7 @@ from tests.process.crew import (
     WHOAMI,
     WORKERS,
     ask,
+    ask_until,
     get,
     lines_of,
     next_worker,
@@ -235,13 +236,6 @@ def test_worker_that_cannot_start_later_is_tried_again_with_a_growing_pause(star
     order.unlink()
     successor = next_worker(process)
     assert ask_until(process.port, successor) == successor
-
-
-def ask_until(port: int, pid: int) -> int:
-    """Ask until a worker answers that is expected to; connections of a slot without a worker wait for one."""
-    while (answered := ask(port)) != pid:
-        pass
-    return answered
 
 
 # ---- those that have served enough
