@@ -207,11 +207,20 @@ class Supervisor:
         return {
             signal.SIGTERM: self._on_stop,
             signal.SIGINT: self._on_stop,
-            signal.SIGHUP: self._on_hangup,
+            signal.SIGHUP: self._unless_stopping(self._on_hangup),
             signal.SIGUSR1: self._on_reopen,
-            signal.SIGTTIN: self._on_more,
-            signal.SIGTTOU: self._on_less,
+            signal.SIGTTIN: self._unless_stopping(self._on_more),
+            signal.SIGTTOU: self._unless_stopping(self._on_less),
         }
+
+    def _unless_stopping(self, handler: Callable[[], None]) -> Callable[[], None]:
+        """Do nothing more of the kind once the server was told to stop: it would outlive the stop."""
+
+        def handle() -> None:
+            if not self._told_to_stop.is_set():
+                handler()
+
+        return handle
 
     def _on_stop(self) -> None:
         if self._told_to_stop.is_set():

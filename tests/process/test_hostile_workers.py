@@ -250,3 +250,19 @@ def test_rolling_restart_does_not_wait_for_a_pause_between_two_attempts(start: S
     process.wait_stderr("rolling restart done")
     assert len(lines_of(process, "worker 1 is process")) == 2
     assert {ask(process.port) for _ in range(20)}.isdisjoint({first})
+
+
+def test_signals_during_a_stop_start_nothing(start: Start) -> None:
+    """Neither one worker more, which would outlive the supervisor, nor a restart."""
+    process = start(f"{APPS}:deaf", "--workers", "2", "--graceful-timeout", "600")
+    with RawClient(process.port) as client:
+        client.open_websocket()
+        process.wait_stdout("deaf to websocket")
+        process.terminate()
+        for number in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGHUP):
+            process.signal(number)
+        process.signal(signal.SIGTERM)
+        process.wait_stderr("stopping at once")
+        assert process.wait() == 0  # when all processes have closed their output
+    assert lines_of(process, "one worker|rolling restart") == []
+    assert len(lines_of(process, r"worker \d+ is process")) == 2
