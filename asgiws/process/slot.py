@@ -47,6 +47,11 @@ class Slot:
         self._closed = False
         self._back_off_s = 0.0
 
+    @property
+    def serves(self) -> bool:
+        """Whether it has a worker that serves."""
+        return self.serving is not None and self.serving.state == SERVING
+
     # ---- what the supervisor asks for
 
     async def replace(self, reason: str = "reload", only: Child | None = None) -> bool:

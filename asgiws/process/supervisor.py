@@ -25,7 +25,7 @@ from asgiws.admin.access import Access
 from asgiws.admin.running import serve_admin
 from asgiws.config import Config
 from asgiws.option import OptionError, spelled
-from asgiws.process.child import SERVING, Child
+from asgiws.process.child import Child
 from asgiws.process.slot import Slot
 from asgiws.process.worker import HEARTBEAT_S
 from asgiws.server.listeners import CannotListen, Listeners
@@ -121,8 +121,7 @@ class Supervisor:
     @property
     def ready(self) -> bool:
         """Whether every slot has a worker that serves, and nobody has told it to stop."""
-        workers = [slot.serving for slot in self.slots]
-        started = bool(workers) and all(child is not None and child.state == SERVING for child in workers)
+        started = bool(self.slots) and all(slot.serves for slot in self.slots)
         return started and not self._told_to_stop.is_set()
 
     def status(self) -> Status:
@@ -263,7 +262,9 @@ class Supervisor:
             LOG.warning("the last worker is not taken away; SIGTERM stops the server")
             return
         LOG.info("one worker less, %d now", len(self.slots) - 1)
-        slot = self.slots.pop()
+        # One that serves nobody first, as one whose worker cannot start; else the last.
+        slot = next((slot for slot in reversed(self.slots) if not slot.serves), self.slots[-1])
+        self.slots.remove(slot)
         self._taken_away.add(slot)
         self._run(self._take_away(slot))
 

@@ -388,3 +388,18 @@ def test_ttin_adds_a_worker_and_ttou_takes_one_away(start: Start) -> None:
     process.signal(signal.SIGTTOU)
     process.wait_stderr("the last worker is not taken away")
     assert ask(process.port) == first
+
+
+def test_ttou_takes_away_a_worker_that_does_not_serve_before_one_that_does(start: Start, tmp_path: Path) -> None:
+    order = tmp_path / "order"
+    process = start(FRAGILE, "--workers", "2", environ={"FRAGILE": str(order)})
+    first, second = workers_of_log(process.stderr)
+    order.write_text("fail")
+    os.kill(first, signal.SIGKILL)
+    process.wait_stderr("worker 1 is started again in 1 s")
+    process.signal(signal.SIGTTOU)
+    process.wait_stderr("one worker less, 1 now")
+    assert {ask(process.port) for _ in range(20)} == {second}
+    process.signal(signal.SIGTTIN)
+    order.unlink()
+    assert next_worker(process, 3) not in (first, second)
