@@ -63,7 +63,8 @@ class Child:
         self._config = config
         self._on_change = on_change
         self._alive_at_s = time.monotonic()
-        self._began_s = self._alive_at_s
+        self._ready_at_s = 0.0
+        self._ended_at_s = 0.0
         self._channel: Channel | None = None
         self._channel_ended = asyncio.Event()
         self._asked: dict[int, asyncio.Future[bool]] = {}
@@ -104,9 +105,9 @@ class Child:
             self._signal(signal.SIGKILL)  # it was told to stop before it could be told
 
     @property
-    def seconds(self) -> float:
-        """Since its start."""
-        return time.monotonic() - self._began_s
+    def served_s(self) -> float:
+        """How long it has served, until now or until its end."""
+        return (self._ended_at_s or time.monotonic()) - self._ready_at_s if self._ready_at_s else 0.0
 
     def silent_s(self) -> float:
         """Give the seconds since its last sign of life; 0 while it is not expected to give any."""
@@ -189,7 +190,7 @@ class Child:
         elif kind == "imported":
             self.imported = True
         elif kind == "ready" and self.state == STARTING:
-            self.state = SERVING
+            self.state, self._ready_at_s = SERVING, self._alive_at_s
             self._on_change(self)
         elif kind == "due" and self.state == SERVING:
             self.due = message["why"]
@@ -197,7 +198,7 @@ class Child:
 
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
         self.code = await process.wait()
-        self.state = ENDED
+        self.state, self._ended_at_s = ENDED, time.monotonic()
         if self._kill_timer is not None:
             self._kill_timer.cancel()
         if self._channel is not None:

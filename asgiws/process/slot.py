@@ -20,7 +20,7 @@ __all__ = ["Slot"]
 
 _BACK_OFF_LEAST_S: Final = 0.5
 _BACK_OFF_MOST_S: Final = 30.0
-# A worker that ends by itself sooner than this counts as one that cannot start.
+# A worker that has served for less than this when it ends by itself counts as one that cannot start.
 _SHORT_LIFE_S: Final = 5.0
 
 
@@ -46,6 +46,8 @@ class Slot:
         self._changed = asyncio.Event()
         self._closed = False
         self._back_off_s = 0.0
+        self._proven: Child | None = None
+        """The last worker that has served for long enough for the pauses to begin anew."""
 
     @property
     def serves(self) -> bool:
@@ -69,6 +71,8 @@ class Slot:
         while not self._closed:
             self._changed.clear()
             child = self.serving
+            if child is not None and child is not self._proven and child.served_s >= _BACK_OFF_MOST_S:
+                self._proven, self._back_off_s = child, 0.0
             if child is None or child.state == ENDED:
                 if not await self._refill():
                     await self._back_off()
@@ -129,7 +133,7 @@ class Slot:
                 LOG.error("worker %d (process %d) has died: %s", self.number, child.pid, describe_exit(child.code))
                 self.serving = None
                 self._scoreboard.restarts["hung" if child.hung else "died"] += 1
-                if child.seconds < _SHORT_LIFE_S:
+                if child.served_s < _SHORT_LIFE_S:
                     return False
             if not self._closed and (await self._start("") or self.abandoned):
                 return True
@@ -156,7 +160,6 @@ class Slot:
         self.last_code = child.code
         if child.state == SERVING:
             before, self.serving = self.serving, child
-            self._back_off_s = 0.0
             LOG.info("worker %d is process %d", self.number, child.pid)
             if before is not None and before.state < ENDED:
                 self._scoreboard.restarts[reason] += 1

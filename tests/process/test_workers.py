@@ -238,6 +238,21 @@ def test_worker_that_cannot_start_later_is_tried_again_with_a_growing_pause(star
     assert ask_until(process.port, successor) == successor
 
 
+@pytest.mark.slow
+def test_worker_that_dies_soon_after_its_start_is_tried_again_with_a_growing_pause(
+    start: Start, tmp_path: Path
+) -> None:
+    """That it was ready for a moment does not begin the pauses anew."""
+    order = tmp_path / "order"
+    process = start(FRAGILE, "--workers", "1", environ={"FRAGILE": str(order)})
+    order.write_text("die soon")
+    os.kill(workers_of_log(process.stderr)[0], signal.SIGKILL)
+    for pause in ("0.5", "1", "2"):
+        process.wait_stderr("has died")
+        process.wait_stderr(f"worker 1 is started again in {pause} s")
+    assert len(lines_of(process, "worker 1 is process")) == 3
+
+
 # ---- those that have served enough
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import signal
@@ -46,12 +47,14 @@ async def lifespan_of(receive: Receive, send: Send) -> None:
 
 
 async def fragile(scope: Scope, receive: Receive, send: Send) -> None:
-    """`whoami` that cannot start while the file that FRAGILE names exists: it fails, or its process dies."""
+    """`whoami` that cannot start while the file that FRAGILE names exists: it fails, or its process dies, or soon."""
     if scope["type"] == "lifespan":
         order = read_order()
         if order == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        if order:
+        if order == "die soon":
+            asyncio.get_running_loop().call_later(0.2, os._exit, 1)
+        elif order:
             await receive()
             await send({"type": "lifespan.startup.failed", "message": "no database"})
             return
