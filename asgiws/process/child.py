@@ -192,7 +192,7 @@ class Child:
         elif kind == "ready" and self.state == STARTING:
             self.state, self._ready_at_s = SERVING, self._alive_at_s
             self._on_change(self)
-        elif kind == "due" and self.state == SERVING:
+        elif kind == "due" and self.state in (STARTING, SERVING):
             self.due = message["why"]
             self._on_change(self)
 

@@ -63,7 +63,7 @@ class Server:
         self._acceptors: list[Acceptor] = []
         self._certificates: Certificates | None = None
         self._listeners: Listeners | None = None
-        self._recycling = Recycling(self.config)
+        self._recycling: Recycling | None = None
         self._sweep_handle: asyncio.TimerHandle | None = None
         self._sweep_due_s = 0.0
         self._second_at_s = 0.0
@@ -142,6 +142,9 @@ class Server:
                 acceptor = Acceptor(context, listener, make_protocol)
                 self._acceptors.append(acceptor)
                 acceptor.start()
+            self._recycling = Recycling(self.config)
+            if self.on_due is not None:
+                self._recycling.spare_fresh()
         except BaseException:
             self._stop_listening()
             await self._end(self.config.graceful_timeout)
@@ -268,7 +271,9 @@ class Server:
             acceptor.on_tick()
         if self._certificates is not None:
             self._certificates.on_second()
-        if self.on_due is not None and not context.draining and (why := self._recycling.due(context.counters)):
+        if self.on_due is None or self._recycling is None or context.draining:
+            return
+        if why := self._recycling.due(context.counters):
             on_due, self.on_due = self.on_due, None
             on_due(why)
 

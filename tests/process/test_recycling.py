@@ -77,6 +77,49 @@ def test_resident_memory_is_what_the_kernel_says() -> None:
     assert 0.8 * seen < resident_bytes() < 1.25 * seen
 
 
+def test_limit_of_memory_below_a_fresh_process_is_raised(caplog: pytest.LogCaptureFixture) -> None:
+    """Else each process would be replaced as soon as it serves, for ever."""
+    if not resident_bytes():
+        pytest.skip("this system does not tell a process its resident memory")
+    recycling = Recycling(Config(worker_memory=1))
+    recycling.spare_fresh()
+    assert recycling.due(served(0)) == ""
+    assert re.search(r"fresh process takes \d+ bytes, limit 1 \(--worker-memory\): that is too low", caplog.text)
+
+
+def test_limit_of_memory_above_a_fresh_process_stays(caplog: pytest.LogCaptureFixture) -> None:
+    recycling = Recycling(Config(worker_memory=1024**4))
+    recycling.spare_fresh()
+    assert caplog.text == ""
+
+
+def test_time_is_spread_by_a_tenth(lifetimes: list[float]) -> None:
+    """Processes that began together do not end together; none lives for longer than it may."""
+    assert 90 <= min(lifetimes) < 92
+    assert 98 < max(lifetimes) <= 100
+    assert len(set(lifetimes)) > 50
+
+
+@pytest.fixture
+def lifetimes() -> list[float]:
+    """The seconds after which each of 200 processes with --worker-lifetime 100 is due, to a tenth."""
+    now_s = 0.0
+    state = random.getstate()
+    random.seed(1)
+    try:
+        waiting = [Recycling(Config(worker_lifetime=100), lambda: now_s) for _ in range(200)]
+    finally:
+        random.setstate(state)
+    lifetimes = []
+    for tenth in range(1100):
+        now_s = tenth / 10
+        due = [recycling for recycling in waiting if recycling.due(served(0))]
+        lifetimes += [now_s] * len(due)
+        waiting = [recycling for recycling in waiting if recycling not in due]
+    assert waiting == []
+    return lifetimes
+
+
 # ---- the end of the process
 
 

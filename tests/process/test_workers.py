@@ -291,6 +291,31 @@ def test_worker_is_replaced_when_it_has_grown(start: Start) -> None:
         assert next_worker(process) != before
 
 
+def test_worker_that_takes_too_much_when_it_is_fresh_is_replaced_when_it_has_grown(start: Start) -> None:
+    """Not as soon as it serves, and its successor too, for ever."""
+    process = start(WHOAMI, "--workers", "1", "--worker-memory", "1MiB")
+    before = workers_of_log(process.stderr)[0]
+    assert len(lines_of(process, r"takes \d+ bytes, limit 1048576 \(--worker-memory\): that is too low")) == 1
+    with RawClient(process.port) as client:
+        for _ in range(4):
+            get(client, "/leak")
+        assert next_worker(process) != before
+
+
+@pytest.mark.slow
+def test_worker_whose_start_takes_longer_than_its_time_is_replaced(start: Start, tmp_path: Path) -> None:
+    """The time is counted from when it serves."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    environ = {"GATE": str(gate)}
+    process = start(f"{APPS}:gated", "--workers", "1", "--worker-lifetime", "0.01ms", environ=environ, wait_ready=False)
+    process.wait_stdout("lifespan.startup")
+    gate.write_text("go")
+    process.wait_stderr("served for its time")
+    gate.write_text("go")
+    next_worker(process)
+
+
 def test_worker_without_a_successor_that_starts_goes_on(start: Start, tmp_path: Path) -> None:
     process, pid = start_without_successor(start, tmp_path / "order", "has no successor that starts, so it goes on")
     assert ask(process.port) == pid
