@@ -236,7 +236,7 @@ class Signals:
         """Say where it listens."""
         loop = asyncio.get_running_loop()
         LOG.info("listening on %s (%s)", ", ".join(server.addresses), type(loop).__module__)
-        self._notifier.ready("listening on " + ", ".join(server.addresses))
+        self._say_ready(server)
         self._notifier.keep_alive()
 
     def on_due(self, why: str) -> None:
@@ -271,8 +271,17 @@ class Signals:
             self._on_stop(number, frame)
 
     def _reload(self) -> None:
-        if not self._run.server.reload_certificates():
+        server = self._run.server
+        told = server.ready  # else it is not a reload to the service manager, but a part of the start or of the stop
+        if told:
+            self._notifier.reloading()
+        if not server.reload_certificates():
             LOG.info("nothing to reload; rolling restarts take --workers 1 or more")
+        if told:
+            self._say_ready(server)
+
+    def _say_ready(self, server: Server) -> None:
+        self._notifier.ready("listening on " + ", ".join(server.addresses))
 
 
 class Terminal:

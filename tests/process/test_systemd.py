@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -294,6 +295,39 @@ def test_stopping_is_said_before_anything_ends(start: Start, notices: Notices) -
         assert websocket.read_text() == "still here"
     process.signal(15)
     assert process.wait() == 0
+    assert notices.empty
+
+
+def test_reload_is_said_and_its_end(start: Start, notices: Notices) -> None:
+    """Type=notify-reload (systemd.service(5)) waits for both, also when there is nothing to read anew."""
+    process = start(ECHO, environ={"NOTIFY_SOCKET": notices.path})
+    ready = notices.next()
+    began_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    process.signal(signal.SIGHUP)
+    reloading = notices.next()
+    assert reloading["RELOADING"] == "1"
+    assert began_us <= int(reloading["MONOTONIC_USEC"]) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    assert notices.next() == ready
+    assert notices.empty
+
+
+def test_reload_during_the_startup_or_a_stop_is_not_said(start: Start, notices: Notices, tmp_path: Path) -> None:
+    """READY would end the wait for the startup, and take STOPPING back."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    environ = {"NOTIFY_SOCKET": notices.path, "GATE": str(gate)}
+    process = start(f"{APPS}:gated", "--drain-delay", "600", environ=environ, wait_ready=False)
+    process.wait_stdout("lifespan.startup")
+    process.signal(signal.SIGHUP)
+    gate.write_text("go")
+    process.wait_stderr("nothing to reload")
+    process.wait_stderr("listening on")
+    assert notices.next()["READY"] == "1"
+    process.terminate()
+    process.wait_stderr("draining")
+    process.signal(signal.SIGHUP)
+    process.wait_stderr("nothing to reload")
+    assert notices.next()["STOPPING"] == "1"
     assert notices.empty
 
 
