@@ -28,7 +28,7 @@ from asgiws.config import OPTIONS, Config
 from asgiws.option import Option, OptionError, spelled
 from asgiws.process.starting import check, start
 from asgiws.server.program import CANNOT_START, USAGE, fail, leave
-from asgiws.server.serving import loop_factory
+from asgiws.server.serving import Terminal, loop_factory
 from asgiws.server.systemd import inherited_addresses
 from asgiws.settings import Settings
 from asgiws.telemetry.logs import LOG, escape
@@ -92,20 +92,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare_process() -> None:
-    """Keep what the process was started with from harming it: closed standard streams, and signals before it serves."""
+    """Keep closed standard streams from harming the process."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         # Else a socket would become standard error, of this process and of those that it starts.
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
+
+
+def _hold_signals() -> None:
+    """Take the signals that a process is sent before it serves, so that they do no harm."""
     with contextlib.suppress(ValueError):  # not in the main thread
-        # A program that rotates logs may send it while the application is imported, and it would end the process.
+        # A program that rotates logs, or renews certificates, may send them while the application is imported, and they
+        # would end the process: what they ask for is read afterwards.
         signal.signal(signal.SIGUSR1, lambda number, frame: None)
+        terminal = Terminal()
+        signal.signal(signal.SIGHUP, lambda number, frame: _end() if terminal.has_gone() else None)
+        # They ask for a worker more or less, and their default action is that the process is stopped until SIGCONT.
+        signal.signal(signal.SIGTTIN, signal.SIG_IGN)
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+
+
+def _end() -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _run(argv: Sequence[str] | None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if words and words[0] in COMMANDS:
         return run_command(words[0], words[1:], lambda flags: Settings.load(flags, os.environ).config)
+    _hold_signals()
     parser = make_parser()
     known, unknown = parser.parse_known_args(argv)
     if unknown:

@@ -109,6 +109,8 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         # Not SIG_IGN, which programs that the application starts would inherit.
         signal.signal(number, lambda number, frame: None)
+    for number in (signal.SIGTTIN, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_IGN)  # else one to all processes would freeze the workers
     # A worker that hangs is ended with SIGABRT and shows where it hung.
     faulthandler.enable()
     pipe = socket.socket(fileno=int(sys.argv[1]))

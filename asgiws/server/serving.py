@@ -6,6 +6,7 @@ its own (`Signals`, here), or the supervisor of a worker (`asgiws.process.worker
     SIGTERM, SIGINT     stop gracefully; a second one at once
     SIGHUP              read certificates anew; from a terminal that has gone: stop
     SIGUSR1             open log files anew
+    SIGTTIN, SIGTTOU    nothing: there is one process, and their default action would freeze it
 
 Handlers only set things: the loop does the work. Should the application block the loop itself, a daemon thread ends the
 process after the time that a graceful stop may take.
@@ -216,11 +217,14 @@ class Signals:
     async def attach(self, run: Run) -> AsyncIterator[None]:
         """Take signals, if this is the main thread; what handled them before does so again afterwards."""
         self._run = run
-        handlers = {
+        handlers: dict[signal.Signals, Callable[[int, FrameType | None], None] | signal.Handlers] = {
             signal.SIGTERM: self._on_stop,
             signal.SIGINT: self._on_stop,
             signal.SIGHUP: self._on_hangup,
             signal.SIGUSR1: self._on_reopen,
+            # With a handler, a background process that writes to its terminal (stty tostop) would try again for ever.
+            signal.SIGTTIN: signal.SIG_IGN,
+            signal.SIGTTOU: signal.SIG_IGN,
         }
         if threading.current_thread() is not threading.main_thread():
             handlers.clear()

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -358,7 +359,7 @@ def at_terminal(processes: list[ServerProcess], loop_name: str) -> Iterator[Call
     """Start a server at a terminal, and give the terminal's other end."""
     masters: list[int] = []
 
-    def start(*arguments: str, leads: bool) -> tuple[ServerProcess, int]:
+    def start(*arguments: str, leads: bool, wait_ready: bool = True) -> tuple[ServerProcess, int]:
         master, slave = pty.openpty()
         masters.append(master)
         command = module_command(["--port", "0", "--loop", loop_name, *arguments])
@@ -372,13 +373,27 @@ def at_terminal(processes: list[ServerProcess], loop_name: str) -> Iterator[Call
         finally:
             os.close(slave)
         processes.append(process)
-        process.wait_ready()
+        if wait_ready:
+            process.wait_ready()
         return process, master
 
     yield start
     for master in masters:
         with contextlib.suppress(OSError):
             os.close(master)
+
+
+def test_hangup_of_a_terminal_that_has_gone_ends_an_import(
+    at_terminal: Callable[..., tuple[ServerProcess, int]], tmp_path: Path
+) -> None:
+    """Nobody is left who waits for it."""
+    (tmp_path / "slow.py").write_text("import threading\nprint('importing', flush=True)\nthreading.Event().wait()\n")
+    process, master = at_terminal("slow:app", "--app-dir", str(tmp_path), leads=False, wait_ready=False)
+    process.wait_stdout("importing")
+    os.close(master)
+    process.signal(signal.SIGHUP)
+    assert process.wait() == 1
+    process.wait_stderr("interrupted before the application was served")
 
 
 @pytest.mark.parametrize("leads", [False, True], ids=["told", "by-the-kernel"])

@@ -201,8 +201,9 @@ def test_workers_write_whole_lines_of_json(start: Start) -> None:
 # ---- what a process is started with
 
 
-def test_signal_to_open_logs_again_does_not_end_a_process_that_still_imports(start: Start, tmp_path: Path) -> None:
-    """A program that rotates logs may send SIGUSR1 at any time; its default action is the end."""
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU])
+def test_signal_does_not_end_a_process_that_still_imports(start: Start, tmp_path: Path, number: signal.Signals) -> None:
+    """As of a program that rotates logs or renews certificates; the default action is the end, or a stop."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     (tmp_path / "slow.py").write_text(
@@ -212,9 +213,29 @@ def test_signal_to_open_logs_again_does_not_end_a_process_that_still_imports(sta
     )  # fmt: skip
     process = start("slow:app", "--app-dir", str(tmp_path), wait_ready=False)
     process.wait_stdout("importing")
-    process.signal(signal.SIGUSR1)
+    process.signal(number)
     gate.write_text("go on")
     process.wait_ready()
+
+
+@pytest.mark.parametrize("options", [[], ["--reload"]], ids=["single", "reload"])
+def test_signals_for_more_and_less_workers_do_not_freeze_a_process_without(start: Start, options: list[str]) -> None:
+    """Their default action is that the process is stopped."""
+    process = start(WHOAMI, *options)
+    process.signal(signal.SIGTTIN)
+    process.signal(signal.SIGTTOU)
+    assert ask(process.port)
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 0
+
+
+def test_signals_for_more_and_less_workers_do_not_freeze_a_worker(start: Start) -> None:
+    """As of `kill` to a whole process group."""
+    process = start(WHOAMI, "--workers", "1")
+    (pid,) = workers_of_log(process.stderr)
+    os.kill(pid, signal.SIGTTIN)
+    os.kill(pid, signal.SIGTTOU)
+    assert ask(process.port) == pid
 
 
 def test_closed_standard_error_does_not_become_a_socket(processes: list[ServerProcess], tmp_path: Path) -> None:
