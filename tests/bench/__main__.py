@@ -12,14 +12,14 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from tests.bench import report, run, scaling, servers, workloads
+from tests.bench import picture, report, run, scaling, servers, workloads
 from tests.bench.extra import NotPossible
 from tests.bench.run import say
 
 DEFAULT_FILE = Path("build/bench/results.json")
 EXTRAS = ("latency", "memory", "scaling")
-SCALING_SERVERS = ("asgiws", "uvicorn websockets-sansio", "bare protocol")
-"""Unless others are named: one peer shows what is usual, and the floor what the kernel takes."""
+SCALING_SERVERS = ("asgiws", "asgiws with --admin", "bare protocol")
+"""Unless others are named: the floor shows what the kernel takes."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -86,11 +86,13 @@ def _measure(options: argparse.Namespace, results: dict[str, Any]) -> int:
     if "scaling" in extras:
         few = chosen if options.servers else [server for server in chosen if server.name in SCALING_SERVERS]
         try:
-            results["scaling"] = scaling.run(scaling.QUICK if options.quick else scaling.FULL, few)
+            results["scaling"] = measured = scaling.run(scaling.QUICK if options.quick else scaling.FULL, few)
+            results["failures"]["scaling"] = measured.pop("failures")
         except NotPossible as error:
             say(str(error))
     options.file.parent.mkdir(parents=True, exist_ok=True)
     options.file.write_text(json.dumps(results, indent=1) + "\n")
+    options.file.with_suffix(".svg").write_text(picture.draw(results))
     print(report.text(results))  # noqa: T201
     return 0
 

@@ -7,6 +7,7 @@ every client of that path, `/pause` tells how long the event loop has been kept 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -89,7 +90,7 @@ class _Pauses:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._last_s = self._loop.time()
+        self._last_s = time.perf_counter()  # the loop's own clock may count in milliseconds
         self.longest_s = 0.0
         self._handle = self._loop.call_later(_PAUSE_STEP_S, self._look)
 
@@ -97,7 +98,7 @@ class _Pauses:
         self._handle.cancel()
 
     def _look(self) -> None:
-        now = self._loop.time()
+        now = time.perf_counter()
         self.longest_s = max(self.longest_s, now - self._last_s - _PAUSE_STEP_S)
         self._last_s = now
         self._handle = self._loop.call_later(_PAUSE_STEP_S, self._look)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from tests.bench import wire
-from tests.raw import ACCEPT, frame
+from tests.raw import ACCEPT, frame, handshake
 
 PATIENCE_S = 20
 _PIECE = 1 << 18
@@ -133,9 +133,12 @@ class Lockstep:
 class Echo(Lockstep):
     """WebSocket messages and their echoes, not compressed."""
 
-    def __init__(self, port: int, count: int, in_flight: int, size: int, opcode: int = wire.TEXT) -> None:
+    def __init__(
+        self, port: int, count: int, in_flight: int, size: int, opcode: int = wire.TEXT,
+        make: Callable[[int], bytes] = wire.payload_of,
+    ) -> None:  # fmt: skip
         clients = open_websockets(port, count, f"/echo?size={size}&opcode={opcode}")
-        request = wire.client_frame(opcode, size)
+        request = frame(opcode, make(size))
         super().__init__(clients, request, wire.server_frame_bytes(size), in_flight)
         with closed_on_error(clients):
             for client in clients:
@@ -183,10 +186,46 @@ class HTTP(Lockstep):
         super().__init__(clients, request, sizes.pop())
 
 
+class Targets:
+    """Requests of many clients, none like another: a cookie for each client, and a query for each request."""
+
+    def __init__(self, port: int, count: int, body: bytes) -> None:
+        self.units = count
+        self.clients: list[socket.socket] = []
+        self._cookies = [b"Cookie: session=%032d\r\n" % place for place in range(count)]
+        self._number = 10**6
+        sizes = set()
+        with closed_on_error(self.clients):
+            for cookie in self._cookies:
+                client = connect(port)
+                self.clients.append(client)
+                client.sendall(self._request(cookie))
+                sizes.add(len(read_answer(client, b"200", body)))
+            if len(sizes) != 1:
+                raise Refused(f"answers of different lengths: {sorted(sizes)}")
+        self._answer_bytes = sizes.pop()
+
+    def _request(self, cookie: bytes) -> bytes:
+        self._number += 1
+        head = b"GET /?n=%d HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bench\r\nAccept: */*\r\n%s\r\n"
+        return head % (self._number, cookie)
+
+    def play(self, steps: int) -> None:
+        for _ in range(steps):
+            for client, cookie in zip(self.clients, self._cookies, strict=True):
+                client.sendall(self._request(cookie))
+            for client in self.clients:
+                read_exactly(client, self._answer_bytes)
+
+    def close(self) -> None:
+        close_all(self.clients)
+
+
 class Frames:
     """Messages whose answers have lengths of their own: frames are counted by their heads.
 
-    Each step sends the next of `requests` with `senders`, and every one of `clients` gets a frame.
+    Each step sends one of `requests` with each of `senders`, the next one from each to the next, and every one of
+    `clients` gets a frame.
     """
 
     def __init__(
@@ -201,11 +240,11 @@ class Frames:
     def play(self, steps: int) -> None:
         sends = [client.sendall for client in self._senders]
         reads = [client.recv for client in self.clients]
+        requests = self._requests
         for _ in range(steps):
-            request = self._requests[self._next]
-            self._next = (self._next + 1) % len(self._requests)
             for send in sends:
-                send(request)
+                send(requests[self._next])
+                self._next = (self._next + 1) % len(requests)
             for read in reads:
                 data = read(_PIECE)
                 while (end := wire.frame_end(data, 0)) > len(data):
@@ -215,6 +254,19 @@ class Frames:
                     data += piece
                 if end != len(data):
                     raise Refused(f"more than one frame: {data[:80]!r}")
+
+    def answer_bytes(self) -> float:
+        """How long a frame of the answers is, over all of the requests."""
+        sizes = []
+        for request in self._requests:
+            self._senders[0].sendall(request)
+            for client in self.clients[: 1 if len(self._senders) > 1 else None]:
+                head = read_exactly(client, 2)
+                width = {126: 2, 127: 8}.get(head[1], 0)
+                size = int.from_bytes(read_exactly(client, width), "big") if width else head[1]
+                read_exactly(client, size)
+                sizes.append(2 + width + size)
+        return sum(sizes) / len(sizes)
 
     def close(self) -> None:
         close_all(self.clients)
@@ -231,7 +283,7 @@ class Broadcast(Frames):
 
 
 class CompressedEcho(Frames):
-    """Different JSON messages, compressed both ways."""
+    """JSON messages, compressed both ways, another one from each connection each time."""
 
     def __init__(self, port: int, count: int, size: int) -> None:
         clients = open_websockets(port, count, "/echo", compression=True)
@@ -246,10 +298,10 @@ class CompressedEcho(Frames):
 class Handshakes:
     """Connect, handshake, Close, and its answer, several connections at a time."""
 
-    def __init__(self, port: int, at_once: int) -> None:
+    def __init__(self, port: int, at_once: int, fields: Sequence[str] = ()) -> None:
         self.units = at_once
         self._port = port
-        self._request = wire.opening("/echo")
+        self._request = handshake("/echo", *fields)
 
     def play(self, steps: int) -> None:
         for _ in range(steps):

@@ -16,7 +16,7 @@ from tests.bench.servers import Running, Server
 from tests.raw import frame
 
 _WARM: Final = 50
-_PING: Final = b"hello"
+_MESSAGE: Final = wire.records(100, 1)[0]
 LATENCY_CONNECTIONS: Final = 50
 _SIZE: Final = 32
 _ALONE: Final = 4000
@@ -30,7 +30,7 @@ class NotPossible(Exception):  # noqa: N818 - what happened
 
 
 def memory(server: Server, count: int, *, offer: bool) -> dict[str, float]:
-    """KiB for each idle connection, before and after one echo. `offer`: compression, as a browser offers it.
+    """KiB for each idle connection, before and after one echo of 100 B. `offer`: compression, as a browser offers it.
 
     A server that can compress has compression on then, as its users have; the others decline the offer.
     """
@@ -40,12 +40,12 @@ def memory(server: Server, count: int, *, offer: bool) -> dict[str, float]:
     clients: list[socket.socket] = []
     try:
         clients = _idle(running, _WARM, offer=offer)
-        _echo_once(clients)
+        _echo_once(clients, compressed=running.compression)
         before = pss_bytes(running.pids)
         more = _idle(running, count, offer=offer)
         clients += more
         idle = pss_bytes(running.pids)
-        _echo_once(more)
+        _echo_once(more, compressed=running.compression)
         after = pss_bytes(running.pids)
     finally:
         close_all(clients)
@@ -54,11 +54,11 @@ def memory(server: Server, count: int, *, offer: bool) -> dict[str, float]:
 
 
 def _idle(running: Running, count: int, *, offer: bool) -> list[socket.socket]:
-    return open_websockets(running.port, count, f"/echo?size={len(_PING)}", compression=offer)
+    return open_websockets(running.port, count, f"/echo?size={len(_MESSAGE)}", compression=offer)
 
 
-def _echo_once(clients: list[socket.socket]) -> None:
-    request = frame(wire.TEXT, _PING)
+def _echo_once(clients: list[socket.socket], *, compressed: bool) -> None:
+    request = wire.compressed_frame(_MESSAGE) if compressed else frame(wire.TEXT, _MESSAGE)
     for client in clients:
         client.sendall(request)
     for client in clients:
@@ -70,7 +70,7 @@ def _echo_once(clients: list[socket.socket]) -> None:
 
 
 def latency(running: Running, seconds: float) -> dict[str, float]:
-    """Microseconds from a message to its echo at half of the rate that would keep the server's core busy.
+    """Microseconds from a message to its echo, at half of the rate at which messages that come alone take a whole core.
 
     An open loop: messages leave by the clock whether or not answers have come. `pause` is the longest time for which
     the application's event loop did not turn, as the application itself saw it.

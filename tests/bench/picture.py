@@ -20,7 +20,8 @@ _ROW: Final = 26
 _LEAST, _MOST = 0.05, 100.0
 _TICKS: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 _COLORS: Final = {
-    "asgiws": "#0b6e4f", "asgiws asyncio": "#4caf7d", "asgiws without C": "#a5d6b7",
+    "asgiws": "#0b6e4f", "asgiws asyncio": "#4caf7d", "asgiws without C": "#a5d6b7", "asgiws with --admin": "#12a150",
+    "asgiws dedicated, level 6": "#7a8f1a",
     "uvicorn websockets-sansio": "#1f4e9e", "uvicorn websockets": "#4f83cc", "uvicorn wsproto": "#9dbbe8",
     "granian": "#c0392b", "hypercorn": "#8e44ad", "daphne": "#b7950b", "gunicorn": "#5d6d7e",
     "picows": "#e67e22", "bare protocol": "#111111", "bare protocol asyncio": "#888888",
@@ -32,20 +33,26 @@ def draw(results: Mapping[str, Any]) -> str:
     figures = Figures(results)
     workloads = [name for name in results["cpu"] if figures.cpu(name, OURS)]
     names = [name for name in SERVERS if any(name in figures.servers(workload) for workload in workloads)]
-    height = _TOP + _ROW * len(workloads) + 40
+    height = _TOP + _ROW * len(workloads) + 58
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
         'font-family="sans-serif" font-size="12">',
         f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>',
         *_legend(names),
-        *_axis(height - 40),
+        *_axis(height - 58),
     ]
     for number, workload in enumerate(workloads):
         lines += _row(figures, workload, _TOP + _ROW * number + _ROW / 2)
-    lines.append(
-        f'<text x="{(_LEFT + _WIDTH) / 2}" y="{height - 8}" text-anchor="middle" fill="#333">'
-        "server CPU for each unit of work, as a multiple of asgiws on uvloop (less is better)</text>"
+    machine = results["machine"]
+    captions = (
+        "server CPU for each unit of work, as a multiple of asgiws on uvloop (less is better; who takes more than "
+        f"{_MOST:g} times as much stands at the edge)",
+        f"Python {machine['python']}, {machine['system']}, {machine['processor']}; all on uvloop, daphne on Twisted; "
+        "without compression where nothing else is said",
     )
+    for place, caption in enumerate(captions):
+        y = height - 26 + 16 * place
+        lines.append(f'<text x="{_WIDTH / 2}" y="{y}" text-anchor="middle" fill="#333">{escape(caption)}</text>')
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 

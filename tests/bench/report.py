@@ -62,10 +62,13 @@ def basis(results: Results) -> str:
     machine, settings = results["machine"], results["settings"]
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     module = "built" if results["c module"] else "not built"
+    spread = Figures(results).spread()
     return (
         f"Python {machine['python']}, {machine['system']}, {machine['processor']} with {machine['cores']} cores; "
         f"{versions}; the C module {module}. Medians of {settings['rounds']} interleaved rounds of about "
-        f"{settings['seconds']:g} s. Servers are on uvloop where nothing else is said (daphne is on Twisted), "
+        f"{settings['seconds']:g} s"
+        + (f"; those of a figure lie within a factor of {spread[0]:.2f}, at most {spread[1]:.2f}. " if spread else ". ")
+        + "Servers are on uvloop where nothing else is said (daphne is on Twisted), "
         "compression is off where nothing else is said."
     )
 
@@ -92,7 +95,7 @@ def _verdict(target: Target, figures: Figures) -> str:
         return ""
     if met:
         return "yes"
-    why = [WHY_NOT[target.name]] if target.name in WHY_NOT else []
+    why = [WHY_NOT[target.name](figures)] if target.name in WHY_NOT else []
     possible = target.possible(figures)
     if possible is not None:
         why.append(f"the bare protocol, which parses nothing, is at {possible:.2f}x")
@@ -112,23 +115,26 @@ def figures_table(results: Results) -> str:
         mine = figures.cpu(workload, base)
         row = [f"{WORKLOADS[workload].described}, a {WORKLOADS[workload].unit}", _number(mine)]
         rows.append(row + [_ratio(figures.cpu(workload, name), mine) for name in others])
+        if any(figures.answer_bytes(workload, name) for name in names):
+            sizes = [_number(figures.answer_bytes(workload, name)) for name in (base, *others)]
+            rows.append([f"bytes of an answer of {WORKLOADS[workload].described}", *sizes])
     return table(rows)
 
 
 def latency_table(results: Results) -> str:
-    """Latency of each server at half of its own saturation, as multiples of ours."""
+    """Latency of each server at its own rate, as multiples of ours."""
     figures = Figures(results)
     names = list(results.get("latency", {}))
     if not names:
         return ""
     kinds = {
-        "rate": "messages a second",
-        "p50": "p50",
-        "p99": "p99",
-        "p99.9": "p99.9",
-        "pause": "longest pause of the loop",
+        "rate": "messages a second: half of one over the CPU of a message that comes alone",
+        "p50": "p50, median of rounds",
+        "p99": "p99, least of rounds",
+        "p99.9": "p99.9, least of rounds",
+        "pause": "longest pause of the loop, least of rounds",
     }
-    rows = [["at half of its saturation, 50 connections, 32 B", names[0], *(f"{name}, x" for name in names[1:])]]
+    rows = [["latency in an open loop, 50 connections, 32 B", names[0], *(f"{name}, x" for name in names[1:])]]
     for kind, title in kinds.items():
         mine = figures.latency(names[0], kind)
         shown = "1" if mine else ""

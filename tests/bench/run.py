@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import sys
 import time
@@ -13,7 +14,7 @@ from asgiws.protocol.masking import UNMASK_IN_C
 from tests.bench import extra, machine
 from tests.bench.driver import Refused
 from tests.bench.servers import OURS, PEER, Running, Server, ServerFailed
-from tests.bench.workloads import Workload, calibrate, measure
+from tests.bench.workloads import Workload, answer_bytes, calibrate, measure
 
 Results = dict[str, Any]
 """What is saved as JSON: `machine`, `versions`, `settings`, and for each kind of workload its figures by server."""
@@ -33,7 +34,7 @@ class Plan:
     memory_counts: tuple[int, ...]
 
 
-FULL: Final = Plan(rounds=5, seconds=0.4, latency_s=1.0, memory_counts=(1000, 10000))
+FULL: Final = Plan(rounds=5, seconds=0.2, latency_s=1.0, memory_counts=(1000, 10000))
 QUICK: Final = Plan(rounds=3, seconds=0.12, latency_s=0.3, memory_counts=(1000,))
 
 
@@ -52,6 +53,7 @@ def run(plan: Plan, workloads: Sequence[Workload], servers: Sequence[Server], ex
         "settings": {"rounds": plan.rounds, "seconds": plan.seconds},
         "loops": {server.name: server.loop for server in servers},
         "cpu": {},
+        "bytes": {},
         "failures": {},
     }
     machine.allow_files(4000)
@@ -79,6 +81,7 @@ class _Group:
         self._app = app
         self._compression = compression
         self._running: dict[str, Running] = {}
+        self._chance = random.Random(1)
 
     def run(self, workloads: Sequence[Workload]) -> None:
         try:
@@ -100,10 +103,12 @@ class _Group:
             figures[name].append(measure(workload, running, steps[name]).cpu_us)
 
         left = [server for server in servers if self._try(workload, server, prepare)]
-        for number in range(self._plan.rounds):
-            # Each round begins with another one, so that none always follows the same.
-            turn = number * 3 % max(1, len(left))
-            left = [server for server in [*left[turn:], *left[:turn]] if self._try(workload, server, play)]
+        for _ in range(self._plan.rounds):
+            self._chance.shuffle(left)  # so that none always follows the same
+            left = [server for server in left if self._try(workload, server, play)]
+        if workload.compression:
+            sizes = {server.name: answer_bytes(workload, self._started(server)) for server in servers if server in left}
+            self._results["bytes"][workload.name] = sizes
         ordered = {server.name: figures[server.name] for server in servers if server in left}
         self._results["cpu"][workload.name] = ordered
         say(f"{workload.described}: " + summary({name: statistics.median(all_) for name, all_ in ordered.items()}))
@@ -126,24 +131,21 @@ class _Group:
 
 
 def _latency(plan: Plan, results: Results, servers: Sequence[Server]) -> None:
-    figures: dict[str, list[dict[str, float]]] = {}
-    for _ in range(min(3, plan.rounds)):
-        for server in servers:
-            if server.kind not in (OURS, PEER):
-                continue
+    chosen = [server for server in servers if server.kind in (OURS, PEER) and not server.only]
+    figures: dict[str, list[dict[str, float]]] = {server.name: [] for server in chosen}
+    chance = random.Random(1)
+    for _ in range(plan.rounds):
+        for server in chance.sample(chosen, len(chosen)):
             try:
                 running = Running(server)
                 try:
-                    figures.setdefault(server.name, []).append(extra.latency(running, plan.latency_s))
+                    figures[server.name].append(extra.latency(running, plan.latency_s))
                 finally:
                     running.stop()
             except FAILURES as error:
                 _note(results, "latency", server, error)
-    results["latency"] = figures
-    say(
-        "latency p99: "
-        + summary({name: statistics.median(one["p99"] for one in all_) for name, all_ in figures.items()})
-    )
+    results["latency"] = {name: rounds for name, rounds in figures.items() if rounds}
+    say("latency p99: " + summary({name: min(one["p99"] for one in all_) for name, all_ in figures.items() if all_}))
 
 
 def _memory(plan: Plan, results: Results, servers: Sequence[Server]) -> None:
@@ -152,7 +154,7 @@ def _memory(plan: Plan, results: Results, servers: Sequence[Server]) -> None:
         for offer in (False, True):
             row = results["memory"][f"{count} {'browser' if offer else 'plain'}"] = {}
             for server in servers:
-                if server.kind not in (OURS, PEER):
+                if server.kind not in (OURS, PEER) or server.only:
                     continue
                 try:
                     row[server.name] = extra.memory(server, count, offer=offer)
@@ -165,8 +167,12 @@ def _memory(plan: Plan, results: Results, servers: Sequence[Server]) -> None:
 def _note(results: Results, where: str, server: Server, error: Exception) -> None:
     """Say all of it, and keep the first line: the rest is what a server printed."""
     say(f"{server.name}, {where}: {type(error).__name__}: {error}")
-    first = str(error).partition("\n")[0]
-    results["failures"].setdefault(where, {})[server.name] = f"{type(error).__name__}: {first}"
+    results["failures"].setdefault(where, {})[server.name] = described(error)
+
+
+def described(error: Exception) -> str:
+    """What was seen, in a line."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def summary(figures: dict[str, float]) -> str:

@@ -15,7 +15,7 @@ from tests.bench import machine, wire
 from tests.bench.driver import Echo, InTurn, close_all, open_websockets
 from tests.bench.extra import NotPossible
 from tests.bench.machine import cpu_s
-from tests.bench.run import FAILURES, say
+from tests.bench.run import FAILURES, described, say
 from tests.bench.servers import FLOOR, Running, Server
 from tests.raw import frame
 
@@ -49,6 +49,7 @@ def run(plan: ScalingPlan, servers: Sequence[Server]) -> dict[str, Any]:
     if not machine.allow_files(2 * most):
         raise NotPossible(f"{most} connections need a limit of {2 * most} open files (ulimit -Hn)")
     figures: dict[str, dict[str, Any]] = {}
+    failures: dict[str, str] = {}
     with machine.pin(machine.driver_core()):
         for server in servers:
             try:
@@ -56,10 +57,11 @@ def run(plan: ScalingPlan, servers: Sequence[Server]) -> dict[str, Any]:
                 if server.kind != FLOOR:
                     figures[server.name] |= {"idle": _idle(plan, server), "beside slow": _beside_slow(plan, server)}
             except FAILURES as error:
-                say(f"{server.name}: {type(error).__name__}: {error}")
+                failures[server.name] = described(error)
+                say(f"{server.name}: {failures[server.name]}")
             else:
                 say(f"{server.name}: {figures[server.name]}")
-    return {"connections": most, "slow": plan.slow_count, "servers": figures}
+    return {"connections": most, "slow": plan.slow_count, "servers": figures, "failures": failures}
 
 
 # ---- the cost of a message

@@ -51,6 +51,8 @@ class Server:
     compression: tuple[str, ...] | None = None
     """What turns compression on; None: it cannot compress."""
     can: frozenset[str] = ALL
+    only: tuple[str, ...] = ()
+    """The workloads that it is measured with; none: all."""
 
     def installed(self) -> bool:
         """Whether it can be started here."""
@@ -61,11 +63,18 @@ class Server:
         return importlib.metadata.version(self.package) if self.package != "asgiws" else "this tree"
 
 
-def _asgiws(name: str, loop: str, module: str = "asgiws") -> Server:
+def _asgiws(
+    name: str,
+    loop: str,
+    module: str = "asgiws",
+    *more: str,
+    compression: tuple[str, ...] = ("--compression", "shared"),
+    only: tuple[str, ...] = (),
+) -> Server:
     return Server(
         name, OURS, "asgiws", loop,
-        ("-m", module, "{app}", "--port", "{port}", "--loop", loop, "--no-access-log", "--log-level", "warning"),
-        off=("--compression", "off"), compression=("--compression", "shared"),
+        ("-m", module, "{app}", "--port", "{port}", "--loop", loop, "--no-access-log", "--log-level", "warning", *more),
+        off=("--compression", "off"), compression=compression, only=only,
     )  # fmt: skip
 
 
@@ -82,6 +91,10 @@ SERVERS: Final = (
     _asgiws("asgiws", "uvloop"),
     _asgiws("asgiws asyncio", "asyncio"),
     _asgiws("asgiws without C", "uvloop", "tests.bench.python_only"),
+    _asgiws("asgiws with --admin", "uvloop", "asgiws", "--admin", "127.0.0.1:0",
+            only=("echo-50", "burst", "broadcast", "http-get")),
+    _asgiws("asgiws dedicated, level 6", "uvloop", only=("broadcast-compressed", "json-compressed"),
+            compression=("--compression", "dedicated", "--compression-level", "6")),
     _uvicorn("websockets-sansio"),
     _uvicorn("websockets"),
     _uvicorn("wsproto"),
@@ -148,6 +161,7 @@ class Running:
 
     def __init__(self, server: Server, app: str = "plain", *, compression: bool = False) -> None:
         self.server = server
+        self.compression = compression
         self.port = _free_port()
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop
         extra = server.compression if compression else server.off

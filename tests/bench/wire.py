@@ -17,6 +17,15 @@ _CLIENT_WINDOW_BITS = 12
 """What the peers agree to at least: a client's window may be 2^12 bytes."""
 
 
+BROWSER_FIELDS = (
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36",
+    "Pragma: no-cache", "Cache-Control: no-cache", "Origin: http://localhost:8000",
+    "Accept-Encoding: gzip, deflate, br, zstd", "Accept-Language: en-US,en;q=0.9",
+    "Cookie: session=0123456789abcdef0123456789abcdef", BROWSER_OFFER,
+)  # fmt: skip
+"""What Chrome's handshake has beside the fields that every one has."""
+
+
 def opening(path: str, *, compression: bool = False) -> bytes:
     """A handshake; with a browser's offer of compression or without."""
     return handshake(path, *([BROWSER_OFFER] if compression else []))
@@ -25,6 +34,12 @@ def opening(path: str, *, compression: bool = False) -> bytes:
 def payload_of(size: int) -> bytes:
     """Visible ASCII."""
     return bytes(65 + i % 26 for i in range(26)) * (size // 26) + bytes(65 + i % 26 for i in range(size % 26))
+
+
+def chinese_of(size: int) -> bytes:
+    """UTF-8 in which a character takes three bytes, but for the last one or two."""
+    text = "\u4e00\u4e8c\u4e09\u56db\u4e94".encode()
+    return (text * (size // len(text) + 1))[: size - size % 3] + b"a" * (size % 3)
 
 
 def client_frame(opcode: int, size: int) -> bytes:

@@ -9,9 +9,9 @@ from functools import partial
 from typing import Final
 
 from tests.bench import wire
-from tests.bench.driver import HTTP, Broadcast, CompressedEcho, Echo, Handshakes, Load
+from tests.bench.driver import HTTP, Broadcast, CompressedEcho, Echo, Frames, Handshakes, Load, Targets
 from tests.bench.machine import cpu_s
-from tests.bench.servers import FLOOR, OURS, Running, Server
+from tests.bench.servers import FLOOR, Running, Server
 
 RECEIVERS: Final = 1000
 BROADCAST_BYTES: Final = 200
@@ -36,6 +36,8 @@ class Workload:
 
     def measures(self, server: Server) -> bool:
         """Whether a server takes part."""
+        if server.only and self.name not in server.only:
+            return False
         if self.compression and server.compression is None:
             return False
         if self.app != "plain" and server.kind == FLOOR:
@@ -54,6 +56,18 @@ def _echo(name: str, title: str, count: int, in_flight: int, size: int, opcode: 
 
 def _begin_echo(count: int, in_flight: int, size: int, opcode: int, port: int) -> Load:
     return Echo(port, count, in_flight, size, opcode)
+
+
+def _begin_chinese(port: int) -> Load:
+    return Echo(port, 8, 1, 65536, make=wire.chinese_of)
+
+
+def _begin_targets(port: int) -> Load:
+    return Targets(port, 100, b"hello")
+
+
+def _begin_browsers(port: int) -> Load:
+    return Handshakes(port, 16, wire.BROWSER_FIELDS)
 
 
 def _begin_broadcast(compression: bool, port: int) -> Load:
@@ -91,13 +105,17 @@ WORKLOADS: Final = (
     _echo("echo-50", "echo 32 B, 50 connections", 50, 1, 32, wire.TEXT),
     _echo("burst", "echo 32 B, 8 connections with 64 in flight", 8, 64, 32, wire.TEXT),
     *_sized(wire.TEXT),
+    Workload("echo-64k-chinese", "echo 64 KiB Chinese text, 8 connections", "message", _begin_chinese),
     *_sized(wire.BINARY),
     Workload("broadcast", "broadcast 200 B to 1,000", "delivery", partial(_begin_broadcast, False)),
     Workload("broadcast-compressed", "broadcast 200 B to 1,000", "delivery", partial(_begin_broadcast, True),
              compression=True),
     Workload("json-compressed", "echo 1 KiB JSON, 50 connections", "message", _begin_compressed_echo, compression=True),
     Workload("handshake", "connect, accept, close", "connection", _begin_handshakes),
+    Workload("handshake-browser", "the same with Chrome's fields", "connection", _begin_browsers, needs="asgi"),
     Workload("http-get", "GET hello, 50 kept connections", "request", _begin_get, needs="http"),
+    Workload("http-get-varied", "GET of 100 clients with cookies, a query each", "request", _begin_targets,
+             needs="asgi"),
     Workload("http-post", "POST 64 KiB, 8 kept connections", "request", _begin_post, needs="http"),
     _echo("starlette-50", "Starlette echo 32 B, 50 connections", 50, 1, 32, wire.TEXT, "starlette"),
     _echo("starlette-burst", "Starlette echo 32 B, 8 with 64 in flight", 8, 64, 32, wire.TEXT, "starlette"),
@@ -146,6 +164,10 @@ def measure(workload: Workload, running: Running, steps: int) -> Round:
         load.close()
 
 
-def is_ours(server: Server) -> bool:
-    """Whether it is asgiws in one of its builds."""
-    return server.kind == OURS
+def answer_bytes(workload: Workload, running: Running) -> float | None:
+    """How long the answers are, where that is up to the server: of messages that it compresses."""
+    load = workload.begin(running.port)
+    try:
+        return load.answer_bytes() if isinstance(load, Frames) and workload.compression else None
+    finally:
+        load.close()
