@@ -69,9 +69,8 @@ class Settings:
         """Read all layers. Raises OptionError, one line, for what cannot be read or is not allowed.
 
         `flags` are the given ones by name, with `app` and `config`; other names are left alone. `typed` has the flags
-        that were typed for them, where those have other spellings. To read the files again
-        later, give the environment as it was before `environment` was set: a variable that is there goes before the
-        env file.
+        that were typed for them, where those have other spellings. To read the files again later, give the environment
+        as it was before `environment` was set: a variable that is there goes before the env file.
         """
         typed = typed or {}
         by_flag = {

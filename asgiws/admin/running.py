@@ -34,7 +34,7 @@ async def serve_admin(config: Config, source: Source) -> AsyncIterator[Access | 
     try:
         await server.start()
     except CannotListen as error:
-        raise CannotListen(str(error).replace("--bind", "--admin")) from None
+        raise error.of("--admin") from None
     LOG.info("admin address is %s", ", ".join(server.addresses))
     if address.kind != UNIX and not config.admin_token:
         LOG.info("admin address without --admin-token: connections cannot be closed there")

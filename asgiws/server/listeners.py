@@ -35,6 +35,10 @@ _REUSE_PORT: Final = sys.platform == "linux"
 class CannotListen(Exception):  # noqa: N818 - what happened
     """A socket cannot be made; the message is one line that says what to do."""
 
+    def of(self, option: str) -> CannotListen:
+        """Give the same for an address that this option has named, and not --bind."""
+        return CannotListen(str(self).replace("--bind", option))
+
 
 class Listeners:
     """The listening sockets of one process, or of one worker's slot."""

@@ -57,7 +57,7 @@ def _check(config: Config) -> int:
             try:
                 check_addresses(Config(bind=(config.admin,)))
             except CannotListen as error:
-                raise CannotListen(str(error).replace("--bind", "--admin")) from None
+                raise error.of("--admin") from None
         if config.ssl_certfile:
             Certificates(config)
         check_addresses(config)
