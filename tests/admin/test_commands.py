@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import signal
 import struct
 import subprocess
@@ -39,7 +40,8 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "asgiws", *arguments],
             stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, env=clean_environ() | {"TERM": "xterm"},
-            start_new_session=True,
+            # A test run under nohup would have it ignored, and `top` leaves that as it is.
+            start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )  # fmt: skip
 
     def type(self, keys: str) -> None:
@@ -48,6 +50,7 @@ class Terminal:
     def wait_for(self, pattern: str) -> re.Match[str]:
         """Read until something stands on the screen; gives it, and forgets all up to there."""
         while (found := re.search(pattern, self.screen)) is None:
+            assert select.select([self._ours], [], [], PATIENCE_S)[0], self.screen
             data = os.read(self._ours, 65536)
             assert data, self.screen
             self.screen += data.decode()
