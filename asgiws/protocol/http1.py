@@ -31,7 +31,7 @@ _ADDRESS_BYTES: Final = _HOST_BYTES + b":"
 _DECIDING: Final = frozenset(
     b"connection content-length expect host sec-websocket-key te transfer-encoding upgrade".split()
 )
-# Heads that are known by the bytes of their fields: so many at most, none larger. Together they are below 4 MiB.
+# Heads that are known by the bytes of their fields: so many at most, none larger. Together they are below 8 MiB.
 _KNOWN_MOST: Final = 512
 _KNOWN_MOST_BYTES: Final = 2048
 
@@ -130,12 +130,13 @@ class HeadReader:
                 return known[1]
             parsed = self._read_start(start, known[1])
             if parsed is not None:
-                self._known[fields] = start, parsed
+                if len(head) <= _KNOWN_MOST_BYTES:
+                    self._known[fields] = start, parsed
                 return parsed
         whole = parse_head(head[:-4], self._limits)
         if (
             len(self._known) < _KNOWN_MOST
-            and len(fields) <= _KNOWN_MOST_BYTES
+            and len(head) <= _KNOWN_MOST_BYTES
             and isinstance(whole, RequestHead)
             and not (whole.upgrade or whole.upgrade_lost)
             and start[len(whole.method) + 1 :].startswith(b"/")  # an absolute target has replaced the Host field

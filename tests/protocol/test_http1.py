@@ -607,6 +607,17 @@ def test_handshakes_and_large_heads_are_not_kept(fields: list[bytes]) -> None:
     assert known == {}
 
 
+def test_head_that_its_target_makes_large_is_not_kept() -> None:
+    """Alone, and where its fields are known by a smaller one."""
+    known: KnownHeads = {}
+    large = request(line=b"GET /" + b"a" * 2048 + b" HTTP/1.1")
+    assert isinstance(HeadReader(LIMITS, known).feed(large), RequestHead)
+    assert known == {}
+    small = HeadReader(LIMITS, known).feed(request())
+    assert HeadReader(LIMITS, known).feed(large) == HeadReader(LIMITS).feed(large)
+    assert [head for _, head in known.values()] == [small]
+
+
 def test_so_many_heads_are_kept_and_no_violation() -> None:
     """While there is no room, what is known stays known."""
     known: KnownHeads = {}
