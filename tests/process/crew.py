@@ -110,3 +110,16 @@ def start_without_successor(start: Start, order: Path, told: str) -> tuple[Serve
     assert ask(process.port) == pid
     process.wait_stderr(told)
     return process, pid
+
+
+def start_with_dead_worker(start: Start, order: Path, told: str) -> tuple[ServerProcess, int, int]:
+    """Start two workers and kill the first, whose successors fail while `order` exists.
+
+    Gives the server and the workers' processes, once it has told what `told` matches.
+    """
+    process = start(FRAGILE, "--workers", "2", environ={"FRAGILE": str(order)})
+    first, second = workers_of_log(process.stderr)
+    order.write_text("fail")
+    os.kill(first, signal.SIGKILL)
+    process.wait_stderr(told)
+    return process, first, second

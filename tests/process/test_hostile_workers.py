@@ -23,6 +23,7 @@ from tests.process.crew import (
     lines_of,
     next_worker,
     open_socket,
+    start_with_dead_worker,
     start_without_successor,
     workers_of_log,
 )
@@ -259,11 +260,7 @@ def test_closed_standard_error_does_not_become_a_socket(processes: list[ServerPr
 def test_rolling_restart_does_not_wait_for_a_pause_between_two_attempts(start: Start, tmp_path: Path) -> None:
     """An operator who has fixed what kept a worker from starting sends SIGHUP."""
     order = tmp_path / "order"
-    process = start(FRAGILE, "--workers", "2", environ={"FRAGILE": str(order)})
-    first, _ = workers_of_log(process.stderr)
-    order.write_text("fail")
-    os.kill(first, signal.SIGKILL)
-    process.wait_stderr("worker 1 is started again in 4 s")
+    process, first, _ = start_with_dead_worker(start, order, "worker 1 is started again in 4 s")
     order.unlink()
     process.signal(signal.SIGHUP)
     process.wait_stderr("rolling restart of 2 workers")

@@ -23,6 +23,7 @@ from tests.process.crew import (
     next_worker,
     open_socket,
     spread,
+    start_with_dead_worker,
     start_without_successor,
     try_socket,
     wait_gone,
@@ -221,11 +222,7 @@ def test_signal_during_the_first_startup_ends_the_server(start: Start, number: s
 def test_worker_that_cannot_start_later_is_tried_again_with_a_growing_pause(start: Start, tmp_path: Path) -> None:
     """A database that is away for a minute does not end the server, and is not asked without a pause."""
     order = tmp_path / "order"
-    process = start(FRAGILE, "--workers", "2", environ={"FRAGILE": str(order)})
-    first, second = workers_of_log(process.stderr)
-    order.write_text("fail")
-    os.kill(first, signal.SIGKILL)
-    process.wait_stderr("worker 1 is started again in 0.5 s")
+    process, _, second = start_with_dead_worker(start, order, "worker 1 is started again in 0.5 s")
     process.wait_stderr("application startup failed: no database")
     process.wait_stderr("worker 1 is started again in 1 s")
     order.write_text("die")
@@ -432,11 +429,7 @@ def test_ttin_adds_a_worker_and_ttou_takes_one_away(start: Start) -> None:
 
 def test_ttou_takes_away_a_worker_that_does_not_serve_before_one_that_does(start: Start, tmp_path: Path) -> None:
     order = tmp_path / "order"
-    process = start(FRAGILE, "--workers", "2", environ={"FRAGILE": str(order)})
-    first, second = workers_of_log(process.stderr)
-    order.write_text("fail")
-    os.kill(first, signal.SIGKILL)
-    process.wait_stderr("worker 1 is started again in 1 s")
+    process, first, second = start_with_dead_worker(start, order, "worker 1 is started again in 1 s")
     process.signal(signal.SIGTTOU)
     process.wait_stderr("one worker less, 1 now")
     assert {ask(process.port) for _ in range(20)} == {second}
