@@ -20,7 +20,7 @@ RUN python -m venv /opt/asgiws \
  && /opt/asgiws/bin/pip install --no-cache-dir --no-index --find-links /wheels "asgiws[uvloop,metrics]"
 WORKDIR /
 # The C module is optional where there is no compiler. Here there is one.
-RUN /opt/asgiws/bin/python -c "from asgiws.protocol.masking import UNMASK_IN_C; assert UNMASK_IN_C"
+RUN /opt/asgiws/bin/python -c "from asgiws.protocol.websocket.masking import UNMASK_IN_C; assert UNMASK_IN_C"
 
 FROM ${RUNTIME_IMAGE}
 # Logs leave as they are written; nothing is written beside the code, which may be on a read-only file system.

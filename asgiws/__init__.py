@@ -13,13 +13,13 @@ import sys
 from collections.abc import Mapping
 
 from asgiws._version import __version__
-from asgiws.config import Config
-from asgiws.option import OptionError
-from asgiws.process.starting import start
-from asgiws.server.context import ASGIApp, ClientDisconnected
+from asgiws.config.option import OptionError
+from asgiws.config.options import Config
+from asgiws.runner.run import run_app, serve_app
+from asgiws.server.asgi import ASGIApp, ClientDisconnected
 from asgiws.server.server import Server
-from asgiws.server.serving import run_app, serve_app
-from asgiws.telemetry.output import LOGGING_OPTIONS, configure
+from asgiws.telemetry.logging_setup import LOGGING_OPTIONS, configure
+from asgiws.workers.start import start
 
 __all__ = ["ClientDisconnected", "Config", "OptionError", "Server", "__version__", "run", "serve"]
 

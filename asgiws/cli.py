@@ -24,15 +24,16 @@ from typing import Final, NoReturn
 
 from asgiws._version import __version__
 from asgiws.admin.commands import COMMANDS, run_command
-from asgiws.config import OPTIONS, Config
-from asgiws.option import Option, OptionError, spelled
-from asgiws.process.starting import check, start
-from asgiws.server.program import CANNOT_START, USAGE, fail, leave
-from asgiws.server.serving import Terminal, loop_factory
-from asgiws.server.systemd import inherited_addresses
-from asgiws.settings import Settings
-from asgiws.telemetry.logs import LOG, escape
-from asgiws.telemetry.output import configure, say
+from asgiws.config.option import Option, OptionError, spelled
+from asgiws.config.options import OPTIONS, Config
+from asgiws.config.sources import Settings
+from asgiws.protocol.printable import escape
+from asgiws.runner.main import CANNOT_START, USAGE, fail, leave
+from asgiws.runner.run import Terminal, loop_factory
+from asgiws.runner.systemd import inherited_addresses
+from asgiws.telemetry.logging_setup import configure, say
+from asgiws.telemetry.logs import LOG
+from asgiws.workers.start import check, start
 
 __all__ = ["main", "make_parser"]
 

@@ -6,7 +6,7 @@ import queue
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from asgiws.server.context import Event, Scope
+from asgiws.server.asgi import Event, Scope
 from tests.conftest import PATIENCE_S
 
 Receive = Callable[[], Awaitable[Event]]

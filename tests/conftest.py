@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import pytest
 
-from asgiws.config import Config
-from asgiws.server.context import ASGIApp
+from asgiws.config.options import Config
+from asgiws.runner.run import loop_factory
+from asgiws.server.asgi import ASGIApp
 from asgiws.server.server import Server
-from asgiws.server.serving import loop_factory
 
 PATIENCE_S = 20.0
 """How long a test waits for what must happen; long, because it only matters when the test fails."""

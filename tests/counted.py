@@ -17,7 +17,7 @@ from typing import Any
 
 import asgiws
 from asgiws import Config, Server
-from asgiws.server.serving import loop_factory
+from asgiws.runner.run import loop_factory
 from tests.apps import echo
 from tests.conftest import PATIENCE_S
 from tests.raw import text

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from asgiws.config import OPTIONS, Config
-from asgiws.option import spelled
+from asgiws.config.option import spelled
+from asgiws.config.options import OPTIONS, Config
 from asgiws.protocol.errors import RULES
-from asgiws.telemetry.metrics import METRICS
+from asgiws.telemetry.prometheus import METRICS
 from tests.bench.report import figures_section, readme_section
 
 ROOT = Path(__file__).parent.parent

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from asgiws.addresses import FD, TCP, UNIX, Address, check_address, parse_address
-from asgiws.config import Config
-from asgiws.option import OptionError
+from asgiws.config.addresses import FD, TCP, UNIX, Address, check_address, parse_address
+from asgiws.config.option import OptionError
+from asgiws.config.options import Config
 
 GOOD = {
     "127.0.0.1:8000": Address(TCP, host="127.0.0.1", port=8000),

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 import asgiws
-from asgiws.server.context import ASGIApp, Scope
+from asgiws.runner.run import loop_factory
+from asgiws.server.asgi import ASGIApp, Scope
 from asgiws.server.lifespan import StartupFailed
-from asgiws.server.listeners import CannotListen
-from asgiws.server.serving import loop_factory
+from asgiws.server.sockets.listeners import CannotListen
 from tests.apps import Receive, Recorder, Send, accept, echo, messages
 from tests.conftest import PATIENCE_S
 from tests.programs import reserved_port

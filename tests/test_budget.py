@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from asgiws.protocol import masking, receiver
+from asgiws.protocol.websocket import masking, receiver
 from tests.counted import ECHO, FRAME, Count, InServer, serve_while
 from tests.raw import RawClient, close
 
@@ -87,7 +87,7 @@ def unmasking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(receiver, "unmask", masking.unmask_python)
         monkeypatch.setattr(receiver, "UNMASK_IN_C", False)
     elif not masking.UNMASK_IN_C:
-        pytest.skip("asgiws.protocol._masking is not built: it needs a C compiler at installation")
+        pytest.skip("asgiws.protocol.websocket._masking is not built: it needs a C compiler at installation")
     return str(request.param)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from asgiws.config import OPTIONS, Config, unknown_option
-from asgiws.option import OptionError, spelled
+from asgiws.config.option import OptionError, spelled
+from asgiws.config.options import OPTIONS, Config, unknown_option
 
 NUMBERS = [name for name, option in OPTIONS.items() if option.kind in ("count", "bytes", "seconds")]
 COUNTS = [name for name in NUMBERS if OPTIONS[name].kind != "seconds"]

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from asgiws.cli import make_parser
-from asgiws.config import OPTIONS, Config
-from asgiws.option import spelled
+from asgiws.config.option import spelled
+from asgiws.config.options import OPTIONS, Config
+from asgiws.config.sources import Settings
 from asgiws.protocol import errors
-from asgiws.settings import Settings
 from tests.docs import ROOT, TABLES, with_table
 
 DOCUMENTS = sorted(

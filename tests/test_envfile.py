@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asgiws.envfile import parse_env_file, read_env_file
-from asgiws.option import OptionError
+from asgiws.config.envfile import parse_env_file, read_env_file
+from asgiws.config.option import OptionError
 
 ENVIRON = {"HOME": "/home/u", "EMPTY": ""}
 

@@ -11,9 +11,9 @@ import pytest
 from uvicorn.main import main as uvicorn_command
 
 from asgiws.cli import make_parser
-from asgiws.config import Config
-from asgiws.server.context import Scope
-from asgiws.settings import Settings
+from asgiws.config.options import Config
+from asgiws.config.sources import Settings
+from asgiws.server.asgi import Scope
 from tests.apps import Receive, Send
 from tests.conftest import Serve
 from tests.docs import ROOT

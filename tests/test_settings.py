@@ -10,9 +10,9 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from asgiws.config import OPTIONS, Config
-from asgiws.option import OptionError
-from asgiws.settings import Settings
+from asgiws.config.option import OptionError
+from asgiws.config.options import OPTIONS, Config
+from asgiws.config.sources import Settings
 
 
 @pytest.fixture(autouse=True)

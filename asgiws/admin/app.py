@@ -7,7 +7,7 @@
     /live                               WebSocket: the status, once a second
     POST /connections/ID/close?code=    close a WebSocket, with 1000 unless a code is given; ID as the status has it
 
-Who may do what is in `asgiws.admin.access`. Answers are one line of text, unless they are data.
+Who may do what is in `asgiws.admin.authorization`. Answers are one line of text, unless they are data.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from asgiws.admin.access import Access
+from asgiws.admin.authorization import Authorization
 from asgiws.admin.source import Source
-from asgiws.protocol.closing import is_close_code
-from asgiws.protocol.fields import Header
-from asgiws.server.context import Event, Receive, Scope, Send
-from asgiws.telemetry.access import format_address
-from asgiws.telemetry.logs import LOG, escape
-from asgiws.telemetry.metrics import expose
+from asgiws.protocol.http.fields import Header
+from asgiws.protocol.printable import escape
+from asgiws.protocol.websocket.closing import is_close_code
+from asgiws.server.asgi import Event, Receive, Scope, Send
+from asgiws.telemetry.access_log import format_address
+from asgiws.telemetry.logs import LOG
+from asgiws.telemetry.prometheus import expose
 from asgiws.telemetry.scoreboard import Status
 
 __all__ = ["AdminApp"]
@@ -49,7 +50,7 @@ _Answer = tuple[int, bytes, str, list[Header]]
 class AdminApp:
     """The routes."""
 
-    def __init__(self, source: Source, access: Access) -> None:
+    def __init__(self, source: Source, access: Authorization) -> None:
         self._source = source
         self._access = access
         self._denials = 0

@@ -9,8 +9,8 @@ import re
 import socket
 from typing import Any, Final
 
-from asgiws.addresses import UNIX, Address, parse_address
-from asgiws.telemetry.logs import escape
+from asgiws.config.addresses import UNIX, Address, parse_address
+from asgiws.protocol.printable import escape
 from asgiws.telemetry.scoreboard import Scoreboard
 
 __all__ = ["AdminClient", "Unreachable"]

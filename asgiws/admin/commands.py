@@ -20,11 +20,11 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-from asgiws.addresses import check_address
 from asgiws.admin.client import AdminClient, Unreachable
 from asgiws.admin.view import view_lines
-from asgiws.config import Config
-from asgiws.option import OptionError
+from asgiws.config.addresses import check_address
+from asgiws.config.option import OptionError
+from asgiws.config.options import Config
 from asgiws.telemetry.scoreboard import Status
 
 __all__ = ["COMMANDS", "run_command"]

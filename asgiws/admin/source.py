@@ -44,7 +44,7 @@ class OneServer:
         server, state, draining = self._server, "starting", False
         if server.started:
             self._scoreboard.update(_KEY, server.report())
-            draining = server.context.draining
+            draining = server.worker.registry.draining
             state = "stopping" if draining else "serving" if server.ready else "starting"
         worker = Worker(_KEY, 1, os.getpid(), state)
         return self._scoreboard.status([worker], ready=self.ready, draining=draining)

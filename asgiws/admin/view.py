@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
-from asgiws.telemetry.logs import escape
+from asgiws.protocol.printable import escape
 from asgiws.telemetry.scoreboard import Status
 
 __all__ = ["view_lines"]

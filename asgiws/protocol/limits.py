@@ -2,7 +2,7 @@
 
 Made once by the configuration and passed into the parsers and the inflater, which check before they buffer. Zero
 turns a limit off where the field says so. Each field's reason stands beside it; the options that set them carry the
-units (`asgiws.config`).
+units (`asgiws.config.options`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from asgiws.server.context import ASGIApp, Receive, Scope, Send
+from asgiws.server.asgi import ASGIApp, Receive, Scope, Send
 
 __all__ = ["with_health"]
 

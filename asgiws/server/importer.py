@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
-from asgiws.server.context import ASGIApp
+from asgiws.server.asgi import ASGIApp
 
 __all__ = ["ImportFailed", "import_app"]
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from asgiws.server.context import ASGIApp, Event
-from asgiws.telemetry.logs import LOG, escape
+from asgiws.protocol.printable import escape
+from asgiws.server.asgi import ASGIApp, Event
+from asgiws.telemetry.logs import LOG
 
 __all__ = ["Lifespan", "StartupFailed"]
 

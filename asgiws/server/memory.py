@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from asgiws.config import Config
+from asgiws.config.options import Config
 from asgiws.protocol.limits import KIB
-from asgiws.protocol.text import DECODED_MOST_BYTES
+from asgiws.protocol.websocket.utf8 import DECODED_MOST_BYTES
 
 __all__ = ["CONNECTION_BYTES", "READ_BYTES", "TLS_BYTES", "Terms", "http_terms", "websocket_terms"]
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from asgiws.config import Config
+from asgiws.config.options import Config
 from asgiws.telemetry.counters import Counters
 from asgiws.telemetry.logs import LOG
 

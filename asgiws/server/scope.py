@@ -6,9 +6,10 @@ import asyncio
 import os
 from typing import Any, Final
 
-from asgiws.protocol.fields import Header
-from asgiws.protocol.http1 import RequestHead
-from asgiws.server.context import Context, Scope
+from asgiws.protocol.http.fields import Header
+from asgiws.protocol.http.head import RequestHead
+from asgiws.server.asgi import Scope
+from asgiws.server.state.worker_state import WorkerState
 
 __all__ = ["GONE", "Peer", "http_scope", "peer_of", "websocket_scope"]
 
@@ -54,7 +55,7 @@ def peer_of(transport: asyncio.BaseTransport) -> Peer:
     return Peer(client=None, server=(os.fsdecode(server), None) if server else None, secure=False)
 
 
-def http_scope(context: Context, head: RequestHead, peer: Peer) -> Scope:
+def http_scope(worker: WorkerState, head: RequestHead, peer: Peer) -> Scope:
     """Make the scope of an HTTP request."""
     # ASGI E3 to E6, each where it works: trailers and 103 need a client that understands them
     extensions: dict[str, Any] = {"http.response.pathsend": {}, "http.response.zerocopysend": {}}
@@ -62,24 +63,24 @@ def http_scope(context: Context, head: RequestHead, peer: Peer) -> Scope:
         extensions["http.response.early_hint"] = {}
         if head.te_trailers:
             extensions["http.response.trailers"] = {}
-    scope = _scope(context, head, peer, "http", "https" if peer.secure else "http", extensions)
+    scope = _scope(worker, head, peer, "http", "https" if peer.secure else "http", extensions)
     scope["method"] = head.method.upper()
     return scope
 
 
-def websocket_scope(context: Context, head: RequestHead, peer: Peer, subprotocols: list[str]) -> Scope:
+def websocket_scope(worker: WorkerState, head: RequestHead, peer: Peer, subprotocols: list[str]) -> Scope:
     """Make the scope of a WebSocket connection."""
     extensions: dict[str, Any] = {"websocket.http.response": {}}
-    scope = _scope(context, head, peer, "websocket", "wss" if peer.secure else "ws", extensions)
+    scope = _scope(worker, head, peer, "websocket", "wss" if peer.secure else "ws", extensions)
     scope["subprotocols"] = subprotocols
     return scope
 
 
 def _scope(
-    context: Context, head: RequestHead, peer: Peer, kind: str, scheme: str, extensions: dict[str, Any]
+    worker: WorkerState, head: RequestHead, peer: Peer, kind: str, scheme: str, extensions: dict[str, Any]
 ) -> dict[str, Any]:
     # Every value is fresh: applications and middleware write into their scope.
-    root_path = context.config.root_path if peer.root_path is None else peer.root_path
+    root_path = worker.config.root_path if peer.root_path is None else peer.root_path
     if peer.tls is not None:
         extensions["tls"] = _copy(peer.tls)
     scope: dict[str, Any] = {
@@ -97,8 +98,8 @@ def _scope(
         "server": peer.server,
         "extensions": extensions,
     }
-    if context.state is not None:
-        scope["state"] = context.state.copy()
+    if worker.lifespan_state is not None:
+        scope["state"] = worker.lifespan_state.copy()
     return scope
 
 

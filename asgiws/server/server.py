@@ -24,18 +24,20 @@ from email.utils import formatdate
 from types import TracebackType
 from typing import Any, Self
 
-from asgiws.config import Config
-from asgiws.server.acceptor import Acceptor
-from asgiws.server.arrival import arrivals
-from asgiws.server.context import ASGIApp, Connection, Context, server_fields
+from asgiws.config.options import Config
+from asgiws.server.asgi import ASGIApp
+from asgiws.server.connection.http import HTTPConnection
+from asgiws.server.connection.preamble import protocol_factory
+from asgiws.server.connection.websocket import WebSocketConnection
 from asgiws.server.health import with_health
-from asgiws.server.http import HTTPConnection
 from asgiws.server.lifespan import Lifespan
-from asgiws.server.listeners import Listeners
 from asgiws.server.recycling import Recycling
-from asgiws.server.report import make_report
-from asgiws.server.tls import Certificates
-from asgiws.server.websocket import WebSocketConnection
+from asgiws.server.sockets.acceptor import Acceptor
+from asgiws.server.sockets.listeners import Listeners
+from asgiws.server.state.registry import Connection
+from asgiws.server.state.worker_state import WorkerState, server_fields
+from asgiws.server.stats import make_report
+from asgiws.server.tls.certificates import Certificates
 from asgiws.telemetry.counters import Counters
 from asgiws.telemetry.logs import LOG
 
@@ -49,14 +51,14 @@ _CANCEL_S = 1.0
 class Server:
     """Serves one application on one event loop.
 
-    `app` is an ASGI application; `config` has the options. Use it as an async context manager, or call `start` and
+    `app` is an ASGI application; `config` has the options. Use it as an async worker manager, or call `start` and
     `stop`; both belong to the running loop.
     """
 
     def __init__(self, app: ASGIApp, config: Config | None = None) -> None:
         self.config = config or Config()
         self._app = app
-        self._context: Context | None = None
+        self._worker: WorkerState | None = None
         self._forced = asyncio.Event()
         """Set when stopping waits for nobody any more."""
         self._lifespan = Lifespan(app, self.config.lifespan)
@@ -75,42 +77,42 @@ class Server:
         """The bound TCP port; 0 when it listens on none."""
 
     @property
-    def context(self) -> Context:
+    def worker(self) -> WorkerState:
         """What the connections share. Raises RuntimeError before the start."""
-        if self._context is None:
+        if self._worker is None:
             raise RuntimeError("the server was not started")
-        return self._context
+        return self._worker
 
     @property
     def started(self) -> bool:
         """Whether it was started; it may still wait for the application, see `ready`."""
-        return self._context is not None
+        return self._worker is not None
 
     @property
     def counters(self) -> Counters:
         """What the server has counted since it started."""
-        return self.context.counters
+        return self.worker.counters
 
     @property
     def connection_count(self) -> int:
         """How many connections are open."""
-        return len(self.context.connections)
+        return len(self.worker.registry.connections)
 
     @property
     def ready(self) -> bool:
         """Whether it accepts connections and will go on doing so."""
-        return bool(self._acceptors) and not self.context.draining
+        return bool(self._acceptors) and not self.worker.registry.draining
 
     def report(self) -> dict[str, Any]:
         """Give what it has counted and what is open now, as JSON has it; see `asgiws.telemetry.scoreboard`.
 
         Looks at every connection: 10,000 of them cost some milliseconds.
         """
-        return make_report(self.context, ready=self.ready)
+        return make_report(self.worker, ready=self.ready)
 
     def close_connection(self, number: int, code: int, reason: str) -> bool:
         """Close one WebSocket by the number that the report gives it; tells whether it was open."""
-        for connection in list(self.context.connections):
+        for connection in list(self.worker.registry.connections):
             if isinstance(connection, WebSocketConnection) and connection.number == number:
                 return connection.close(code, reason)
         return False
@@ -128,18 +130,18 @@ class Server:
         """Start the application and listen. Raises StartupFailed or CannotListen, with nothing left running."""
         loop = asyncio.get_running_loop()
         app = with_health(self._app, self.config.health_path, lambda: self.ready)
-        self._context = context = Context(app, self.config, loop)
+        self._worker = worker = WorkerState(app, self.config, loop)
         if self.config.ssl_certfile:
             self._certificates = Certificates(self.config)
         try:
             await self._lifespan.start()
-            context.state = self._lifespan.state
+            worker.lifespan_state = self._lifespan.state
             self._listeners = listeners = Listeners.open(self.config)
             self.addresses, self.port = listeners.urls(), listeners.port
             self._sweep()
-            make_protocol = arrivals(context, self._certificates)
+            make_protocol = protocol_factory(worker, self._certificates)
             for listener in listeners.sockets:
-                acceptor = Acceptor(context, listener, make_protocol)
+                acceptor = Acceptor(worker, listener, make_protocol)
                 self._acceptors.append(acceptor)
                 acceptor.start()
             self._recycling = Recycling(self.config)
@@ -155,41 +157,41 @@ class Server:
 
         `replaced`: another process accepts on the same sockets from now on.
         """
-        context = self._context
-        if context is None:
+        worker = self._worker
+        if worker is None:
             return
-        context.draining = True
-        for connection in list(context.connections):
+        worker.registry.draining = True
+        for connection in list(worker.registry.connections):
             if isinstance(connection, HTTPConnection):
                 connection.begin_drain()
         if self.config.drain_delay and not replaced and self._acceptors:
             LOG.info("draining: connections are accepted for another %g s", self.config.drain_delay)
             await _pause(self.config.drain_delay, self._forced)
-        context.stopping, context.replaced = True, replaced
+        worker.registry.stopping, worker.registry.replaced = True, replaced
         self._stop_listening()
         until_s = time.monotonic() + self.config.graceful_timeout
         try:
             async with asyncio.timeout(self.config.graceful_timeout):
-                await self._close_connections(context)
+                await self._close_connections(worker)
                 # Those that somebody cancelled before they began have not told of their end.
-                context.tasks = {task for task in context.tasks if not task.done()}
-                while (context.connections or context.tasks) and not self._forced.is_set():
-                    context.quiet.clear()
-                    await context.quiet.wait()
+                worker.registry.tasks = {task for task in worker.registry.tasks if not task.done()}
+                while (worker.registry.connections or worker.registry.tasks) and not self._forced.is_set():
+                    worker.registry.quiet.clear()
+                    await worker.registry.quiet.wait()
         except TimeoutError:
             LOG.warning(
                 "%d connections and %d applications did not end within %g s, they are ended now",
-                len(context.connections), len(context.tasks), self.config.graceful_timeout,
+                len(worker.registry.connections), len(worker.registry.tasks), self.config.graceful_timeout,
             )  # fmt: skip
-        await self._end_all(context)
+        await self._end_all(worker)
         await self._end(until_s - time.monotonic())
 
     def force_stop(self) -> None:
         """Let `stop` wait for nobody any more."""
         self._forced.set()
         self._lifespan.abandon()
-        if self._context is not None:
-            self._context.quiet.set()
+        if self._worker is not None:
+            self._worker.registry.quiet.set()
 
     def reload_certificates(self) -> bool:
         """Read the files of TLS again, for new connections; when that fails, it is logged and nothing changes.
@@ -200,10 +202,10 @@ class Server:
             self._certificates.reload()
         return self._certificates is not None
 
-    async def _close_connections(self, context: Context) -> None:
+    async def _close_connections(self, worker: WorkerState) -> None:
         """Tell every connection to end; WebSockets spread over time, so that they do not all come back at once."""
         websockets: list[Connection] = []
-        for connection in list(context.connections):
+        for connection in list(worker.registry.connections):
             if isinstance(connection, WebSocketConnection):
                 websockets.append(connection)
             else:
@@ -211,9 +213,9 @@ class Server:
         spread_s, began_s = self.config.drain_spread, time.monotonic()
         for place, websocket in enumerate(websockets):
             due_in_s = began_s + spread_s * place / len(websockets) - time.monotonic()
-            if due_in_s > 0 and websocket in context.connections:
-                await _pause(due_in_s, context.quiet)
-            if websocket in context.connections:
+            if due_in_s > 0 and websocket in worker.registry.connections:
+                await _pause(due_in_s, worker.registry.quiet)
+            if websocket in worker.registry.connections:
                 websocket.begin_shutdown()
 
     def _stop_listening(self) -> None:
@@ -230,11 +232,11 @@ class Server:
         if self._sweep_handle is not None:
             self._sweep_handle.cancel()
 
-    async def _end_all(self, context: Context) -> None:
-        context.second_passed()  # of lines that were left out in the last one, too, is told how many
-        for connection in list(context.connections):
+    async def _end_all(self, worker: WorkerState) -> None:
+        worker.second_passed()  # of lines that were left out in the last one, too, is told how many
+        for connection in list(worker.registry.connections):
             connection.abort()
-        tasks = list(context.tasks)
+        tasks = list(worker.registry.tasks)
         for task in tasks:
             task.cancel()
         if tasks:
@@ -244,36 +246,34 @@ class Server:
 
     def _sweep(self) -> None:
         """Count a tick for every connection; nothing else in a worker has a timer."""
-        context = self.context
-        self._sweep_handle = context.loop.call_later(context.deadlines.tick_s, self._sweep)
+        worker = self.worker
+        self._sweep_handle = worker.loop.call_later(worker.deadlines.tick_s, self._sweep)
         now = time.monotonic()
         if self._sweep_due_s:
-            context.lag_s = max(0.0, now - self._sweep_due_s)
-            context.counters.lag.add(context.lag_s)
-        self._sweep_due_s = now + context.deadlines.tick_s
+            worker.lag_s = max(0.0, now - self._sweep_due_s)
+            worker.counters.lag.add(worker.lag_s)
+        self._sweep_due_s = now + worker.deadlines.tick_s
         second_passed = now - self._second_at_s >= 1
         if second_passed:
             self._second_at_s = now
-            self._on_second(context)
-        for connection in list(context.connections):
+            self._on_second(worker)
+        for connection in list(worker.registry.connections):
             try:
                 connection.on_tick(second_passed)
             except Exception:  # a fault of ours in one connection; the others have deadlines too
                 LOG.exception("a deadline could not be kept, its connection is ended")
                 connection.abort()
 
-    def _on_second(self, context: Context) -> None:
-        context.default_fields = server_fields(self.config, formatdate(usegmt=True))
-        for encoder in context.encoders.values():
-            encoder.forget()
-        context.second_passed()
+    def _on_second(self, worker: WorkerState) -> None:
+        worker.default_fields = server_fields(self.config, formatdate(usegmt=True))
+        worker.second_passed()
         for acceptor in self._acceptors:
             acceptor.on_tick()
         if self._certificates is not None:
             self._certificates.on_second()
-        if self.on_due is None or self._recycling is None or context.draining:
+        if self.on_due is None or self._recycling is None or worker.registry.draining:
             return
-        if why := self._recycling.due(context.counters):
+        if why := self._recycling.due(worker.counters):
             on_due, self.on_due = self.on_due, None
             on_due(why)
 

@@ -4,7 +4,7 @@ Data paths keep their own ints in the connection; they are folded in here when t
 have counted so far is added by the report (`Levels`), so that a connection of many hours shows its traffic. No lock:
 all of it belongs to the thread of the event loop.
 
-What is counted under which name, and what it means, is the table in `asgiws.telemetry.metrics`.
+What is counted under which name, and what it means, is the table in `asgiws.telemetry.prometheus`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
-from asgiws.telemetry.logs import printable
+from asgiws.protocol.printable import printable
 
 __all__ = ["MOST_OF_MESSAGE", "JSONFormatter", "TextFormatter", "indented_traceback", "takes_colors"]
 
@@ -90,7 +90,7 @@ class TextFormatter(logging.Formatter):
         args = record.args
         if not isinstance(args, Mapping) or "event" not in args:
             return printable(record.getMessage(), MOST_OF_MESSAGE)
-        # A line of `asgiws.telemetry.access`: each of its values was made harmless.
+        # A line of `asgiws.telemetry.access_log`: each of its values was made harmless.
         shown = {**args, "client": f"{args['client']:<{_CLIENT_WIDTH}}"}
         if self._colors:
             shown.update(

@@ -2,7 +2,7 @@
 
 `asgiws` says what the server does, `asgiws.access` what clients do. Whatever came from a peer or from the application
 is escaped before it is logged: a line is printable ASCII from the first character to the last. What lines look like is
-in `asgiws.telemetry.formats`, where they go in `asgiws.telemetry.output`.
+in `asgiws.telemetry.formats`, where they go in `asgiws.telemetry.logging_setup`.
 """
 
 from __future__ import annotations
@@ -10,33 +10,10 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-__all__ = ["ACCESS", "LOG", "MOST_CHARACTERS", "LineLimit", "escape", "printable"]
+__all__ = ["ACCESS", "LOG", "LineLimit"]
 
 LOG: Final = logging.getLogger("asgiws")
 ACCESS: Final = logging.getLogger("asgiws.access")
-
-MOST_CHARACTERS: Final = 2048
-"""Of one value in a line."""
-
-
-def escape(value: str | bytes) -> str:
-    """Give text as printable ASCII without quotes: control, quote, backslash and 8-bit characters become escapes."""
-    text = value.decode("latin-1") if isinstance(value, bytes) else value
-    cut = text[:MOST_CHARACTERS]
-    if not cut.isascii() or not cut.isprintable() or '"' in cut or "\\" in cut:
-        cut = cut.encode("unicode_escape").decode("ascii").replace('"', '\\"')
-    return cut if len(text) <= MOST_CHARACTERS else cut + "..."
-
-
-def printable(text: str, most: int = MOST_CHARACTERS) -> str:
-    """Give text as one line of printable ASCII that keeps its quotes and backslashes, as source code has them."""
-    cut = text[:most]
-    if not (cut.isascii() and cut.isprintable()):
-        cut = "".join(
-            character if " " <= character <= "~" else character.encode("unicode_escape").decode("ascii")
-            for character in cut
-        )
-    return cut if len(text) <= most else cut + "..."
 
 
 class LineLimit:

@@ -21,7 +21,7 @@ WORKER_STATES: Final = ("starting", "serving", "stopping")
 RESTART_REASONS: Final = ("died", "hung", "recycled", "reload")
 
 Report = Mapping[str, Any]
-"""What a worker says of itself, see `asgiws.server.report`."""
+"""What a worker says of itself, see `asgiws.server.stats`."""
 Status = dict[str, Any]
 """What `Scoreboard.status` gives; all of it is plain data, as JSON has it."""
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from asgiws.telemetry.logs import escape
+from asgiws.protocol.printable import escape
 from tests.admin.helpers import BEARER, TOKEN, Admin, open_one
 from tests.conftest import PATIENCE_S
 from tests.process.helpers import APPS, ROOT, RunCommand, Start, clean_environ

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from asgiws.telemetry.metrics import METRICS
+from asgiws.telemetry.prometheus import METRICS
 from tests import raw
 from tests.admin.helpers import Admin, Samples, wait_until
 from tests.process.helpers import APPS, Start

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import asgiws
-from asgiws.server.context import ASGIApp, Event, Scope
+from asgiws.server.asgi import ASGIApp, Event, Scope
 from tests.apps import Receive, Recorder, Send, accept, refuse_lifespan
 from tests.conftest import PATIENCE_S, RunningServer
 from tests.raw import Answer

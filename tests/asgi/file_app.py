@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asgiws.server.context import Scope
+from asgiws.server.asgi import Scope
 from tests.apps import Receive, Send, refuse_lifespan
 
 

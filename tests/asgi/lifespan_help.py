@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from asgiws.config import Config
-from asgiws.server.context import ASGIApp
+from asgiws.config.options import Config
+from asgiws.runner.run import loop_factory
+from asgiws.server.asgi import ASGIApp
 from asgiws.server.server import Server
-from asgiws.server.serving import loop_factory
 
 STARTUP, COMPLETE = {"type": "lifespan.startup"}, {"type": "lifespan.startup.complete"}
 SHUTDOWN, ENDED = {"type": "lifespan.shutdown"}, {"type": "lifespan.shutdown.complete"}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import asgiws
-from asgiws.server.context import Scope
+from asgiws.server.asgi import Scope
 from tests.apps import Receive, Recorder, Send, echo, refuse_lifespan, say
 from tests.asgi.app_help import (
     POST,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from asgiws.server.context import Event, Scope
+from asgiws.server.asgi import Event, Scope
 from tests.apps import Receive, Recorder, Send, echo, refuse_lifespan, say
 from tests.asgi.app_help import POST, answer, begin_answer, body, error_of, get, on_request, on_websocket, with_lifespan
 from tests.conftest import Serve

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import asgiws
-from asgiws.server.context import Event, Scope
+from asgiws.server.asgi import Event, Scope
 from tests.apps import Receive, Recorder, Send, refuse_lifespan
 from tests.asgi.app_help import (
     Talk,

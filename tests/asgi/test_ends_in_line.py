@@ -12,7 +12,7 @@ import asyncio
 import pytest
 
 import asgiws
-from asgiws.server.context import Event
+from asgiws.server.asgi import Event
 from tests.apps import Receive, Recorder, Send, echo, messages, say
 from tests.asgi.app_help import (
     NEVER_S,

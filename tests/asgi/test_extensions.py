@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from asgiws.server.context import ASGIApp, Scope
+from asgiws.server.asgi import ASGIApp, Scope
 from tests.apps import Receive, Recorder, Send, refuse_lifespan
 from tests.asgi.app_help import answer, begin_answer, body, error_of, get, on_request, values
 from tests.conftest import Serve

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from asgiws.server.context import ClientDisconnected, Event, Scope
+from asgiws.server.asgi import ClientDisconnected, Event, Scope
 from tests.apps import Receive, Recorder, Send
 from tests.asgi.app_help import begin_answer, body, error_of, get, on_request
 from tests.conftest import Serve

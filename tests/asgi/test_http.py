@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from asgiws.server.context import Scope
+from asgiws.server.asgi import Scope
 from tests.apps import Receive, Recorder, Send, refuse_lifespan
 from tests.asgi.app_help import answer, get, with_lifespan
 from tests.conftest import RunningServer, Serve

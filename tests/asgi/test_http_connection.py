@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from asgiws.server.context import Scope
+from asgiws.server.asgi import Scope
 from tests.apps import Receive, Recorder, Send, refuse_lifespan
 from tests.asgi.app_help import (
     POST,

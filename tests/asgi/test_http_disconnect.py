@@ -8,7 +8,7 @@ import threading
 import pytest
 
 import asgiws
-from asgiws.server.context import Scope
+from asgiws.server.asgi import Scope
 from tests.apps import Receive, Recorder, Send, refuse_lifespan
 from tests.asgi.app_help import (
     POST,

@@ -11,7 +11,7 @@ from http import HTTPStatus
 import pytest
 
 import asgiws
-from asgiws.server.context import Scope
+from asgiws.server.asgi import Scope
 from tests.apps import Receive, Recorder, Send, refuse_lifespan
 from tests.asgi.app_help import POST, answer, begin_answer, body, error_of, get, on_request, values
 from tests.conftest import Serve

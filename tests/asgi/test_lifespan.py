@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from asgiws.server.context import ASGIApp, Scope
+from asgiws.server.asgi import ASGIApp, Scope
 from asgiws.server.lifespan import StartupFailed
 from tests.apps import Receive, Recorder, Send, echo
 from tests.asgi.app_help import (

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from asgiws.server.context import Event, Scope
+from asgiws.server.asgi import Event, Scope
 from tests.apps import Receive, Recorder, Send, accept
 from tests.asgi.app_help import answer, assert_logged_once, disconnected, error_lines, error_of, get
 from tests.asgi.lifespan_help import (

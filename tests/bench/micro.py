@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from asgiws.config import Config
-from asgiws.protocol import masking
-from asgiws.protocol.deflate import Deflater, DeflateSettings
-from asgiws.protocol.encoder import Encoder
-from asgiws.protocol.http1 import RequestHead, parse_head
+from asgiws.config.options import Config
+from asgiws.protocol.http.head import RequestHead, parse_head
 from asgiws.protocol.limits import Limits
-from asgiws.protocol.receiver import FRESH_WINDOW, NO_COMPRESSION, Item, Receiver
-from asgiws.server.context import Context
-from asgiws.server.http import HTTPConnection
+from asgiws.protocol.websocket import masking
+from asgiws.protocol.websocket.deflate import Deflater, DeflateSettings
+from asgiws.protocol.websocket.encoder import Encoder
+from asgiws.protocol.websocket.receiver import FRESH_WINDOW, NO_COMPRESSION, Item, Receiver
+from asgiws.server.connection.http import HTTPConnection
+from asgiws.server.state.worker_state import WorkerState
 from tests.bench import wire
 from tests.bench.apps import plain
 from tests.raw import frame, handshake
@@ -161,9 +161,9 @@ class Player:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         config = Config.from_options({"access_log": False, "compression": "off"})
-        self.context = Context(plain, config, loop)
+        self.worker = WorkerState(plain, config, loop)
         self.transport = FakeTransport()
-        connection = HTTPConnection(self.context)
+        connection = HTTPConnection(self.worker)
         self.transport.protocol = connection
         connection.connection_made(self.transport)
 
@@ -183,8 +183,8 @@ def player() -> Iterator[Player]:
     loop = asyncio.new_event_loop()
     made = Player(loop)
     yield made
-    made.context.stopping = True
-    for task in list(made.context.tasks):
+    made.worker.registry.stopping = True
+    for task in list(made.worker.registry.tasks):
         task.cancel()
     loop.run_until_complete(asyncio.sleep(0))
     loop.run_until_complete(asyncio.sleep(0))

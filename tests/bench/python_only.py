@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 
 # What an import finds as None raises ImportError, as for a module that is not there.
-sys.modules["asgiws.protocol._masking"] = None  # type: ignore[assignment]
+sys.modules["asgiws.protocol.websocket._masking"] = None  # type: ignore[assignment]
 
 from asgiws.cli import main  # noqa: E402
-from asgiws.protocol.masking import UNMASK_IN_C  # noqa: E402
+from asgiws.protocol.websocket.masking import UNMASK_IN_C  # noqa: E402
 
 assert not UNMASK_IN_C
 sys.exit(main())

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from asgiws.protocol.masking import UNMASK_IN_C
+from asgiws.protocol.websocket.masking import UNMASK_IN_C
 from tests.bench import extra, machine
 from tests.bench.driver import Refused
 from tests.bench.servers import OURS, PEER, Running, Server, ServerFailed

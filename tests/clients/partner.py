@@ -6,7 +6,7 @@ import asyncio
 import json
 from urllib.parse import parse_qs
 
-from asgiws.server.context import Scope
+from asgiws.server.asgi import Scope
 from tests.apps import Receive, Recorder, Send, accept, messages, refuse_lifespan, say
 
 

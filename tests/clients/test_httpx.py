@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 import httpx
 import pytest
 
-from asgiws.server.context import Event, Scope
+from asgiws.server.asgi import Event, Scope
 from tests.apps import Receive, Recorder, Send, refuse_lifespan
 from tests.conftest import PATIENCE_S, Serve
 

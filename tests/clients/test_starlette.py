@@ -24,7 +24,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from asgiws.server.context import ASGIApp, Scope
+from asgiws.server.asgi import ASGIApp, Scope
 from tests.apps import Receive, Recorder, Send
 from tests.clients.callers import ask, cancelled_futures, talk
 from tests.conftest import PATIENCE_S, Serve

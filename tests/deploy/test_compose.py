@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from asgiws.config import Config
-from asgiws.server.serving import stop_most_s
-from asgiws.settings import Settings
+from asgiws.config.options import Config
+from asgiws.config.sources import Settings
+from asgiws.runner.run import stop_most_s
 from tests.deploy.fronts import DEPLOY, FILES
 from tests.process.helpers import clean_environ
 from tests.programs import find_program

@@ -91,7 +91,7 @@ def test_image_has_the_server_and_nothing_to_build_it(image: Image) -> None:
     assert not (image.root / "wheels").exists()
     assert not list((image.root / "usr" / "bin").glob("*gcc*"))
     assert list((image.root / "opt" / "asgiws").glob("lib/python3*/site-packages/asgiws/__pycache__/cli.*.pyc"))
-    masking = image.run("python", "-c", "from asgiws.protocol.masking import UNMASK_IN_C; print(UNMASK_IN_C)")
+    masking = image.run("python", "-c", "from asgiws.protocol.websocket.masking import UNMASK_IN_C; print(UNMASK_IN_C)")
     assert masking.stdout == "True\n"
 
 

@@ -9,10 +9,10 @@ import kubernetes_validate  # type: ignore[import-untyped] # it has no types
 import pytest
 import yaml
 
-from asgiws.config import Config
-from asgiws.server.serving import stop_most_s
-from asgiws.settings import Settings
-from asgiws.telemetry.metrics import METRICS
+from asgiws.config.options import Config
+from asgiws.config.sources import Settings
+from asgiws.runner.run import stop_most_s
+from asgiws.telemetry.prometheus import METRICS
 from tests.deploy.fronts import DEPLOY
 
 FOLDER = DEPLOY / "kubernetes"

@@ -11,8 +11,8 @@ import yaml
 
 from asgiws.admin.commands import COMMANDS
 from asgiws.cli import make_parser
-from asgiws.config import Config
-from asgiws.server.serving import stop_most_s
+from asgiws.config.options import Config
+from asgiws.runner.run import stop_most_s
 from tests.deploy.fronts import DEPLOY
 from tests.process.helpers import ROOT
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from asgiws.config import Config
-from asgiws.server.serving import stop_most_s
-from asgiws.settings import Settings
+from asgiws.config.options import Config
+from asgiws.config.sources import Settings
+from asgiws.runner.run import stop_most_s
 from tests.deploy.conftest import WHOAMI
 from tests.deploy.fronts import DEPLOY
 from tests.process.crew import ask, next_worker, open_socket

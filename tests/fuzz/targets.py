@@ -15,17 +15,17 @@ from random import Random
 from types import MappingProxyType
 from typing import Final
 
-from asgiws.protocol.body import ChunkedBody
-from asgiws.protocol.closing import Close
-from asgiws.protocol.deflate import OFF, DeflateSettings, Inflater, inflate_message, negotiate
 from asgiws.protocol.errors import BAD_DEFLATE, RULES, Violation
-from asgiws.protocol.forwarded import FORWARDED, FORWARDED_FIELDS, PREFIX, believe, parse_node
-from asgiws.protocol.handshake import Handshake, check_handshake, parse_extensions
-from asgiws.protocol.http1 import HeadReader, RequestHead, parse_head
+from asgiws.protocol.http.body import ChunkedBody
+from asgiws.protocol.http.forwarded import FORWARDED, FORWARDED_FIELDS, PREFIX, believe, parse_node
+from asgiws.protocol.http.head import HeadReader, RequestHead, parse_head
 from asgiws.protocol.limits import Limits
-from asgiws.protocol.networks import Networks
 from asgiws.protocol.proxy_protocol import parse_proxy_header
-from asgiws.protocol.receiver import ENDED, FRESH_WINDOW, KEPT_WINDOW, NO_COMPRESSION
+from asgiws.protocol.trusted_networks import TrustedNetworks
+from asgiws.protocol.websocket.closing import Close
+from asgiws.protocol.websocket.deflate import OFF, DeflateSettings, Inflater, inflate_message, negotiate
+from asgiws.protocol.websocket.handshake import Handshake, check_handshake, parse_extensions
+from asgiws.protocol.websocket.receiver import ENDED, FRESH_WINDOW, KEPT_WINDOW, NO_COMPRESSION
 from tests.protocol import test_body, test_http1, test_proxy_protocol
 from tests.protocol.frame_help import CONTROL_MOST, HEADER_MOST, Connection, client_frame, cut, fragments, run
 from tests.protocol.http_help import feed, request
@@ -167,7 +167,7 @@ def handshake(data: bytes) -> None:
 def forwarded(data: bytes) -> None:
     """Believe any fields of a proxy, each line another one: what comes of it is fit for a scope, or nothing."""
     given = Input(data)
-    trusted = (Networks(["127.0.0.1", "10.0.0.0/8"]), Networks(["*"]))[given.choice & 1]
+    trusted = (TrustedNetworks(["127.0.0.1", "10.0.0.0/8"]), TrustedNetworks(["*"]))[given.choice & 1]
     fields: dict[bytes, list[bytes]] = {}
     for at, line in enumerate(given.sent.split(b"\n")):
         fields.setdefault(FORWARDED_FIELDS[(at + given.choice) % len(FORWARDED_FIELDS)], []).append(line)

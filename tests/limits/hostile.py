@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
-from asgiws.server.context import Event, Scope
+from asgiws.server.asgi import Event, Scope
 from tests.apps import Receive, Send
 
 NASTY: Final[Mapping[str, str]] = {

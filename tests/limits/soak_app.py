@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from asgiws.server.context import Scope
+from asgiws.server.asgi import Scope
 from tests.apps import Receive, Send, echo
 
 

@@ -19,8 +19,8 @@ import zlib
 
 import pytest
 
-from asgiws.config import Config
-from asgiws.server.context import Scope
+from asgiws.config.options import Config
+from asgiws.server.asgi import Scope
 from tests.apps import Receive, Recorder, Send, accept, echo, refuse_lifespan
 from tests.conftest import RunningServer, Serve
 from tests.raw import Answer, RawClient, close, frame, handshake, text

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from asgiws.server.context import Scope
+from asgiws.server.asgi import Scope
 from tests.apps import Receive, Recorder, Send, echo, refuse_lifespan
 from tests.conftest import Serve
 from tests.raw import RawClient, close, frame, handshake, text

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from asgiws.server.context import ASGIApp, Scope
+from asgiws.server.asgi import ASGIApp, Scope
 from tests.apps import Receive, Recorder, Send, echo, refuse_lifespan
 from tests.conftest import RunningServer, Serve
 from tests.process.helpers import Start

@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 
-from asgiws.config import Config
+from asgiws.config.options import Config
 from asgiws.server.memory import CONNECTION_BYTES, http_terms, websocket_terms
 from tests.limits.memory import MIB, SLACK_BYTES, Memory, get, push
 from tests.process.helpers import ServerProcess, Start

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from asgiws.server.context import ClientDisconnected, Scope
+from asgiws.server.asgi import ClientDisconnected, Scope
 from tests.apps import Receive, Recorder, Send, echo, refuse_lifespan
 from tests.conftest import RunningServer, Serve
 from tests.raw import RawClient, close, frame, handshake, text

@@ -7,11 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from asgiws.config import Config
-from asgiws.protocol.closing import CLOSING, CONNECTING, DENYING, LINGERING
-from asgiws.server.context import Deadlines
-from asgiws.server.flow import Flow
-from asgiws.server.watch import (
+from asgiws.config.options import Config
+from asgiws.protocol.websocket.closing import CLOSING, CONNECTING, DENYING, LINGERING
+from asgiws.server.connection.deadlines import (
     ANSWER_LATE,
     DEAD,
     IDLE_TOO_LONG,
@@ -22,6 +20,8 @@ from asgiws.server.watch import (
     STUCK,
     Watch,
 )  # fmt: skip
+from asgiws.server.connection.flow_control import FlowControl
+from asgiws.server.state.deadlines import Deadlines
 
 
 class FakeTransport(asyncio.Transport):
@@ -50,7 +50,7 @@ class Playground:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, **options: object) -> None:
         self.transport = FakeTransport()
-        self.flow = Flow(self.transport, loop, 100, 10)
+        self.flow = FlowControl(self.transport, loop, 100, 10)
         self.watch = Watch(Deadlines(Config.from_options(options)), self.flow)
 
     def open_ticks(self, count: int, *, blocked: bool = False, messages: int = 0) -> list[tuple[int, int]]:

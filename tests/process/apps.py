@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 
-from asgiws.server.context import ASGIApp, Scope
+from asgiws.server.asgi import ASGIApp, Scope
 from tests.apps import Receive, Send
 
 NOT_CALLABLE = 3

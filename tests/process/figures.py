@@ -1,4 +1,4 @@
-"""The figures of asgiws/process/README.md: `python -m tests.process.figures` measures and prints them."""
+"""The figures of asgiws/workers/README.md: `python -m tests.process.figures` measures and prints them."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
-from asgiws.config import OPTIONS
+from asgiws.config.options import OPTIONS
 from tests.conftest import PATIENCE_S
 from tests.raw import RawClient
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 
-from asgiws.server.context import Scope
+from asgiws.server.asgi import Scope
 from tests.apps import Receive, Send, refuse_lifespan
 
 

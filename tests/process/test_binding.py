@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from asgiws.config import Config
-from asgiws.server.listeners import CannotListen, Listeners
+from asgiws.config.options import Config
+from asgiws.server.sockets.listeners import CannotListen, Listeners
 from tests.process.helpers import (
     APPS,
     Ended,

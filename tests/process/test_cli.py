@@ -11,9 +11,9 @@ import pytest
 
 import asgiws
 from asgiws.cli import make_parser
-from asgiws.config import OPTIONS, Config
-from asgiws.option import OptionError, spelled
-from asgiws.settings import Settings
+from asgiws.config.option import OptionError, spelled
+from asgiws.config.options import OPTIONS, Config
+from asgiws.config.sources import Settings
 from tests.process.helpers import APPS, RunCommand, Start, assert_one_line
 from tests.raw import RawClient
 

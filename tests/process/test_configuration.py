@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from asgiws.config import OPTIONS
+from asgiws.config.options import OPTIONS
 from tests.process.helpers import APPS, Ended, RunCommand, ServerProcess, Start, assert_one_line
 from tests.process.test_cli import ECHO
 from tests.raw import Answer, RawClient

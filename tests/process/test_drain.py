@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from asgiws.server.context import Scope
+from asgiws.server.asgi import Scope
 from tests.apps import Receive, Recorder, Send, echo, refuse_lifespan
 from tests.conftest import PATIENCE_S, RunningServer, Serve
 from tests.process.helpers import APPS, ServerProcess, Start, module_command, post

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from asgiws.config import Config
-from asgiws.process.watching import Watched
+from asgiws.config.options import Config
+from asgiws.workers.file_watcher import Watched
 from tests.process.crew import lines_of
 from tests.process.helpers import ServerProcess, Start, assert_no_traceback
 from tests.raw import RawClient
@@ -294,7 +294,7 @@ def test_folder_that_goes_away_does_not_end_the_watch(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_it_in_order(start: Start, number: signal.Signals) -> None:
-    process = start("tests.process.apps:echo", "--reload", "--reload-dir", "asgiws/process")
+    process = start("tests.process.apps:echo", "--reload", "--reload-dir", "asgiws/workers")
     process.signal(number)
     assert process.wait() == 0
     process.rest_of_stdout()
@@ -303,7 +303,7 @@ def test_signal_ends_it_in_order(start: Start, number: signal.Signals) -> None:
 
 
 def test_hangup_starts_it_anew(start: Start) -> None:
-    process = start("tests.process.apps:echo", "--reload", "--reload-dir", "asgiws/process")
+    process = start("tests.process.apps:echo", "--reload", "--reload-dir", "asgiws/workers")
     process.signal(signal.SIGHUP)
     wait_started_anew(process, "SIGHUP")
 
@@ -312,7 +312,7 @@ def test_log_files_are_opened_again(start: Start, tmp_path: Path) -> None:
     """SIGUSR1, as everywhere."""
     log = tmp_path / "log"
     log.touch()
-    arguments = ("tests.process.apps:facts", "--reload", "--reload-dir", "asgiws/process", "--log-file", str(log))
+    arguments = ("tests.process.apps:facts", "--reload", "--reload-dir", "asgiws/workers", "--log-file", str(log))
     with log.open() as lines:
         process = start(*arguments, wait_ready=False)
         process.wait_stdout("lifespan.startup")
@@ -327,7 +327,7 @@ def test_log_files_are_opened_again(start: Start, tmp_path: Path) -> None:
 
 
 def test_workers_are_one_with_reload(start: Start) -> None:
-    process = start("tests.process.apps:echo", "--reload", "--reload-dir", "asgiws/process", "--workers", "4")
+    process = start("tests.process.apps:echo", "--reload", "--reload-dir", "asgiws/workers", "--workers", "4")
     assert lines_of(process, "--workers 4 is not heeded with --reload, which has one worker") != []
 
 

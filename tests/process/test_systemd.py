@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from asgiws import serve
-from asgiws.server.systemd import Notifier, inherited_addresses
+from asgiws.runner.systemd import Notifier, inherited_addresses
 from tests.apps import echo
 from tests.conftest import PATIENCE_S
 from tests.process.helpers import (

@@ -11,7 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
-from asgiws.server.context import ASGIApp, Scope
+from asgiws.server.asgi import ASGIApp, Scope
 from tests.apps import Receive, Send
 from tests.process.apps import answer, open_websocket, read_body, tell
 

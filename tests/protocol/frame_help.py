@@ -14,11 +14,11 @@ from websockets.extensions import Extension
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side
 
-from asgiws.protocol.closing import Close
 from asgiws.protocol.errors import RULES, Violation
-from asgiws.protocol.frames import CLOSE, CONTINUATION, TEXT
 from asgiws.protocol.limits import Limits
-from asgiws.protocol.receiver import ENDED, NO_COMPRESSION, Item, Receiver
+from asgiws.protocol.websocket.closing import Close
+from asgiws.protocol.websocket.frames import CLOSE, CONTINUATION, TEXT
+from asgiws.protocol.websocket.receiver import ENDED, NO_COMPRESSION, Item, Receiver
 
 LIMITS = Limits()
 relaxed = settings(deadline=None)

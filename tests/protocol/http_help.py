@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from asgiws.protocol.errors import RULES, Violation
-from asgiws.protocol.http1 import HeadReader, RequestHead
+from asgiws.protocol.http.head import HeadReader, RequestHead
 from asgiws.protocol.limits import Limits
 
 LIMITS = Limits()

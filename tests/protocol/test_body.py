@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asgiws.protocol.body import BodyReader, ChunkedBody, LengthBody, body_reader
 from asgiws.protocol.errors import Violation
-from asgiws.protocol.fields import printable
+from asgiws.protocol.http.body import BodyReader, ChunkedBody, LengthBody, body_reader
+from asgiws.protocol.http.fields import printable
 from asgiws.protocol.limits import Limits
 from tests.protocol.http_help import (
     LIMITS,

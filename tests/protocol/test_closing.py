@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Close as IndependentClose
 
-from asgiws.protocol import closing
-from asgiws.protocol.closing import (
+from asgiws.protocol.errors import RULES, Violation
+from asgiws.protocol.websocket import closing
+from asgiws.protocol.websocket.closing import (
     ACCEPTED,
     CLOSE_DONE,
     CLOSE_SENT,
@@ -33,7 +34,6 @@ from asgiws.protocol.closing import (
     is_close_code,
     parse_close,
 )
-from asgiws.protocol.errors import RULES, Violation
 from tests.protocol.frame_help import IndependentClient, client_frame, close_frame, closed, refused, relaxed, run
 
 CODES = "allowed: 1000-1003, 1007-1014, 3000-4999"

@@ -9,13 +9,22 @@ from functools import cache
 import pytest
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
-from asgiws.protocol.closing import Close
-from asgiws.protocol.deflate import DEDICATED, OFF, SHARED, Agreement, Deflater, DeflateSettings, Inflater, negotiate
 from asgiws.protocol.errors import RULES, Violation
-from asgiws.protocol.frames import BINARY, CONTINUATION, PING, TEXT
-from asgiws.protocol.handshake import ExtensionOffer, parse_extensions
 from asgiws.protocol.limits import Limits
-from asgiws.protocol.receiver import FRESH_WINDOW, KEPT_WINDOW, Item
+from asgiws.protocol.websocket.closing import Close
+from asgiws.protocol.websocket.deflate import (
+    DEDICATED,
+    OFF,
+    SHARED,
+    Agreement,
+    Deflater,
+    DeflateSettings,
+    Inflater,
+    negotiate,
+)
+from asgiws.protocol.websocket.frames import BINARY, CONTINUATION, PING, TEXT
+from asgiws.protocol.websocket.handshake import ExtensionOffer, parse_extensions
+from asgiws.protocol.websocket.receiver import FRESH_WINDOW, KEPT_WINDOW, Item
 from tests.protocol.frame_help import (
     LIMITS,
     NO_KEY,

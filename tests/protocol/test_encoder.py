@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from websockets.extensions import Extension
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 
-from asgiws.protocol.deflate import DEDICATED, SHARED, Deflater, DeflateSettings
-from asgiws.protocol.encoder import Encoder
+from asgiws.protocol.websocket.deflate import DEDICATED, SHARED, Deflater, DeflateSettings
+from asgiws.protocol.websocket.encoder import Encoder
 from tests.protocol.frame_help import IndependentClient, relaxed
 
 MESSAGES = st.text(max_size=200) | st.binary(max_size=300) | st.sampled_from(["", b"", "x" * 70000, bytes(70000)])

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asgiws.protocol.forwarded import FORWARDED_FIELDS, Source, believe, parse_forwarded, parse_node
-from asgiws.protocol.networks import Networks
+from asgiws.protocol.http.forwarded import FORWARDED_FIELDS, Source, believe, parse_forwarded, parse_node
+from asgiws.protocol.trusted_networks import TrustedNetworks
 
-TRUSTED = Networks(["127.0.0.1", "10.0.0.0/8", "fd00::/8"])
-EVERYBODY = Networks(["*"])
+TRUSTED = TrustedNetworks(["127.0.0.1", "10.0.0.0/8", "fd00::/8"])
+EVERYBODY = TrustedNetworks(["*"])
 NOTHING = Source(None, None, None, None)
 
 
-def read(*lines: str, trusted: Networks = TRUSTED) -> Source:
+def read(*lines: str, trusted: TrustedNetworks = TRUSTED) -> Source:
     """Believe header lines; `For: 192.0.2.1` is X-Forwarded-For."""
     fields: dict[bytes, list[bytes]] = {}
     for line in lines:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Opcode
 
-from asgiws.protocol.closing import Close
-from asgiws.protocol.frames import (
+from asgiws.protocol.websocket.closing import Close
+from asgiws.protocol.websocket.frames import (
     BINARY,
     BINARY_HEADS,
     CLOSE,

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asgiws.protocol.errors import Violation
-from asgiws.protocol.fields import is_token, printable
-from asgiws.protocol.handshake import (
+from asgiws.protocol.http.fields import is_token, printable
+from asgiws.protocol.websocket.handshake import (
     ExtensionOffer,
     Handshake,
     accept_value,

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asgiws.protocol.errors import Violation
-from asgiws.protocol.fields import header_tokens, is_token, printable
-from asgiws.protocol.http1 import HeadReader, KnownHeads, RequestHead, parse_head
+from asgiws.protocol.http.fields import header_tokens, is_token, printable
+from asgiws.protocol.http.head import HeadReader, KnownHeads, RequestHead, parse_head
 from asgiws.protocol.limits import Limits
 from tests.protocol.http_help import (
     HOST,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asgiws.protocol.keepalive import DEAD, NOTHING, PING_NOW, KeepalivePolicy, ticks
+from asgiws.protocol.websocket.keepalive import DEAD, NOTHING, PING_NOW, KeepalivePolicy, ticks
 from tests.protocol.frame_help import relaxed
 
 

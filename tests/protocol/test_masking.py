@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asgiws.protocol.masking import UNMASK_IN_C, unmask, unmask_python
+from asgiws.protocol.websocket.masking import UNMASK_IN_C, unmask, unmask_python
 from tests.protocol.frame_help import KEY, relaxed
 
 KEYS = st.binary(min_size=4, max_size=4)
 needs_c = pytest.mark.skipif(
-    not UNMASK_IN_C, reason="the C module asgiws.protocol._masking is not built: no compiler when it was installed"
+    not UNMASK_IN_C,
+    reason="asgiws.protocol.websocket._masking is not built: no compiler when it was installed",
 )
 both = pytest.mark.parametrize("way", [unmask_python, pytest.param(unmask, id="c", marks=needs_c)])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from asgiws.protocol.names import Name, encode_name
+from asgiws.server.tls.distinguished_name import Name, encode_name
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from asgiws.protocol.networks import Networks, check_network
+from asgiws.protocol.trusted_networks import TrustedNetworks, check_network
 
 GOOD = [
     "127.0.0.1",
@@ -22,7 +22,7 @@ GOOD = [
 @pytest.mark.parametrize("entry", GOOD)
 def test_entry_is_taken(entry: str) -> None:
     assert check_network(entry) is None
-    Networks([entry])
+    TrustedNetworks([entry])
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_what_is_no_address_is_refused_with_what_is_allowed(entry: str) -> None:
     assert check_network(entry) == "an address, a network such as 10.0.0.0/8 or fd00::/8, unix, or *"
     if "," not in entry:
         with pytest.raises(ValueError, match="does not appear to be"):
-            Networks([entry])
+            TrustedNetworks([entry])
 
 
 def test_network_that_names_a_host_is_refused_with_the_network_it_could_mean() -> None:
@@ -62,7 +62,7 @@ def test_network_that_names_a_host_is_refused_with_the_network_it_could_mean() -
     ],
 )
 def test_host_is_in_the_list(entries: list[str], host: str | None) -> None:
-    networks = Networks(entries)
+    networks = TrustedNetworks(entries)
     assert host in networks
     assert host in networks
 
@@ -89,6 +89,6 @@ def test_host_is_in_the_list(entries: list[str], host: str | None) -> None:
     ],
 )
 def test_host_is_not_in_the_list(entries: list[str], host: str | None) -> None:
-    networks = Networks(entries)
+    networks = TrustedNetworks(entries)
     assert host not in networks
     assert host not in networks

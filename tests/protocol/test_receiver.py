@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from asgiws.protocol import closing, deflate, errors, receiver
+from asgiws.protocol import errors
 from asgiws.protocol.errors import RULES, Rule, Violation
-from asgiws.protocol.frames import BINARY, CONTINUATION, PING, PONG, TEXT
+from asgiws.protocol.websocket import closing, deflate, receiver
+from asgiws.protocol.websocket.frames import BINARY, CONTINUATION, PING, PONG, TEXT
 from tests.protocol.frame_help import (
     KEY,
     NO_KEY,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from asgiws.protocol import receiver
-from asgiws.protocol.closing import Close
 from asgiws.protocol.errors import RULES, Violation
-from asgiws.protocol.frames import BINARY, CONTINUATION, PING, PONG
 from asgiws.protocol.limits import Limits
-from asgiws.protocol.receiver import ENDED
+from asgiws.protocol.websocket import receiver
+from asgiws.protocol.websocket.closing import Close
+from asgiws.protocol.websocket.frames import BINARY, CONTINUATION, PING, PONG
+from asgiws.protocol.websocket.receiver import ENDED
 from tests.protocol.frame_help import (
     LIMITS,
     NO_KEY,

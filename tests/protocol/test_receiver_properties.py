@@ -13,11 +13,11 @@ from itertools import accumulate
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from asgiws.protocol.closing import Close
 from asgiws.protocol.errors import BAD_DEFLATE, BAD_UTF8, Violation
-from asgiws.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 from asgiws.protocol.limits import Limits
-from asgiws.protocol.receiver import ENDED, FRESH_WINDOW, KEPT_WINDOW, NO_COMPRESSION, Item
+from asgiws.protocol.websocket.closing import Close
+from asgiws.protocol.websocket.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
+from asgiws.protocol.websocket.receiver import ENDED, FRESH_WINDOW, KEPT_WINDOW, NO_COMPRESSION, Item
 from tests.protocol.frame_help import (
     CONTROL_MOST,
     HEADER_MOST,

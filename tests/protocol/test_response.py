@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asgiws.protocol import errors
-from asgiws.protocol.body import ChunkedBody
 from asgiws.protocol.errors import Violation
-from asgiws.protocol.limits import Limits
-from asgiws.protocol.response import (
+from asgiws.protocol.http.body import ChunkedBody
+from asgiws.protocol.http.response import (
     BODY,
     DONE,
     HEAD,
@@ -23,6 +22,7 @@ from asgiws.protocol.response import (
     encode_rejection,
     status_line,
 )
+from asgiws.protocol.limits import Limits
 from tests.protocol.http_help import table
 
 DEFAULTS = b"date: now\r\nserver: asgiws\r\n"

@@ -8,12 +8,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from asgiws.protocol import forwarded, networks
-from asgiws.server import proxies
+from asgiws.protocol import trusted_networks
+from asgiws.protocol.http import forwarded
+from asgiws.server.connection import forwarding
 from tests.counted import InServer, serve_while
 from tests.raw import RawClient
 
-FILES = {str(Path(module.__file__ or "")) for module in (forwarded, networks, proxies)}
+FILES = {str(Path(module.__file__ or "")) for module in (forwarded, trusted_networks, forwarding)}
 REQUESTS = 50
 # What it takes to ask the list of trusted networks about a neighbour that it has not met.
 ONE_LOOK = {"is_proxy": 1, "__contains__": 1, "_find": 1, "parse_host": 1}

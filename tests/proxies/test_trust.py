@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from asgiws.config import Config
-from asgiws.option import OptionError
+from asgiws.config.option import OptionError
+from asgiws.config.options import Config
 from tests.asgi.app_help import wait_connections
 from tests.conftest import Serve
 from tests.process.helpers import RunCommand, Start, assert_one_line

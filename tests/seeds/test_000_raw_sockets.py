@@ -12,7 +12,7 @@ import ssl
 
 import pytest
 
-from asgiws.server.context import Scope
+from asgiws.server.asgi import Scope
 from tests.apps import Receive, Recorder, Send, accept, echo, messages, say
 from tests.conftest import PATIENCE_S, Serve
 from tests.raw import RawClient, close, frame, handshake, text

@@ -17,7 +17,7 @@ import pytest
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 
-from asgiws.server.context import Scope
+from asgiws.server.asgi import Scope
 from tests.apps import Receive, Recorder, Send, accept, echo, messages, say
 from tests.browser import closing_tabs, start_chromium, take_console, wait_until
 from tests.conftest import Serve

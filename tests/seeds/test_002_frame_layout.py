@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import pytest
 from websocket import ABNF, WebSocketException, create_connection
 
-from asgiws.server.context import Scope
+from asgiws.server.asgi import Scope
 from tests.apps import Receive, Recorder, Send, accept, echo, messages, refuse_lifespan, say
 from tests.conftest import PATIENCE_S, Serve
 from tests.raw import MASK, RawClient, frame, handshake, text

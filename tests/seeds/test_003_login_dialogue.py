@@ -17,7 +17,7 @@ from websockets.asyncio.server import serve as serve_websockets
 from websockets.exceptions import ConnectionClosed
 
 from asgiws.demo.app import Demo
-from asgiws.server.context import Scope
+from asgiws.server.asgi import Scope
 from tests.apps import Receive, Recorder, Send, accept, echo, messages, refuse_lifespan, say
 from tests.conftest import PATIENCE_S, Serve
 from tests.raw import KEY, RawClient, handshake

@@ -18,7 +18,7 @@ from selenium.webdriver import Chrome
 from websockets.asyncio.client import connect as connect_async
 from websockets.sync.client import connect
 
-from asgiws.server.context import Scope
+from asgiws.server.asgi import Scope
 from tests.apps import Receive, Recorder, Send, accept, echo, messages, refuse_lifespan, say
 from tests.browser import closing_tabs, start_chromium
 from tests.conftest import PATIENCE_S, Serve

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from asgiws.protocol import errors
 from asgiws.protocol.errors import Violation
-from asgiws.telemetry import access
+from asgiws.telemetry import access_log as access
 from asgiws.telemetry.formats import JSONFormatter, TextFormatter
 from asgiws.telemetry.logs import ACCESS, LOG, LineLimit
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from asgiws.telemetry.counters import BOUNDS, Counters, Histogram, Levels
-from asgiws.telemetry.metrics import METRICS, expose
+from asgiws.telemetry.prometheus import METRICS, expose
 from asgiws.telemetry.scoreboard import RESTART_REASONS, Scoreboard, Status, Worker
 
 COUNTERS: Final = {

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from asgiws.server.context import Scope
+from asgiws.server.asgi import Scope
 from asgiws.telemetry.counters import Counts
 from tests import raw
 from tests.apps import Receive, Send, echo

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from asgiws.config import Config
-from asgiws.option import OptionError
+from asgiws.config.option import OptionError
+from asgiws.config.options import Config
 from tests.apps import echo
 from tests.conftest import Serve
 from tests.process.helpers import RunCommand, ServerProcess, Start, assert_one_line

@@ -284,7 +284,7 @@ def test_handshake_that_goes_on_while_another_process_takes_over_is_served(
         client = HandmadeTLS(below, authority.client_context())
         client.begin()
         running.begin_stop()
-        while not running.call(lambda: running.server.context.stopping):
+        while not running.call(lambda: running.server.worker.registry.stopping):
             pass
         client.shake()
         client.send(REQUEST)

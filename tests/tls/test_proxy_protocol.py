@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from asgiws.server.context import Scope
+from asgiws.server.asgi import Scope
 from tests.apps import Receive, Recorder, Send, echo, refuse_lifespan
 from tests.conftest import RunningServer, Serve
 from tests.process.helpers import RunCommand, Start, assert_one_line

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from asgiws.server.context import Scope
+from asgiws.server.asgi import Scope
 from tests.apps import Receive, Recorder, Send, accept, echo, refuse_lifespan
 from tests.conftest import Serve
 from tests.raw import RawClient, close, frame, handshake, text

@@ -1,0 +1,1 @@
+"""The options: what there is, where values come from, and what they may be."""

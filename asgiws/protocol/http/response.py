@@ -1,0 +1,233 @@
+"""Responses of HTTP/1.1: what an application says, as bytes (RFC 9112 §4, §6 and §7; RFC 9110 §8.6).
+
+`Response` frames one response: by Content-Length where the application gives one or sends the body in one piece,
+chunked for HTTP/1.1 otherwise, by the end of the connection for HTTP/1.0. It never writes: each method returns the
+bytes to send. What would make the response ambiguous (a control character in a field, a second length, more or fewer
+bytes than promised) raises, whatever the application does.
+
+States, moved only by the methods here:
+
+    HEAD -> start() -> BODY -> body(more=False) -> DONE, or TRAILERS -> trailers(more=False) -> DONE
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Final
+
+from asgiws.protocol.errors import Violation
+from asgiws.protocol.http.fields import LOWER_NAMES, TEXT_BYTES, TOKEN_BYTES, Header, header_tokens, printable
+
+__all__ = [
+    "BODY",
+    "DONE",
+    "HEAD",
+    "TRAILERS",
+    "Response",
+    "encode_fields",
+    "encode_rejection",
+    "status_line",
+    "without_field",
+]
+
+HEAD, BODY, TRAILERS, DONE = range(4)
+
+_STATUS_LINES: Final[Mapping[int, bytes]] = {
+    status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
+}
+# What an application may not decide: framing and the connection are the server's (RFC 9110 §7.6.1, ASGI H11).
+_CONNECTION_FIELDS: Final = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding"))
+# The fields of a response that the server reads itself.
+_DECIDING: Final = _CONNECTION_FIELDS | frozenset((b"content-length", b"date", b"server"))
+_TRAILER_FORBIDDEN: Final = _CONNECTION_FIELDS | frozenset(
+    # RFC 9110 §6.5.1: fields needed for framing, routing, authentication or that describe the content
+    b"content-length host trailer te authorization set-cookie content-type content-encoding content-range".split()
+)
+
+
+def status_line(status: int) -> bytes:
+    """Give the status line, with an empty reason phrase for a status that has none (RFC 9112 §4)."""
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+def check_field(name: object, value: object) -> Header:
+    """Check one field from the application; gives it with its name in lower case. Raises ValueError or TypeError."""
+    if not isinstance(name, bytes) or not isinstance(value, bytes):
+        raise TypeError(f"header {name!r}: {value!r}, allowed: name and value as bytes")
+    field = LOWER_NAMES.get(name)
+    if field is None:
+        if not name or name.translate(None, TOKEN_BYTES):
+            raise ValueError(f"header name {name!r}, allowed: a token (RFC 9110 §5.1)")
+        field = name.lower()
+    # RFC 9110 §5.5: CR, LF and NUL are invalid and dangerous, "other CTL characters are also invalid"
+    if value.translate(None, TEXT_BYTES):
+        raise ValueError(
+            f"header {name.decode()}: {value!r}, allowed: no CR, LF or NUL, of control characters tab (RFC 9110 §5.5)"
+        )
+    return field, value
+
+
+def encode_fields(fields: Iterable[tuple[object, object]]) -> bytes:
+    """Encode fields of the application, checked, in the order given (ASGI H10)."""
+    return b"".join([b"%s: %s\r\n" % check_field(name, value) for name, value in fields])
+
+
+def encode_rejection(violation: Violation, extra: Iterable[Header] = ()) -> bytes:
+    """Encode the whole answer to a request that broke a rule: a line of plain text, then the end of the connection."""
+    body = f"{violation.rule.name}: {violation.reason}\n".encode()
+    fields = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+    return b"%s%sconnection: close\r\n\r\n%s" % (
+        status_line(violation.rule.code),
+        encode_fields([*fields, *extra]),
+        body,
+    )
+
+
+class Response:
+    """One response to one request.
+
+    `keep_alive` starts as what the request allows and becomes False when the response needs the connection's end.
+    """
+
+    __slots__ = (
+        "_bodyless", "_chunked", "_head", "_head_only", "_http_1_0", "_remaining", "_te_trailers", "_trailers",
+        "keep_alive", "state", "status",
+    )  # fmt: skip
+
+    def __init__(self, *, head_only: bool, http_1_0: bool, keep_alive: bool, te_trailers: bool = False) -> None:
+        """`head_only` for HEAD; `te_trailers` when the request has `TE: trailers` (RFC 9110 §6.5.1)."""
+        self._head_only = head_only
+        self._http_1_0 = http_1_0
+        self._te_trailers = te_trailers
+        self._bodyless = head_only
+        self._trailers = False
+        self._chunked = False
+        self._remaining: int | None = None
+        self._head: list[bytes] = []
+        """Lines that wait for the first piece of the body, with which the framing is known."""
+        self.keep_alive = keep_alive
+        self.state = HEAD
+        self.status = 0
+
+    def start(self, status: object, headers: Iterable[Iterable[object]], default_fields: bytes, trailers: bool) -> None:
+        """Take the head of the response; it is sent with the first body bytes (ASGI H13).
+
+        `default_fields` are encoded fields that the server adds: Date and Server, less those the application gave.
+        Raises ValueError or TypeError, with the state unchanged, when the head could not be sent as it is.
+        """
+        if not isinstance(status, int) or not 200 <= status <= 999:
+            raise ValueError(f"status {status!r}, allowed: 200 to 999")
+        length: int | None = None
+        lines = [status_line(status)]
+        close = False
+        for name, value in headers:
+            field, text = check_field(name, value)
+            if field not in _DECIDING:
+                lines.append(b"%s: %s\r\n" % (field, text))
+            elif field in _CONNECTION_FIELDS:
+                close = close or (field == b"connection" and b"close" in header_tokens([text]))
+            elif field == b"content-length":
+                if length is not None or not text.isdigit():
+                    raise ValueError(f"content-length {printable(text)}, allowed: one decimal number, once")
+                length = int(text)
+            else:
+                default_fields = without_field(default_fields, field)
+                lines.append(b"%s: %s\r\n" % (field, text))
+        lines.append(default_fields)
+        if length is not None and status != 204:
+            lines.append(b"content-length: %d\r\n" % length)
+
+        self.status = int(status)  # from an application also http.HTTPStatus
+        self.keep_alive = self.keep_alive and not close
+        # RFC 9110 §8.6 and §15.3.5, §15.4.5: 204 and 304 have no body; HEAD has the fields of a body, not the body
+        self._bodyless = self._head_only or status in (204, 304)
+        self._remaining = length
+        self._trailers = trailers
+        self._head = lines
+        self.state = BODY
+
+    def body(self, data: bytes, more: bool) -> bytes:
+        """Give the bytes that send `data`, the head before it if it was not sent yet.
+
+        Raises ValueError when `data` exceeds the promised length, or when the body ends short of it; nothing counts
+        as sent then.
+        """
+        before, after = self.reserve(len(data), more)
+        if self._bodyless:
+            return before
+        return b"".join((before, data, after)) if before or after else data
+
+    def reserve(self, count: int, more: bool) -> tuple[bytes, bytes]:
+        """Give what to send before and after `count` bytes that are sent from a file, beside this object.
+
+        Raises as `body` does.
+        """
+        if self._remaining is not None and not self._bodyless:
+            self._count(count, more)
+        before = self._end_head(count, more) if self._head else b""
+        after = b""
+        if not more:
+            self.state = TRAILERS if self._trailers else DONE
+        if self._chunked:
+            if count:
+                before, after = b"%s%x\r\n" % (before, count), b"\r\n"
+            if not more:
+                after += b"0\r\n" if self.state == TRAILERS and self._te_trailers else b"0\r\n\r\n"
+        return before, after
+
+    def _end_head(self, count: int, more: bool) -> bytes:
+        """Encode the head with its framing, for which the first `count` bytes of the body are there."""
+        lines, self._head = self._head, []
+        if self._remaining is None and self.status not in (204, 304):
+            if not more and not self._trailers:
+                # The whole body is here. But an answer to HEAD without one says nothing about the length.
+                if count or not self._head_only:
+                    lines.append(b"content-length: %d\r\n" % count)
+            elif self._http_1_0:
+                self.keep_alive = self.keep_alive and self._head_only
+            else:
+                lines.append(b"transfer-encoding: chunked\r\n")
+                self._chunked = not self._head_only
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        elif self._http_1_0:
+            lines.append(b"connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+        return b"".join(lines)
+
+    @property
+    def head_pending(self) -> bool:
+        """Whether no byte of the response was given out yet, so that a 100 may still stand before it."""
+        return self.state == HEAD or bool(self._head)
+
+    @property
+    def sends_body(self) -> bool:
+        """Whether body bytes go on the wire: not for HEAD, 204 and 304."""
+        return not self._bodyless
+
+    def trailers(self, fields: Iterable[tuple[object, object]], more: bool) -> bytes:
+        """Give the bytes of trailer fields; b"" where the client or the framing has no place for them (ASGI E6)."""
+        checked = [check_field(name, value) for name, value in fields]
+        for name, _ in checked:
+            if name in _TRAILER_FORBIDDEN:
+                raise ValueError(f"trailer {name.decode()}, allowed: no framing, routing or content field")
+        if not more:
+            self.state = DONE
+        if not self._chunked or self._bodyless or not self._te_trailers:
+            return b""
+        return encode_fields(checked) + (b"" if more else b"\r\n")
+
+    def _count(self, size: int, more: bool) -> None:
+        assert self._remaining is not None
+        left = self._remaining - size
+        if left < 0:
+            raise ValueError(f"body {-left} bytes longer than its content-length")
+        if left and not more:
+            raise ValueError(f"body {left} bytes shorter than its content-length")
+        self._remaining = left
+
+
+def without_field(fields: bytes, name: bytes) -> bytes:
+    """Give encoded fields less those of one name: the application's own goes before the server's."""
+    return b"".join(line + b"\r\n" for line in fields.split(b"\r\n") if line and not line.startswith(name + b":"))

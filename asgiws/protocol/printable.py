@@ -1,0 +1,30 @@
+"""Text from a peer or an application as printable ASCII, safe in log lines and messages."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["MOST_CHARACTERS", "escape", "printable"]
+
+MOST_CHARACTERS: Final = 2048
+"""Of one value in a line."""
+
+
+def escape(value: str | bytes) -> str:
+    """Give text as printable ASCII without quotes: control, quote, backslash and 8-bit characters become escapes."""
+    text = value.decode("latin-1") if isinstance(value, bytes) else value
+    cut = text[:MOST_CHARACTERS]
+    if not cut.isascii() or not cut.isprintable() or '"' in cut or "\\" in cut:
+        cut = cut.encode("unicode_escape").decode("ascii").replace('"', '\\"')
+    return cut if len(text) <= MOST_CHARACTERS else cut + "..."
+
+
+def printable(text: str, most: int = MOST_CHARACTERS) -> str:
+    """Give text as one line of printable ASCII that keeps its quotes and backslashes, as source code has them."""
+    cut = text[:most]
+    if not (cut.isascii() and cut.isprintable()):
+        cut = "".join(
+            character if " " <= character <= "~" else character.encode("unicode_escape").decode("ascii")
+            for character in cut
+        )
+    return cut if len(text) <= most else cut + "..."

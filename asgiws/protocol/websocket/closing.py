@@ -1,0 +1,108 @@
+"""The closing handshake (RFC 6455 §5.5.1 and §7): Close frames, close codes, and the states of a connection's life.
+
+States of a WebSocket connection, and who moves it:
+
+    CONNECTING  the handshake was read, the application owes an answer
+    DENYING     the application answers with an HTTP response instead (`websocket.http.response`)
+    OPEN        both sides may send messages
+    CLOSING     our Close is out, the peer's is awaited
+    LINGERING   nothing more will be said; what still arrives is discarded until the TCP connection ends
+    CLOSED      the TCP connection is gone
+
+`NEXT` is the whole table: what is not in it cannot happen, and `advance` raises. The connection acts on the new state;
+this module only knows which one it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from asgiws.protocol import errors
+from asgiws.protocol.errors import Violation
+from asgiws.protocol.websocket.frames import CLOSE, FIN, encode_frame
+
+__all__ = [
+    "ACCEPTED", "CLOSED", "CLOSE_DONE", "CLOSE_SENT", "CLOSING", "CONNECTING", "DENYING", "DENY_BEGAN",
+    "LINGERING", "NEXT", "OPEN", "REFUSED", "STATE_NAMES", "TCP_LOST", "Close", "advance", "check_close",
+    "encode_close", "is_close_code", "parse_close",
+]  # fmt: skip
+
+CONNECTING, DENYING, OPEN, CLOSING, LINGERING, CLOSED = range(6)
+STATE_NAMES: Final = ("connecting", "denying", "open", "closing", "lingering", "closed")
+
+ACCEPTED, DENY_BEGAN, REFUSED, CLOSE_SENT, CLOSE_DONE, TCP_LOST = range(6)
+"""What moves the state: the 101 is out; the head of an HTTP answer is out; its last byte is out; our Close is out and
+the peer owes one; it is out and the peer owes none; the transport is gone."""
+
+NEXT: Final[Mapping[tuple[int, int], int]] = {
+    (CONNECTING, ACCEPTED): OPEN,
+    (CONNECTING, DENY_BEGAN): DENYING,
+    (CONNECTING, REFUSED): LINGERING,
+    (DENYING, REFUSED): LINGERING,
+    (OPEN, CLOSE_SENT): CLOSING,
+    (OPEN, CLOSE_DONE): LINGERING,
+    (CLOSING, CLOSE_DONE): LINGERING,
+    **{(state, TCP_LOST): CLOSED for state in range(CLOSED + 1)},
+}
+
+
+def advance(state: int, event: int) -> int:
+    """Give the state after `event`. Raises RuntimeError where the table has none: a fault of this program."""
+    try:
+        return NEXT[state, event]
+    except KeyError:
+        raise RuntimeError(f"websocket connection {STATE_NAMES[state]}: event {event} is not in the table") from None
+
+
+class Close(NamedTuple):
+    """A Close frame: `code` is 1005 when it carried none (RFC 6455 §7.1.5)."""
+
+    code: int
+    reason: str
+
+
+def is_close_code(code: int) -> bool:
+    """Tell whether `code` may stand in a Close frame (RFC 6455 §7.4, and the registry of close codes)."""
+    return 3000 <= code <= 4999 or (1000 <= code <= 1014 and code not in (1004, 1005, 1006))
+
+
+def parse_close(payload: bytes) -> Close | Violation:
+    """Parse the payload of a Close frame."""
+    if not payload:
+        return Close(1005, "")
+    if len(payload) == 1:
+        return Violation(errors.BAD_CLOSE_LENGTH, "Close frame of 1 byte, allowed: none, or 2 and more")
+    code = int.from_bytes(payload[:2], "big")
+    if not is_close_code(code):
+        return Violation(errors.BAD_CLOSE_CODE, f"close code {code}, allowed: 1000-1003, 1007-1014, 3000-4999")
+    try:
+        return Close(code, payload[2:].decode("utf-8"))
+    except UnicodeDecodeError:
+        return Violation(errors.BAD_CLOSE_REASON, "close reason that is not UTF-8, allowed: UTF-8")
+
+
+def check_close(code: object, reason: object) -> Close:
+    """Check what the application wants to close with. Raises ValueError or TypeError when no frame can carry it."""
+    if not isinstance(code, int):
+        raise TypeError(f"close code {code!r}, allowed: an int")
+    if not is_close_code(code):
+        raise ValueError(f"close code {code}, allowed: 1000-1003, 1007-1014, 3000-4999 (RFC 6455 §7.4)")
+    if not isinstance(reason, str):
+        raise TypeError(f"close reason {reason!r}, allowed: a str")
+    size = len(reason.encode("utf-8"))
+    # §5.5: a control frame holds at most 125 bytes, two of which are the code
+    if size > 123:
+        raise ValueError(f"close reason of {size} bytes, limit 123 (RFC 6455 §5.5)")
+    return Close(int(code), reason)
+
+
+def encode_close(close: Close) -> bytes:
+    """Encode a Close frame; 1005 gives an empty one (RFC 6455 §7.4.1: 1005 is never sent).
+
+    A reason of our own making that is too long is cut at a character.
+    """
+    if close.code == 1005:
+        return encode_frame(FIN | CLOSE, b"")
+    reason = close.reason.encode("utf-8")[:123].decode("utf-8", "ignore").encode("utf-8")
+    return encode_frame(FIN | CLOSE, close.code.to_bytes(2, "big") + reason)

@@ -1,0 +1,234 @@
+"""permessage-deflate (RFC 7692): negotiation, compressing and inflating.
+
+Two modes, chosen by the operator:
+
+* shared (default): no context takeover in either direction. One compressor per worker serves every connection; each
+  message ends with a full flush, so it inflates alone and can be sent to many connections. An idle connection holds
+  no compression state at all.
+* dedicated: context takeover, a better ratio for similar small messages, bought with a compressor and an inflater per
+  connection (made at their first message).
+
+Inflating is bounded: zlib is asked for at most what the message limit leaves, in slices, and stops there.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from asgiws.protocol import errors
+from asgiws.protocol.errors import Violation
+from asgiws.protocol.limits import Limits
+from asgiws.protocol.websocket.handshake import ExtensionOffer
+
+__all__ = [
+    "DEDICATED",
+    "OFF",
+    "SHARED",
+    "Agreement",
+    "DeflateSettings",
+    "Deflater",
+    "Inflater",
+    "inflate_message",
+    "negotiate",
+]
+
+OFF: Final = "off"
+SHARED: Final = "shared"
+DEDICATED: Final = "dedicated"
+
+_TAIL: Final = b"\x00\x00\xff\xff"
+_SLICE_BYTES: Final = 256 * 1024
+# Below this much output a high ratio is harmless and common: one line of zeros.
+_RATIO_FREE_BYTES: Final = 1024 * 1024
+_FINAL_BLOCKS: Final = 8
+_BAD_DATA: Final = "compressed data that is not DEFLATE, allowed: DEFLATE"
+
+
+@dataclass(frozen=True, slots=True)
+class DeflateSettings:
+    """What the operator chose; see the options of the same names."""
+
+    mode: str = SHARED
+    level: int = 1
+    min_size_bytes: int = 64
+    window_bits: int = 15
+    memory_level: int = 8
+
+
+class Agreement(NamedTuple):
+    """What was negotiated, and the value of Sec-WebSocket-Extensions that says so."""
+
+    response: bytes
+    server_window_bits: int
+    server_takeover: bool
+    client_takeover: bool
+
+
+def negotiate(offers: Iterable[ExtensionOffer], settings: DeflateSettings) -> Agreement | None:
+    """Accept the first offer of permessage-deflate that can be kept (RFC 7692 §5.1); None: no compression."""
+    if settings.mode != OFF:
+        for offer in offers:
+            if offer.name == "permessage-deflate":
+                agreement = _consider(offer, settings)
+                if agreement is not None:
+                    return agreement
+    return None
+
+
+def _consider(offer: ExtensionOffer, settings: DeflateSettings) -> Agreement | None:
+    """§7: decline an offer with an unknown, repeated or malformed parameter."""
+    asked = dict(offer.parameters)
+    if len(asked) != len(offer.parameters):
+        return None
+    server_bits = 15
+    client_bits: int | None = None
+    for name, value in offer.parameters:
+        if name in ("server_no_context_takeover", "client_no_context_takeover"):
+            if value is not None:
+                return None
+        elif name == "server_max_window_bits":
+            if value is None or not _is_window(value):
+                return None
+            server_bits = int(value)
+        elif name == "client_max_window_bits":
+            if value is not None and not _is_window(value):
+                return None
+            client_bits = 15 if value is None else int(value)
+        else:
+            return None
+    # zlib cannot compress with a window of 256 bytes, so that offer is one we cannot keep
+    if server_bits < 9:
+        return None
+    shared = settings.mode == SHARED
+    server_takeover = not shared and "server_no_context_takeover" not in asked
+    client_takeover = not shared and "client_no_context_takeover" not in asked
+    server_bits = min(server_bits, settings.window_bits)
+    parts = ["permessage-deflate"]
+    if not server_takeover:
+        parts.append("server_no_context_takeover")
+    if not client_takeover:
+        parts.append("client_no_context_takeover")
+    if "server_max_window_bits" in asked or server_bits < 15:
+        parts.append(f"server_max_window_bits={server_bits}")
+    # §7.1.2.2: only when the offer has it, and never larger than offered
+    if client_bits is not None and min(client_bits, settings.window_bits) < 15:
+        parts.append(f"client_max_window_bits={min(client_bits, settings.window_bits)}")
+    return Agreement("; ".join(parts).encode("ascii"), server_bits, server_takeover, client_takeover)
+
+
+def _is_window(value: str) -> bool:
+    # §7.1.2: a decimal integer without leading zeros from 8 to 15
+    return value in ("8", "9", "10", "11", "12", "13", "14", "15")
+
+
+class Deflater:
+    """Compresses messages one after the other (RFC 7692 §7.2.1).
+
+    Without takeover each message ends with a full flush, which empties the window: it can be inflated alone, in any
+    order, by any number of peers.
+    """
+
+    __slots__ = ("_compressor", "_flush", "_settings", "_window_bits")
+
+    def __init__(self, settings: DeflateSettings, window_bits: int, takeover: bool) -> None:
+        self._settings = settings
+        self._window_bits = window_bits
+        self._flush = zlib.Z_SYNC_FLUSH if takeover else zlib.Z_FULL_FLUSH
+        self._compressor: zlib._Compress | None = None
+
+    def compress(self, payload: bytes) -> bytes:
+        """Give the payload of a compressed message, without the four bytes that §7.2.1 removes."""
+        compressor = self._compressor
+        if compressor is None:
+            self._compressor = compressor = self._make()
+        return (compressor.compress(payload) + compressor.flush(self._flush))[:-4]
+
+    def compress_alone(self, payload: bytes) -> bytes:
+        """Compress without the window and without touching it, so that another thread may do it.
+
+        Who sends the result calls `forget_window` then: the peer's window holds this message and ours does not.
+        """
+        compressor = self._make()
+        return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+    def forget_window(self) -> None:
+        """Let the next message refer to none before it."""
+        self._compressor = None
+
+    def _make(self) -> zlib._Compress:
+        settings = self._settings
+        return zlib.compressobj(settings.level, zlib.DEFLATED, -self._window_bits, settings.memory_level)
+
+
+class Inflater:
+    """Inflates one message after the other, bounded by the limits (RFC 7692 §7.2.2).
+
+    With `takeover` the window lives on between messages; without it nothing does.
+    """
+
+    __slots__ = ("_final_blocks", "_limits", "_object", "_takeover")
+
+    def __init__(self, limits: Limits, takeover: bool) -> None:
+        self._limits = limits
+        self._takeover = takeover
+        self._object = zlib.decompressobj(-15)
+        self._final_blocks = 0
+
+    def feed(self, data: bytes, out: bytearray, wire_bytes: int) -> Violation | None:
+        """Inflate the next piece of a message and append it to `out`, which holds the message so far.
+
+        `wire_bytes` is what the message's frames hold up to this one, by their headers and not by what has come of
+        them, so that the verdict does not depend on where packets are cut. Over a limit, `out` ends one byte behind it.
+        """
+        limits = self._limits
+        most = limits.message_bytes
+        ratio = limits.inflate_ratio
+        if ratio:
+            most = min(most, max(_RATIO_FREE_BYTES, ratio * wire_bytes))
+        while True:
+            before = len(out)
+            try:
+                out += self._object.decompress(data, min(_SLICE_BYTES, most - before + 1))
+            except zlib.error:
+                return Violation(errors.BAD_DEFLATE, _BAD_DATA)
+            size = len(out)
+            if size > most:
+                if most == limits.message_bytes:
+                    return Violation(errors.MESSAGE_TOO_BIG, f"message inflates to over {most} bytes, the limit")
+                return Violation(
+                    errors.INFLATE_RATIO, f"{wire_bytes} bytes inflate to over {most}, limit {ratio} to 1 above 1 MiB"
+                )
+            data = self._object.unconsumed_tail
+            if self._object.eof:
+                # §7.2.3.4: a block with BFINAL may end a message or stand inside it; DEFLATE begins anew behind it
+                self._final_blocks += 1
+                if self._final_blocks > _FINAL_BLOCKS:
+                    return Violation(
+                        errors.BAD_DEFLATE, f"{self._final_blocks} final blocks in a message, limit {_FINAL_BLOCKS}"
+                    )
+                data = self._object.unused_data
+                self._object = zlib.decompressobj(-15, zdict=bytes(out[-32768:]))
+            if not data and size - before < _SLICE_BYTES:
+                return None
+
+    def finish(self, out: bytearray, wire_bytes: int, last: bytes = b"") -> Violation | None:
+        """End the message: feed its last piece and what §7.2.2 appends; forget what the next one must not see."""
+        fault = self.feed(last + _TAIL, out, wire_bytes)
+        self._final_blocks = 0
+        if not self._takeover:
+            self._object = zlib.decompressobj(-15)
+        return fault
+
+
+def inflate_message(data: bytes, limits: Limits) -> bytes | None:
+    """Inflate a whole message with a fresh window; None when it is large, odd or wrong, which `Inflater` tells."""
+    inflater = zlib.decompressobj(-15)
+    most = min(_SLICE_BYTES, limits.message_bytes)
+    try:
+        out = inflater.decompress(data + _TAIL, most + 1)
+    except zlib.error:
+        return None
+    return None if len(out) > most or inflater.eof else out

@@ -1,0 +1,449 @@
+"""The receiving half of RFC 6455 §5 to §8: bytes in, messages out.
+
+`Receiver.feed` takes bytes as they come from the transport and appends what they mean to `inbox`, in order: a text
+message as `str`, a binary one as `bytes`, and last a `Close` or a `Violation`, behind which nothing is read. Pings are
+collected in `pings`, the last pong in `pong`; they are not part of the order and wait for nobody.
+
+Bounded: parsing stops (`blocked`) while `inbox` holds as much as the limits allow; the bytes not yet parsed stay here,
+unparsed, until `resume`. Text is checked as it arrives, so a bad byte is found when it comes and not at the end.
+
+Two paths. A whole, unfragmented, masked data frame of less than 64 KiB at a frame boundary takes the fast one, a
+single chain of comparisons at the head of the loop. Everything else takes the general one:
+
+    HEADER   between frames; bytes of an incomplete header, or of an incomplete control frame, wait in `_buffer`
+    PAYLOAD  inside a data frame; its bytes are unmasked, inflated and checked as they come
+    ENDED    a Close or a Violation was delivered; everything later is ignored (§5.5.1, §7.1.7)
+
+Both paths agree on every input and every split of it, which a property test holds them to. (But of a compressed
+message that is not DEFLATE and breaks another rule in front of that, either may be named: zlib drops what it inflated.)
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections import deque
+from typing import Final
+
+from asgiws.protocol import errors
+from asgiws.protocol.errors import Rule, Violation
+from asgiws.protocol.limits import Limits
+from asgiws.protocol.websocket.closing import Close, parse_close
+from asgiws.protocol.websocket.deflate import Inflater, inflate_message
+from asgiws.protocol.websocket.frames import BINARY, CLOSE, CONTINUATION, FIN, OPCODE_NAMES, PING, RSV1, TEXT
+from asgiws.protocol.websocket.masking import UNMASK_IN_C, unmask
+from asgiws.protocol.websocket.utf8 import DECODED_MOST_BYTES, TextReader
+
+__all__ = ["ENDED", "HEADER", "PAYLOAD", "Item", "Receiver"]
+
+Item = str | bytes | Close | Violation
+
+HEADER, PAYLOAD, ENDED = range(3)
+
+NO_COMPRESSION: Final = 0
+FRESH_WINDOW: Final = 1
+KEPT_WINDOW: Final = 2
+
+_PIECE_BYTES: Final = 64 * 1024
+_BAD_TEXT: Final = "text that is not UTF-8, allowed: UTF-8"
+
+
+class Receiver:
+    """Parses the frames of one client. Not reentrant; makes no call that waits."""
+
+    __slots__ = (
+        "_buffer", "_byte_ceiling", "_compressed", "_compression", "_control_ceiling", "_empty_fragments",
+        "_fast_bytes", "_fast_firsts", "_final", "_fragments", "_inbox_bytes", "_inbox_messages", "_inflater", "_kept",
+        "_key", "_limits", "_message", "_message_ceiling", "_opcode", "_position", "_remaining", "_text", "_wire_bytes",
+        "blocked", "bytes_in", "controls_in", "inbox", "messages_in", "pings", "pong", "queued", "state",
+    )  # fmt: skip
+
+    def __init__(self, limits: Limits, inbox: deque[Item], compression: int = NO_COMPRESSION) -> None:
+        self._limits = limits
+        self._inbox_messages = limits.inbox_messages
+        self._inbox_bytes = limits.inbox_bytes
+        self._fast_bytes = min(limits.message_bytes, limits.frame_bytes or limits.message_bytes, 0xFFFF)
+        self.begin(compression)
+        self.inbox = inbox
+        self.queued = 0
+        """Characters and bytes of the messages in `inbox`; who takes a message out subtracts its length."""
+        self.blocked = False
+        """Whether unparsed bytes wait here because `inbox` is full."""
+        self.pings: list[bytes] = []
+        """Payloads of pings that were not answered yet; who answers clears it."""
+        self.pong: bytes | None = None
+        """Payload of the last pong; who reads it sets None."""
+        self.bytes_in = 0
+        self.messages_in = 0
+        self.controls_in = 0
+        self.state = HEADER
+        self._buffer = b""
+        self._position = 0
+        # The message in progress; opcode 0 between messages
+        self._opcode = 0
+        self._message = bytearray()
+        """What was inflated of it."""
+        self._kept: io.BytesIO | None = None
+        """Its bytes, if they are neither inflated nor decoded as they come."""
+        self._text: TextReader | None = None
+        self._fragments = 0
+        self._empty_fragments = 0
+        self._compressed = False
+        self._wire_bytes = 0
+        self._inflater: Inflater | None = None
+        self._final = False
+        self._key = b""
+        self._remaining = 0
+        self.allow_another_second()
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes kept here, unparsed, and bytes and characters of the message in progress."""
+        kept = len(self._message) + (self._kept.tell() if self._kept else 0) + (self._text.size if self._text else 0)
+        return len(self._buffer) - self._position + kept
+
+    def begin(self, compression: int) -> None:
+        """Set what was negotiated, before the first byte is parsed."""
+        self._compression = compression
+        # FIN, no RSV bits or RSV1, text or binary
+        self._fast_firsts: tuple[int, ...] = (0x81, 0x82, 0xC1, 0xC2) if compression else (0x81, 0x82)
+
+    def allow_another_second(self) -> None:
+        """Open the next window of the rate limits; called once a second, so that no frame reads a clock."""
+        limits = self._limits
+        self._message_ceiling = self.messages_in + limits.message_rate if limits.message_rate else sys.maxsize
+        self._byte_ceiling = self.bytes_in + limits.byte_rate if limits.byte_rate else sys.maxsize
+        self._control_ceiling = self.controls_in + limits.control_rate if limits.control_rate else sys.maxsize
+
+    def resume(self) -> None:
+        """Parse on after messages were taken out of a full inbox."""
+        if self.blocked:
+            self.blocked = False
+            self.feed(b"")
+
+    def hold(self, data: bytes) -> None:
+        """Keep bytes unparsed: those that come while `blocked`, or before the application has accepted."""
+        self.bytes_in += len(data)
+        if self.state == ENDED:
+            return
+        self._buffer = self._buffer[self._position :] + data if self._buffer else data
+        self._position = 0
+        self.blocked = True
+
+    def feed(self, data: bytes) -> None:
+        """Parse `data`, which follows everything fed before. Linear in its length, however it is cut."""
+        self.bytes_in += len(data)
+        if self.bytes_in > self._byte_ceiling:
+            self._flood(data)
+            return
+        position = self._position
+        if self._buffer:
+            data = self._buffer + data if data else self._buffer
+            self._buffer = b""
+            self._position = 0
+        end = len(data)
+        inbox = self.inbox
+        while position < end:
+            if len(inbox) >= self._inbox_messages or self.queued >= self._inbox_bytes:
+                if self.state != ENDED:
+                    self.blocked = True
+                    self._buffer = data
+                    self._position = position
+                return
+            # ---- the fast path
+            if self.state == HEADER and not self._opcode and end - position >= 6:
+                first = data[position]
+                size = data[position + 1] - 0x80  # negative: not masked
+                start = position + 6
+                if size == 126 and end - position >= 8:
+                    size = data[position + 2] << 8 | data[position + 3]
+                    start = position + 8
+                    if size < 126:  # not the fewest bytes; the general path names it
+                        size = -1
+                elif size > 125:
+                    size = -1
+                if 0 <= size <= self._fast_bytes and start + size <= end and first in self._fast_firsts:
+                    position = start + size
+                    key = data[start - 4 : start]
+                    if size < 126 and not UNMASK_IN_C:
+                        # What `unmask_python` does, written out: a call less for each short frame.
+                        mask = int.from_bytes((key * 32)[:size], "little")
+                        payload = (int.from_bytes(data[start:position], "little") ^ mask).to_bytes(size, "little")
+                    else:
+                        payload = unmask(data, start, position, key)
+                    if first > 0x82:
+                        inflated = self._inflate_whole(first & 0x0F, payload)
+                        if inflated is None:
+                            return
+                        payload = inflated
+                    item: str | bytes = payload
+                    if first & 0x0F == TEXT:
+                        try:
+                            item = payload.decode()
+                        except UnicodeDecodeError:
+                            self._fail(errors.BAD_UTF8, _BAD_TEXT)
+                            return
+                    # What `_deliver` does, written out: a call less for each frame.
+                    self.messages_in += 1
+                    if self.messages_in > self._message_ceiling:
+                        self._fail_rate()
+                        return
+                    inbox.append(item)
+                    self.queued += len(item)
+                    continue
+            # ---- the general path
+            if self.state == HEADER:
+                after = self._read_header(data, position)
+                if after < 0:
+                    self._buffer = data[position:]
+                    return
+                position = after
+            elif self.state == PAYLOAD:
+                position = self._read_payload(data, position)
+            else:
+                return
+
+    # ---- the general path
+
+    def _read_header(self, data: bytes, position: int) -> int:
+        """Read a frame header, and a control frame whole; gives the position behind it, or -1 to wait for more."""
+        available = len(data) - position
+        if available < 2:
+            return -1
+        first, second = data[position], data[position + 1]
+        opcode = first & 0x0F
+        fault = self._check_first_bytes(first, second, opcode)
+        if fault is not None:
+            self._fail(*fault)
+            return len(data)
+        size = second & 0x7F
+        start = position + 6
+        if size > 125:
+            width = 2 if size == 126 else 8
+            if available < 2 + width:
+                return -1
+            start += width
+            size = int.from_bytes(data[position + 2 : position + 2 + width], "big")
+            # §5.2: minimal encoding, and the most significant bit MUST be 0
+            if size < 126 or (width == 8 and size < 0x10000) or size >> 63:
+                self._fail(errors.BAD_LENGTH, f"length {size} in {width} bytes, allowed: the fewest bytes, below 2^63")
+                return len(data)
+        if opcode & 0x8:
+            if available < start - position + size:
+                return -1
+            self._on_control(opcode, unmask(data, start, start + size, data[start - 4 : start]))
+            return start + size
+        fault = self._check_size(first, opcode, size)
+        if fault is not None:
+            self._fail(*fault)
+            return len(data)
+        if available < start - position:
+            return -1
+        self._begin_frame(first, opcode, size, data[start - 4 : start])
+        if size == 0:
+            self._end_frame()
+        return start
+
+    def _check_first_bytes(self, first: int, second: int, opcode: int) -> tuple[Rule, str] | None:
+        """Check what the first two bytes of a frame tell (§5.2, §5.4, §5.5)."""
+        reserved = first & 0x70
+        if reserved and not (reserved == RSV1 and self._compression and opcode in (TEXT, BINARY)):
+            # RFC 7692 §6: RSV1 is set on the first frame of a compressed message, on no other
+            return errors.RESERVED_BITS, f"RSV bits {reserved >> 4:03b} in a frame of opcode {opcode}, allowed: " + (
+                "100 in the first frame of a message" if self._compression else "000"
+            )
+        if opcode not in OPCODE_NAMES:
+            return errors.RESERVED_OPCODE, f"opcode {opcode}, allowed: 0, 1, 2, 8, 9, 10"
+        if not second & 0x80:
+            return errors.UNMASKED_FRAME, f"unmasked {OPCODE_NAMES[opcode]} frame, allowed: masked frames"
+        if opcode & 0x8:
+            if not first & FIN:
+                return errors.FRAGMENTED_CONTROL, f"fragmented {OPCODE_NAMES[opcode]} frame, allowed: whole ones"
+            if second & 0x7F > 125:
+                return errors.CONTROL_TOO_LONG, f"{OPCODE_NAMES[opcode]} frame of over 125 bytes, limit 125"
+        elif opcode == CONTINUATION:
+            if not self._opcode:
+                return errors.UNEXPECTED_CONTINUATION, "continuation with no message begun, allowed: text, binary"
+        elif self._opcode:
+            return (
+                errors.EXPECTED_CONTINUATION,
+                f"{OPCODE_NAMES[opcode]} frame inside a fragmented message, allowed: continuation",
+            )
+        return None
+
+    def _check_size(self, first: int, opcode: int, size: int) -> tuple[Rule, str] | None:
+        """Check a data frame against the limits before a byte of it is kept."""
+        limits = self._limits
+        if limits.frame_bytes and size > limits.frame_bytes:
+            return errors.FRAME_TOO_BIG, f"frame of {size} bytes, limit {limits.frame_bytes}"
+        # Compressed data may be larger than what it holds, by 5 bytes for every 16 KiB and a few more.
+        compressed = self._compressed if opcode == CONTINUATION else first & RSV1
+        allowance = (limits.message_bytes >> 8) + 1024 if compressed else 0
+        total = (self._wire_bytes if opcode == CONTINUATION else 0) + size
+        if total > limits.message_bytes + allowance:
+            return errors.MESSAGE_TOO_BIG, f"message of {total} bytes or more, limit {limits.message_bytes}"
+        if opcode == CONTINUATION:
+            if self._fragments >= limits.fragment_count:
+                return errors.TOO_MANY_FRAGMENTS, f"{self._fragments + 1} fragments, limit {limits.fragment_count}"
+            if size == 0 and self._empty_fragments >= limits.empty_fragment_count:
+                return (
+                    errors.TOO_MANY_EMPTY_FRAGMENTS,
+                    f"{self._empty_fragments + 1} empty fragments, limit {limits.empty_fragment_count}",
+                )
+        return None
+
+    def _begin_frame(self, first: int, opcode: int, size: int, key: bytes) -> None:
+        if opcode != CONTINUATION:
+            self._opcode = opcode
+            self._compressed = bool(first & RSV1)
+            self._wire_bytes = self._fragments = self._empty_fragments = 0
+            if self._compressed and self._inflater is None:
+                self._inflater = Inflater(self._limits, self._compression == KEPT_WINDOW)
+            decodes = first == FIN | TEXT and size <= DECODED_MOST_BYTES
+            self._text = TextReader(keep=decodes) if opcode == TEXT else None
+            self._kept = None if self._compressed or decodes else io.BytesIO()
+        self._fragments += 1
+        self._empty_fragments += size == 0
+        self._wire_bytes += size
+        self._final = bool(first & FIN)
+        self._key = key
+        self._remaining = size
+        self.state = PAYLOAD
+
+    def _read_payload(self, data: bytes, position: int) -> int:
+        taken = min(self._remaining, len(data) - position)
+        key = self._key
+        chunk = unmask(data, position, position + taken, key)
+        self._remaining -= taken
+        turn = taken & 3
+        if turn:
+            self._key = key[turn:] + key[:turn]
+        if self._take_chunk(chunk) and not self._remaining:
+            self._end_frame()
+        return position + taken
+
+    def _take_chunk(self, chunk: bytes) -> bool:
+        """Add payload bytes to the message; False when that was a violation."""
+        if self._compressed:
+            message = self._message
+            assert self._inflater is not None
+            before = len(message)
+            fault = self._inflater.feed(chunk, message, self._wire_bytes)
+            return self._check_inflated(self._text, message, before, fault)
+        if self._kept is not None:
+            self._kept.write(chunk)
+        return self._text is None or self._check_text(self._text.feed(chunk))
+
+    def _check_inflated(
+        self, text: TextReader | None, message: bytearray, before: int, fault: Violation | None
+    ) -> bool:
+        """Check what was inflated, `message` from `before` on, and then take the fault that was met behind it."""
+        if text is not None:
+            # In pieces, so that a large one is not held twice more
+            for at in range(before, len(message), _PIECE_BYTES):
+                if not self._check_text(text.feed(bytes(message[at : at + _PIECE_BYTES]))):
+                    return False
+        if fault is not None:
+            self._fail(*fault)
+        return fault is None
+
+    def _check_text(self, is_utf8: bool) -> bool:
+        if not is_utf8:
+            self._fail(errors.BAD_UTF8, _BAD_TEXT)
+        return is_utf8
+
+    def _end_frame(self) -> None:
+        self.state = HEADER
+        if not self._final:
+            return
+        message = self._message
+        if self._compressed:
+            assert self._inflater is not None
+            before = len(message)
+            fault = self._inflater.finish(message, self._wire_bytes)
+            if not self._check_inflated(self._text, message, before, fault):
+                return
+            if self._compression == FRESH_WINDOW:
+                self._inflater = None
+        if self._text is not None and not self._check_text(self._text.finish()):
+            return
+        self._deliver()
+
+    def _inflate_whole(self, opcode: int, payload: bytes) -> bytes | None:
+        """Inflate a message that came in one frame; None when that was a violation."""
+        if self._compression == FRESH_WINDOW:
+            inflated = inflate_message(payload, self._limits)
+            if inflated is not None:
+                return inflated
+            inflater = Inflater(self._limits, takeover=False)
+        else:
+            if self._inflater is None:
+                self._inflater = Inflater(self._limits, takeover=True)
+            inflater = self._inflater
+        out = bytearray()
+        fault = inflater.finish(out, len(payload), payload)
+        if fault is None:
+            return bytes(out)
+        self._check_inflated(TextReader(keep=False) if opcode == TEXT else None, out, 0, fault)
+        return None
+
+    def _deliver(self) -> None:
+        """Append the message to the inbox, its text checked as it came."""
+        self.messages_in += 1
+        if self.messages_in > self._message_ceiling:
+            self._fail_rate()
+            return
+        item: str | bytes
+        if self._text is not None and self._text.keeps:
+            item = self._text.text()
+        else:
+            whole = self._message if self._kept is None else self._kept.getvalue()
+            item = bytes(whole) if self._text is None else whole.decode()
+        self._message = bytearray()
+        self._kept = self._text = None
+        self.inbox.append(item)
+        self.queued += len(item)
+        self._opcode = 0
+
+    def _flood(self, data: bytes) -> None:
+        """Parse what came before the limit on bytes, and fail behind it: a violation keeps its place in line."""
+        ceiling = self._byte_ceiling
+        over = self.bytes_in - ceiling
+        data = self._buffer[self._position :] + data
+        self._buffer = data[:-over]
+        self._position = 0
+        self._byte_ceiling = sys.maxsize
+        self.feed(b"")
+        self._byte_ceiling = ceiling
+        if self.blocked:
+            self._buffer += data[-over:]
+        else:
+            self._fail(errors.BYTE_FLOOD, f"over {self._limits.byte_rate} bytes in a second, the limit")
+
+    def _fail_rate(self) -> None:
+        self._fail(errors.MESSAGE_FLOOD, f"over {self._limits.message_rate} messages in a second, the limit")
+
+    def _on_control(self, opcode: int, payload: bytes) -> None:
+        self.controls_in += 1
+        if self.controls_in > self._control_ceiling:
+            self._fail(errors.CONTROL_FLOOD, f"over {self._limits.control_rate} control frames in a second, the limit")
+        elif opcode == PING:
+            self.pings.append(payload)
+        elif opcode == CLOSE:
+            self._end(parse_close(payload))
+        else:
+            self.pong = payload
+
+    def _fail(self, rule: Rule, reason: str) -> None:
+        if self.state != ENDED:
+            self._end(Violation(rule, reason))
+
+    def _end(self, item: Close | Violation) -> None:
+        self.inbox.append(item)
+        self.state = ENDED
+        self._buffer = b""
+        self._position = 0
+        self._message = bytearray()
+        self._kept = self._text = None
+        self._inflater = None
+        self.blocked = False

@@ -1,0 +1,112 @@
+"""The deadlines of one WebSocket connection, counted in ticks of the sweep.
+
+The connection resets `quiet_ticks` when bytes come, and asks once a tick what is due; it acts on the answer. Nothing
+here knows what time it is, so a test plays hours of silence in microseconds.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+from asgiws.protocol.websocket.closing import CONNECTING, DENYING
+from asgiws.protocol.websocket.keepalive import DEAD, NOTHING, PING_NOW
+from asgiws.server.connection.flow_control import FlowControl
+from asgiws.server.state.deadlines import Deadlines
+
+__all__ = [
+    "ANSWER_LATE", "DEAD", "IDLE_TOO_LONG", "LIFETIME_OVER", "NOTHING", "OPENING_LATE", "PING_NOW", "STUCK", "Watch",
+]  # fmt: skip
+
+# What is due, beside NOTHING, PING_NOW and DEAD of `asgiws.protocol.websocket.keepalive`
+STUCK: Final = 3
+ANSWER_LATE: Final = 4
+IDLE_TOO_LONG: Final = 5
+LIFETIME_OVER: Final = 6
+OPENING_LATE: Final = 7
+
+_LIFETIME_SPREAD: Final = 0.1
+
+
+class Watch:
+    """What one connection has waited for, and how long."""
+
+    __slots__ = (
+        "_answer_ticks", "_blocked_ticks", "_deadlines", "_flow", "_idle_count", "_idle_ticks", "_lifetime_ticks",
+        "_state_ticks", "quiet_ticks",
+    )  # fmt: skip
+
+    def __init__(self, deadlines: Deadlines, flow: FlowControl) -> None:
+        self._deadlines = deadlines
+        self._flow = flow
+        self.quiet_ticks = 0
+        """Ticks since the last byte came, or since reading went on."""
+        self._state_ticks = 0
+        """Ticks in a state that has a deadline: until accepted, and from the Close on."""
+        self._answer_ticks = 0
+        self._blocked_ticks = 0
+        self._idle_ticks = 0
+        self._idle_count = 0
+        self._lifetime_ticks = deadlines.lifetime
+        if self._lifetime_ticks:
+            self._lifetime_ticks -= int(self._lifetime_ticks * _LIFETIME_SPREAD * random.random())  # noqa: S311
+
+    def expect_answer(self) -> None:
+        """Give a busy application until `answer_timeout` to reach the end that waits in its inbox."""
+        if not self._answer_ticks:
+            self._answer_ticks = self._deadlines.answer
+
+    def enter_state(self) -> None:
+        """Start the deadline of a new state."""
+        self._state_ticks = self._answer_ticks = 0
+
+    def tick_open(self, *, reading_blocked: bool, message_count: int) -> int:
+        """Count a tick of an open connection; gives what is due. An idle connection costs the first lines only.
+
+        `message_count` is that of both directions so far.
+        """
+        deadlines = self._deadlines
+        self.quiet_ticks = quiet = self.quiet_ticks + 1
+        if reading_blocked:
+            # We do not read, so the silence is ours and not the peer's. A ping still goes out now and then: to write to
+            # a peer that has gone is the only way to find out while nothing is read.
+            self.quiet_ticks = 0
+            self._blocked_ticks += 1
+            interval = deadlines.keepalive.interval_ticks
+            if interval and self._blocked_ticks % interval == 0:
+                return PING_NOW
+        else:
+            self._blocked_ticks = 0
+            due = deadlines.keepalive.due(quiet)
+            if due:
+                return due
+        if self._flow.write_paused and deadlines.write and self._flow.ticks_without_progress() >= deadlines.write:
+            return STUCK
+        if self._answer_ticks:
+            self._answer_ticks -= 1
+            if not self._answer_ticks:
+                return ANSWER_LATE
+        if deadlines.idle:
+            self._idle_ticks = self._idle_ticks + 1 if message_count == self._idle_count else 0
+            self._idle_count = message_count
+            if self._idle_ticks >= deadlines.idle:
+                return IDLE_TOO_LONG
+        if self._lifetime_ticks:
+            self._lifetime_ticks -= 1
+            if not self._lifetime_ticks:
+                return LIFETIME_OVER
+        return NOTHING
+
+    def tick_not_open(self, state: int) -> int:
+        """Count a tick before the accept or after the Close; gives OPENING_LATE, STUCK or NOTHING."""
+        deadlines = self._deadlines
+        self._state_ticks += 1
+        if state == CONNECTING:
+            return OPENING_LATE if deadlines.handshake and self._state_ticks >= deadlines.handshake else NOTHING
+        if state == DENYING:
+            late = deadlines.write and self._flow.ticks_without_progress() >= deadlines.write
+            return STUCK if late else NOTHING
+        if self._flow.progresses():
+            # What was written before the Close is still on its way to a slow client.
+            self._state_ticks = 0
+        return STUCK if self._state_ticks >= deadlines.close else NOTHING

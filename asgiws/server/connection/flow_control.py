@@ -1,0 +1,117 @@
+"""The flow of one connection: whether reading and writing are paused, who waits, and since when nothing has left.
+
+One object goes with a transport from its first byte to its last, through the change from HTTP to WebSocket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+__all__ = ["FlowControl", "forget", "turn_now_and_then", "wait_in", "wake"]
+
+
+def wake(waiters: list[asyncio.Future[None]]) -> None:
+    """Let everybody in `waiters` go on and look again."""
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)
+    waiters.clear()
+
+
+async def wait_in(waiters: list[asyncio.Future[None]], loop: asyncio.AbstractEventLoop) -> None:
+    """Wait for the next `wake`. Who is cancelled does not stay in `waiters`, however often it comes back."""
+    waiter = loop.create_future()
+    waiters.append(waiter)
+    try:
+        await waiter
+    except asyncio.CancelledError:
+        forget(waiters, waiter)
+        raise
+
+
+def forget(waiters: list[asyncio.Future[None]], waiter: asyncio.Future[None]) -> None:
+    """Take out who was cancelled, unless it was let go on already."""
+    if waiter in waiters:
+        waiters.remove(waiter)
+
+
+async def turn_now_and_then(count: int) -> None:
+    """Let the loop turn when `count` is a multiple of 128.
+
+    For what an application may repeat without a pause. Mostly it returns at once: frameworks ask `receive` for what is
+    there and cancel it when it waits.
+    """
+    if not count & 127:
+        await asyncio.sleep(0)
+
+
+class FlowControl:
+    """Both directions of one transport."""
+
+    __slots__ = (
+        "_loop", "_senders", "_stuck_bytes", "_stuck_ticks", "_transport", "reading_paused", "write_paused",
+    )  # fmt: skip
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, high: int, low: int) -> None:
+        """`high` and `low` are the water marks in bytes between which the transport pauses and resumes writing."""
+        transport.set_write_buffer_limits(high, low)
+        self._transport = transport
+        self._loop = loop
+        self.reading_paused = False
+        """Whether the transport was told to stop reading."""
+        self.write_paused = False
+        self._senders: list[asyncio.Future[None]] = []
+        self._stuck_bytes = 0
+        self._stuck_ticks = 0
+
+    # ---- reading
+
+    def pause_reading(self) -> None:
+        """Stop reading: what the client sends waits in its kernel and then in itself."""
+        if not self.reading_paused:
+            self.reading_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        if self.reading_paused:
+            self.reading_paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    # ---- writing
+
+    def pause_writing(self) -> None:
+        """Note that the transport holds more than the high-water mark."""
+        self.write_paused = True
+        self._stuck_ticks = 0
+        self._stuck_bytes = self._transport.get_write_buffer_size()
+
+    def resume_writing(self) -> None:
+        """Let the senders go on."""
+        self.write_paused = False
+        wake(self._senders)
+
+    async def wait_writable(self) -> None:
+        """Wait until the transport has sent enough, or the connection has ended."""
+        await wait_in(self._senders, self._loop)
+
+    def release_senders(self) -> None:
+        """Let the senders find that the connection has ended."""
+        wake(self._senders)
+
+    def end(self) -> None:
+        """Note that the transport is gone."""
+        self.reading_paused = self.write_paused = False
+        wake(self._senders)
+
+    def progresses(self) -> bool:
+        """Count a tick of the sweep; gives whether data waits and some of it has left since the last tick."""
+        return not self.ticks_without_progress() and self._stuck_bytes > 0
+
+    def ticks_without_progress(self) -> int:
+        """Count a tick of the sweep; gives how many have passed since anything left, and 0 when nothing waits."""
+        waiting = self._transport.get_write_buffer_size()
+        self._stuck_ticks = self._stuck_ticks + 1 if 0 < waiting >= self._stuck_bytes else 0
+        self._stuck_bytes = waiting
+        return self._stuck_ticks

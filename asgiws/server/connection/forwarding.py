@@ -1,0 +1,45 @@
+"""Requests that a trusted proxy forwards: whom they come from, by the fields that it sends.
+
+Whether the other end of a connection is a trusted proxy is found out once, when the connection begins. Only then are
+the fields of its requests looked at, each request by itself: those of many clients come on one connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from asgiws.protocol.http.forwarded import believe
+from asgiws.protocol.http.head import RequestHead
+from asgiws.server.scope import Peer
+from asgiws.server.state.worker_state import WorkerState
+
+__all__ = ["is_proxy", "peer_for"]
+
+
+def is_proxy(worker: WorkerState, peer: Peer, transport: asyncio.BaseTransport) -> bool:
+    """Tell whether the other end of a connection is a trusted proxy."""
+    if peer.client is None and isinstance(transport.get_extra_info("peername"), tuple):
+        return False  # a PROXY header over TCP that tells of a client on some Unix socket
+    return (peer.client[0] if peer.client is not None else None) in worker.proxies
+
+
+def peer_for(worker: WorkerState, head: RequestHead, proxy: Peer) -> Peer:
+    """Give whom a request comes from, the proxy itself when it says nothing; `head` stays as it is."""
+    names = worker.forwarded_names
+    fields: dict[bytes, list[bytes]] = {}
+    for name, value in head.headers:
+        if name in names:
+            fields.setdefault(name, []).append(value)
+    if not fields:
+        return proxy
+    source = believe(fields, worker.proxies)
+    peer = Peer(
+        proxy.client if source.client is None else source.client,
+        proxy.server,
+        proxy.secure if source.secure is None else source.secure,
+        proxy.tls,
+    )
+    peer.neighbour = proxy.client
+    peer.root_path = source.prefix
+    peer.host = source.host
+    return peer

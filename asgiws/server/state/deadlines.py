@@ -1,0 +1,49 @@
+"""The deadlines of all connections, in ticks of the sweep: the options in seconds, converted once."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from asgiws.config.options import Config
+from asgiws.protocol.websocket.keepalive import KeepalivePolicy, ticks
+
+__all__ = ["Deadlines"]
+
+_SWEEP_MOST_S: Final = 1.0
+_SWEEP_LEAST_S: Final = 0.02
+# For a request that is on its way when another process takes over
+_LAST_REQUEST_S: Final = 1.0
+
+
+class Deadlines:
+    """The deadlines in ticks of the sweep; 0 is none.
+
+    The sweep is as coarse as the shortest deadline allows: a quarter of it, at most a second. Only the answer timeout,
+    which is short and an act of grace, may be off by a whole tick.
+    """
+
+    __slots__ = (
+        "answer", "body", "close", "handshake", "head", "idle", "keep_alive", "keepalive", "last", "lifetime", "tick_s",
+        "tls", "write",
+    )  # fmt: skip
+
+    def __init__(self, config: Config) -> None:
+        seconds = (
+            config.head_timeout, config.body_timeout, config.keep_alive_timeout, config.handshake_timeout,
+            config.close_timeout, config.write_timeout, config.idle_timeout, config.max_lifetime, config.ping_interval,
+            config.ping_timeout, 4 * config.answer_timeout, config.ssl_handshake_timeout,
+        )  # fmt: skip
+        shortest = min((value for value in seconds if value), default=_SWEEP_MOST_S)
+        self.tick_s = tick_s = max(_SWEEP_LEAST_S, min(_SWEEP_MOST_S, shortest / 4))
+        self.head = ticks(config.head_timeout, tick_s)
+        self.body = ticks(config.body_timeout, tick_s)
+        self.keep_alive = ticks(config.keep_alive_timeout, tick_s)
+        self.handshake = ticks(config.handshake_timeout, tick_s)
+        self.close = ticks(config.close_timeout, tick_s)
+        self.write = ticks(config.write_timeout, tick_s)
+        self.tls = ticks(config.ssl_handshake_timeout, tick_s)
+        self.idle = ticks(config.idle_timeout, tick_s)
+        self.lifetime = ticks(config.max_lifetime, tick_s)
+        self.answer = ticks(config.answer_timeout, tick_s) or 1
+        self.last = ticks(_LAST_REQUEST_S, tick_s)
+        self.keepalive = KeepalivePolicy(ticks(config.ping_interval, tick_s), ticks(config.ping_timeout, tick_s))

@@ -1,0 +1,40 @@
+"""The encoders of outgoing messages: those that all connections of a worker share, and those of one connection."""
+
+from __future__ import annotations
+
+from asgiws.protocol.websocket.deflate import Agreement, Deflater, DeflateSettings
+from asgiws.protocol.websocket.encoder import Encoder
+
+__all__ = ["Encoders"]
+
+
+class Encoders:
+    """Makes encoders, and keeps the shared ones."""
+
+    __slots__ = ("_settings", "_shared")
+
+    def __init__(self, settings: DeflateSettings) -> None:
+        self._settings = settings
+        self._shared: dict[int, Encoder] = {}
+        """By the window bits of their compressor; 0 for no compression."""
+
+    def encoder_for(self, agreement: Agreement | None) -> Encoder:
+        """Return the encoder for what was negotiated: a shared one, or one with a window of its own."""
+        settings = self._settings
+        if agreement is not None and agreement.server_takeover:
+            return Encoder(settings, Deflater(settings, agreement.server_window_bits, takeover=True), memo=False)
+        bits = 0 if agreement is None else agreement.server_window_bits
+        encoder = self._shared.get(bits)
+        if encoder is None:
+            deflater = Deflater(settings, bits, takeover=False) if bits else None
+            self._shared[bits] = encoder = Encoder(settings, deflater, memo=True)
+        return encoder
+
+    def compressed(self) -> list[tuple[int, int]]:
+        """Return the bytes before and after compression of each shared encoder."""
+        return [(encoder.compressed_from, encoder.compressed_to) for encoder in self._shared.values()]
+
+    def forget(self) -> None:
+        """Drop the messages that the shared encoders remember."""
+        for encoder in self._shared.values():
+            encoder.forget()

@@ -1,0 +1,96 @@
+"""What goes wrong with clients and applications: counted always, logged within a limit of lines a second."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from asgiws.config.options import Config
+from asgiws.protocol.errors import Violation
+from asgiws.protocol.printable import escape, printable
+from asgiws.server.asgi import ClientDisconnected
+from asgiws.server.state.registry import Registry
+from asgiws.telemetry.access_log import ClientAddress, format_address, log_rejection, log_slow_consumer
+from asgiws.telemetry.counters import Counters
+from asgiws.telemetry.logs import LOG, LineLimit
+
+__all__ = ["Incidents"]
+
+
+class Incidents:
+    """Counts and logs rejections, slow clients and faults of the application."""
+
+    __slots__ = ("_config", "_counters", "_fault_lines", "_registry", "_rejection_lines")
+
+    def __init__(self, config: Config, counters: Counters, registry: Registry) -> None:
+        self._config = config
+        self._counters = counters
+        self._registry = registry
+        self._fault_lines = LineLimit("application errors")
+        self._rejection_lines = LineLimit("rejections")
+
+    def judge(self, raised: BaseException) -> BaseException | None:
+        """Give what an application raised if it is a fault of the application, and count it.
+
+        Its own ClientDisconnected passing through it is none (ASGI C8), alone or as all that a task group raises, nor
+        is the cancellation when the server stops, nor GeneratorExit, with which one that ignored it is destroyed. What
+        was raised in its place is the framework's word for it most of the time, and gets a line without a traceback.
+        """
+        if isinstance(raised, ClientDisconnected | GeneratorExit):
+            return None
+        if self._registry.stopping and isinstance(raised, asyncio.CancelledError):
+            return None
+        if isinstance(raised, BaseExceptionGroup):
+            rest = raised.split(ClientDisconnected)[1]
+            if rest is None:
+                return None
+            followed = rest.split(_follows_disconnect)[1] is None
+        else:
+            followed = _follows_disconnect(raised)
+        if followed:
+            if self._fault_lines.admits(logging.INFO):
+                LOG.info("application ended with %s after its client had left", printable(type(raised).__name__))
+            return None
+        self._counters.app_errors += 1
+        return raised
+
+    def on_slow_consumer(self, client: ClientAddress) -> None:
+        """Count and log a client that is dropped because it does not read."""
+        self._counters.slow_consumers += 1
+        if self._rejection_lines.admits(logging.INFO):
+            log_slow_consumer(client, self._config.write_timeout)
+
+    def on_upgrade_lost(self, client: ClientAddress) -> None:
+        """Log a handshake that has become an ordinary request, and is one to the application."""
+        if self._rejection_lines.admits(logging.INFO):
+            LOG.info(
+                "%s sent Sec-WebSocket-Key without Upgrade: websocket, so this is no handshake; a proxy in front may "
+                "drop it (nginx needs proxy_http_version 1.1, and proxy_set_header for Upgrade and Connection)",
+                format_address(client),
+            )
+
+    def reject(self, violation: Violation, client: ClientAddress, path: bytes = b"") -> None:
+        """Count and log a peer's fault, in a request for that path where it is known."""
+        self._counters.rejections[violation.rule.name] += 1
+        if self._rejection_lines.admits(logging.INFO):
+            log_rejection(client, path, violation)
+
+    def report_fault(self, what: str, where: str | bytes, error: BaseException | None = None) -> None:
+        """Log a fault of the application: `what` it did in `where`, which is escaped, with the traceback of `error`."""
+        if self._fault_lines.admits(logging.ERROR):
+            LOG.error("application %s %s", what, escape(where), exc_info=error)
+
+    def second_passed(self) -> None:
+        """Start another second for the limits of lines."""
+        self._fault_lines.second_passed()
+        self._rejection_lines.second_passed()
+
+
+def _follows_disconnect(raised: BaseException) -> bool:
+    """Tell whether it was raised while a ClientDisconnected was handled, as Starlette raises exceptions of its own."""
+    before = raised.__cause__ or raised.__context__
+    for _ in range(32):  # who sets __cause__ can make a ring
+        if before is None or isinstance(before, ClientDisconnected):
+            break
+        before = before.__cause__ or before.__context__
+    return isinstance(before, ClientDisconnected)

@@ -1,0 +1,80 @@
+"""What the connections of one worker share: options, limits, the application, and what keeps count of them.
+
+Made once by the server and handed to each connection. Nothing here does input or output; only the sweep in
+`asgiws.server.server` writes the date.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from asgiws.config.options import Config
+from asgiws.protocol.http.head import KnownHeads
+from asgiws.protocol.trusted_networks import TrustedNetworks
+from asgiws.server.asgi import ASGIApp
+from asgiws.server.state.admission import Admission
+from asgiws.server.state.deadlines import Deadlines
+from asgiws.server.state.encoders import Encoders
+from asgiws.server.state.incidents import Incidents
+from asgiws.server.state.registry import Registry
+from asgiws.telemetry.counters import Counters
+
+__all__ = ["WorkerState", "server_fields"]
+
+
+class WorkerState:
+    """The shared state of one worker."""
+
+    __slots__ = (
+        "admission", "app", "began_s", "config", "counters", "deadlines", "default_fields", "deflate_settings",
+        "encoders", "forwarded_names", "incidents", "known_heads", "lag_s", "lifespan_state", "limits", "loop",
+        "proxies", "registry",
+    )  # fmt: skip
+
+    def __init__(self, app: ASGIApp, config: Config, loop: asyncio.AbstractEventLoop) -> None:
+        self.app = app
+        self.config = config
+        self.loop = loop
+        self.limits = config.limits()
+        self.proxies = TrustedNetworks(config.forwarded_allow_ips if config.proxy_headers else ())
+        """Proxies whose forwarding fields are trusted."""
+        self.forwarded_names = config.forwarded_names()
+        """Names of those fields."""
+        self.deflate_settings = config.deflate_settings()
+        self.deadlines = Deadlines(config)
+        self.began_s = time.monotonic()
+        self.counters = Counters()
+        self.registry = Registry(loop)
+        self.admission = Admission(config)
+        self.encoders = Encoders(self.deflate_settings)
+        self.incidents = Incidents(config, self.counters, self.registry)
+        self.known_heads: KnownHeads = {}
+        """Request heads of this second; see `HeadReader`."""
+        self.default_fields = b""
+        """Encoded fields that every response has: Date, Server and those of the operator."""
+        self.lifespan_state: dict[str, Any] | None = None
+        """The lifespan state; None when the application has no lifespan."""
+        self.lag_s = 0.0
+        """How late the last sweep was: everything else on this loop had to wait as long."""
+
+    def second_passed(self) -> None:
+        """Start another second for what is limited by the second."""
+        self.known_heads.clear()
+        self.encoders.forget()
+        self.admission.second_passed()
+        self.incidents.second_passed()
+
+
+def server_fields(config: Config, date: str) -> bytes:
+    """Encode the fields that every response has."""
+    lines = []
+    if config.date_header:
+        lines.append(f"date: {date}\r\n")
+    if config.server_header:
+        lines.append("server: asgiws\r\n")
+    for entry in config.header:
+        name, _, value = entry.partition(":")
+        lines.append(f"{name.lower()}: {value.strip()}\r\n")
+    return "".join(lines).encode("latin-1")

@@ -1,0 +1,97 @@
+"""What one server can say of itself at one moment: its counts, its levels, and the connections worth a look.
+
+The report is what a worker sends to its supervisor with each heartbeat, and what a process without one shows; the sum
+of all workers is `asgiws.telemetry.scoreboard`. Everything in it is plain data, as JSON has it:
+
+    pid, ready, draining, up_s, lag_s, memory_bytes     of the process
+    counts, levels      numbers by name and labels      (`Counters.as_counts`, `Levels.as_levels`)
+    histograms          by name
+    connections         rows of WebSockets: the ten that hold most, answer latest, carried most and are oldest
+
+It is made when somebody asks, and looks at each connection once. Nothing of it is kept on the data path.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from heapq import nlargest
+from operator import itemgetter
+from typing import Any, Final
+
+from asgiws.protocol.websocket.deflate import DEDICATED
+from asgiws.server.connection.closing_handshake import Figures
+from asgiws.server.connection.http import HTTPConnection
+from asgiws.server.connection.websocket import WebSocketConnection
+from asgiws.server.recycling import resident_bytes
+from asgiws.server.state.worker_state import WorkerState
+from asgiws.telemetry.counters import Levels
+
+__all__ = ["make_report"]
+
+_ROWS: Final = 10
+
+
+def make_report(worker: WorkerState, *, ready: bool) -> dict[str, Any]:
+    """Make the report of a server; O(connections), 1 to 2 us for each."""
+    levels = Levels()
+    websockets: list[WebSocketConnection] = []
+    for connection in worker.registry.connections:
+        if isinstance(connection, WebSocketConnection):
+            websockets.append(connection)
+        elif isinstance(connection, HTTPConnection):
+            levels.http += 1
+            levels.requests += connection.busy
+            levels.unsent_bytes += connection.unsent_bytes
+        else:
+            levels.arriving += 1
+    figures = [websocket.figures() for websocket in websockets]
+    _add_websockets(levels, figures)
+    _add_compression(levels, worker, websockets)
+    return {
+        "pid": os.getpid(),
+        "ready": ready,
+        "draining": worker.registry.draining,
+        "up_s": time.monotonic() - worker.began_s,
+        "lag_s": worker.lag_s,
+        "memory_bytes": resident_bytes(),
+        "counts": worker.counters.as_counts(levels),
+        "histograms": worker.counters.as_histograms(),
+        "levels": levels.as_levels(),
+        "connections": [websockets[place].describe() for place in _worth_a_look(websockets, figures)],
+    }
+
+
+def _add_websockets(levels: Levels, figures: Sequence[Figures]) -> None:
+    levels.websockets = len(figures)
+    if figures:
+        # By columns, so that the loops are not ours
+        columns = [sum(column) for column in zip(*figures, strict=True)]
+        levels.unsent_bytes += int(columns[0])
+        levels.inbox_messages, levels.inbox_bytes = int(columns[1]), int(columns[2])
+        levels.messages_in, levels.bytes_in = int(columns[3]), int(columns[4])
+        levels.messages_out, levels.bytes_out = int(columns[5]), int(columns[6])
+
+
+def _add_compression(levels: Levels, worker: WorkerState, websockets: Sequence[WebSocketConnection]) -> None:
+    pairs = worker.encoders.compressed()
+    if worker.deflate_settings.mode == DEDICATED:
+        pairs += [websocket.own_compression for websocket in websockets]
+    for before, after in pairs:
+        levels.compressed_from += before
+        levels.compressed_to += after
+
+
+def _worth_a_look(websockets: Sequence[WebSocketConnection], figures: Sequence[Figures]) -> set[int]:
+    """Give the places of those that hold most, answer latest, carried most and are oldest."""
+    places = range(len(websockets))
+    if len(places) <= _ROWS:
+        return set(places)
+    columns = (
+        [unsent + queued for unsent, _, queued, *_ in figures],
+        [carried[4] + carried[6] for carried in figures],
+        list(map(itemgetter(7), figures)),
+        [-websocket.number for websocket in websockets],
+    )
+    return {place for column in columns for place in nlargest(_ROWS, places, key=column.__getitem__)}

@@ -1,0 +1,138 @@
+"""`--reload`: one worker, which is started anew when the application's files change. For development.
+
+The old worker goes first, so that what it holds (a port, a lock, a file) is free for the new one: its WebSockets get
+1012, and what does not end within a moment is ended, so that a connection that stays open, or an application that
+blocks, never keeps the new code waiting. The listening socket stays: who connects meanwhile is served by the new one.
+Nothing compiled is kept: two changes within a second would leave the first one's code. An application that cannot
+start says why, and the next change is awaited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import signal
+from pathlib import Path
+from typing import Final
+
+from asgiws.config.options import Config
+from asgiws.protocol.printable import escape
+from asgiws.runner.main import CANNOT_START, USAGE, fail
+from asgiws.runner.run import Terminal
+from asgiws.server.sockets.listeners import CannotListen, Listeners
+from asgiws.telemetry.logging_setup import reopen
+from asgiws.telemetry.logs import LOG
+from asgiws.workers.file_watcher import Watched
+from asgiws.workers.worker_process import ENDED, SERVING, STARTING, Child, describe_exit
+
+__all__ = ["check_folders", "reload_on_change"]
+
+# For the old worker's connections to end, and for all of it: its lifespan has the same again. With 0.1 s until a change
+# is told, and 0.1 s for a small application to start, the new code serves in a second whatever the old one does.
+_GRACE_S: Final = 0.3
+_KILL_S: Final = 2 * _GRACE_S
+
+
+def reload_on_change(target: str, config: Config) -> int:
+    """Serve the application that `target` names, and start it anew on each change; gives the exit code."""
+    if code := check_folders(config):
+        return code
+    try:
+        return asyncio.run(_Reloader(target, config).run())
+    except CannotListen as error:
+        return fail(CANNOT_START, str(error))
+
+
+def check_folders(config: Config) -> int:
+    """Find a folder that cannot be watched; gives the exit code."""
+    for folder in config.reload_dir:
+        if not Path(folder).is_dir():
+            return fail(USAGE, f"--reload-dir: {folder!r} was given, allowed: a folder that exists")
+    return 0
+
+
+class _Reloader:
+    """One worker at a time, and the files that it was made from."""
+
+    def __init__(self, target: str, config: Config) -> None:
+        self._target = target
+        grace_s = min(config.graceful_timeout, _GRACE_S)
+        self._config = dataclasses.replace(config, graceful_timeout=grace_s, drain_delay=0.0, drain_spread=0.0)
+        self._listeners = Listeners.open(config)
+        self._watched = Watched(config)
+        self._terminal = Terminal()
+        self._moved = asyncio.Event()
+        """Set with each change of what follows, and of the worker."""
+        self._child: Child | None = None
+        self._stopping = False
+        self._changed: list[str] = []
+        """Files that have changed since the worker was started."""
+
+    async def run(self) -> int:
+        """Serve until told to stop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGUSR1, self._on_reopen)
+        watching = asyncio.create_task(self._watched.watch(self._on_files))
+        watching.add_done_callback(_tell_end)
+        LOG.info("watching %s", ", ".join(str(folder) for folder in self._watched.folders))
+        try:
+            while not self._stopping:
+                self._changed.clear()
+                await self._serve_until_changed()
+        finally:
+            watching.cancel()
+            await asyncio.wait((watching,))
+            self._listeners.close()
+            LOG.info("stopped")
+        return 0
+
+    async def _serve_until_changed(self) -> None:
+        """Start a worker, and end it when files have changed or everything stops."""
+        self._child = child = Child(1, self._config, lambda child: self._moved.set())
+        await child.start(self._target, self._listeners.sockets, "-B")
+        told = STARTING
+        while not (self._changed or self._stopping):
+            if child.state != told:
+                told = child.state
+                if told == SERVING:
+                    LOG.info("listening on %s", ", ".join(self._listeners.urls()))
+                elif told == ENDED:
+                    LOG.error("worker ended: %s; it is started anew on the next change", describe_exit(child.code))
+            await self._moved.wait()
+            self._moved.clear()
+        LOG.info("stopping" if self._stopping else f"changed: {_shown(self._changed)}")
+        if child.state != ENDED:
+            child.stop(replaced=True, most_s=_KILL_S)
+            await child.ended.wait()
+
+    def _on_files(self, paths: list[str]) -> None:
+        self._changed += paths
+        self._moved.set()
+
+    def _on_signal(self, number: int) -> None:
+        if number != signal.SIGHUP or self._terminal.has_gone():
+            self._stopping = True
+        else:
+            self._changed.append("SIGHUP")
+        self._moved.set()
+
+    def _on_reopen(self) -> None:
+        reopen()
+        if self._child is not None:
+            self._child.send({"do": "reopen"})
+
+
+def _tell_end(watching: asyncio.Task[None]) -> None:
+    """Say why files are watched no more; the system may have no room for another watch (inotify(7))."""
+    if not watching.cancelled():
+        LOG.error("files are watched no more: %s; restart the server", watching.exception())
+
+
+def _shown(paths: list[str]) -> str:
+    """Name the files that have changed, relative to the current folder where they stand in it, and not too many."""
+    names = [os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path for path in paths]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return escape(", ".join(names[:3])) + more

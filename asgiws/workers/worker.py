@@ -1,0 +1,130 @@
+"""A worker process: `python -m asgiws.workers FD`, started by the supervisor with its end of the channel.
+
+A fresh interpreter that serves like a process of its own, on listening sockets that it inherits. It takes its orders
+from the channel and not from signals, which a terminal or a service manager sends to all processes at once: SIGTERM to
+a worker alone asks for a successor, the others are the supervisor's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from typing import Final
+
+from asgiws.config.addresses import parse_address
+from asgiws.config.option import OptionError
+from asgiws.config.options import Config
+from asgiws.runner.main import USAGE, fail, leave, run_target
+from asgiws.runner.run import Run
+from asgiws.server.server import Server
+from asgiws.telemetry.logging_setup import configure, reopen
+from asgiws.telemetry.logs import LOG
+from asgiws.workers.channel import Channel, Message, receive_order
+
+__all__ = ["HEARTBEAT_S", "main"]
+
+HEARTBEAT_S: Final = 1.0
+
+
+class Supervised:
+    """The control of a worker: its supervisor."""
+
+    def __init__(self, pipe: socket.socket, worker_timeout_s: float, *, reports: bool) -> None:
+        self._pipe = pipe
+        self._reports = reports
+        # Often enough that a late one does not look like a worker that hangs
+        self._heartbeat_s = min(HEARTBEAT_S, worker_timeout_s / 4 or HEARTBEAT_S)
+        self._run: Run
+        self._channel: Channel
+        self._server: Server | None = None
+        self._heartbeat: asyncio.TimerHandle | None = None
+
+    @contextlib.asynccontextmanager
+    async def attach(self, run: Run) -> AsyncIterator[None]:
+        """Listen to the supervisor."""
+        self._run = run
+        loop = asyncio.get_running_loop()
+        self._channel = await Channel.connect(self._pipe, self._on_order, self._on_orphaned)
+        # Until here it ends the process, which has nothing to end in order: the supervisor relies on that.
+        signal.signal(signal.SIGTERM, lambda number, frame: loop.call_soon_threadsafe(self.on_due, "told by SIGTERM"))
+        self._channel.send({"is": "imported"})
+        try:
+            yield
+        finally:
+            if self._heartbeat is not None:
+                self._heartbeat.cancel()
+            self._channel.close()
+
+    def on_ready(self, server: Server) -> None:
+        """Tell the supervisor, and go on telling it that the loop turns."""
+        self._server = server
+        self._channel.send({"is": "ready"})
+        self._beat()
+
+    def on_due(self, why: str) -> None:
+        """Ask for a successor; the order to stop comes when that is ready."""
+        self._channel.send({"is": "due", "why": why})
+
+    def on_stopping(self) -> None:
+        """Tell nothing: the supervisor gave the order."""
+
+    def on_stopped(self) -> None:
+        """Tell what was counted until the end; the supervisor sees the process end."""
+        if self._server is not None:
+            self._tell_alive(self._server)
+
+    def _tell_alive(self, server: Server) -> None:
+        self._channel.send({"is": "alive", **(server.report() if self._reports else {})})
+
+    def _beat(self) -> None:
+        assert self._server is not None
+        self._heartbeat = asyncio.get_running_loop().call_later(self._heartbeat_s, self._beat)
+        self._tell_alive(self._server)
+
+    def _on_order(self, order: Message) -> None:
+        if order["do"] == "stop":
+            self._run.stop(replaced=order["replaced"])
+        elif order["do"] == "force":
+            self._run.force()
+        elif order["do"] == "reopen":
+            reopen()
+        elif order["do"] == "close" and self._server is not None:
+            found = self._server.close_connection(order["number"], order["code"], order["reason"])
+            self._channel.send({"is": "closed", "ask": order["ask"], "found": found})
+
+    def _on_orphaned(self) -> None:
+        if not self._run.told_to_stop.is_set():
+            LOG.error("the supervisor has gone, so this worker stops")
+            self._run.stop()
+
+
+def main() -> int:
+    """Serve as the supervisor orders; gives the exit code."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        # Not SIG_IGN, which programs that the application starts would inherit.
+        signal.signal(number, lambda number, frame: None)
+    for number in (signal.SIGTTIN, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_IGN)  # else one to all processes would freeze the workers
+    # A worker that hangs is ended with SIGABRT and shows where it hung.
+    faulthandler.enable()
+    pipe = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        order = receive_order(pipe)
+    except EOFError:
+        return 0
+    config = Config(**order["config"])
+    # Programs that the application starts while it is imported have no part in them; `Listeners` would be too late.
+    for fd in (pipe.fileno(), *(parse_address(text).fd for text in config.bind)):
+        os.set_inheritable(fd, False)
+    try:
+        configure(config)
+    except OptionError as error:
+        return fail(USAGE, str(error))
+    control = Supervised(pipe, config.worker_timeout, reports=order["reports"])
+    return leave(run_target(order["target"], config, control))
