@@ -18,6 +18,7 @@ from typing import Any
 import asgiws
 from asgiws import Config, Server
 from asgiws.runner.run import loop_factory
+from asgiws.server.sweep import Sweep
 from tests.apps import echo
 from tests.conftest import PATIENCE_S
 from tests.raw import text
@@ -76,7 +77,7 @@ class Count:
         """The same of the event loop and the standard library, and of the application."""
         self.forbidden: Counter[str] = Counter()
         self.exceptions: Counter[str] = Counter()
-        self._sweep: CodeType = Server._sweep.__code__
+        self._sweep: CodeType = Sweep.turn.__code__
         self._in_sweep = False
 
     def profile(self, frame: FrameType, event: str, argument: Any) -> None:

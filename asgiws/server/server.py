@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from email.utils import formatdate
 from types import TracebackType
 from typing import Any, Self
 
@@ -35,8 +34,9 @@ from asgiws.server.recycling import Recycling
 from asgiws.server.sockets.acceptor import Acceptor
 from asgiws.server.sockets.listeners import Listeners
 from asgiws.server.state.registry import Connection
-from asgiws.server.state.worker_state import WorkerState, server_fields
+from asgiws.server.state.worker_state import WorkerState
 from asgiws.server.stats import make_report
+from asgiws.server.sweep import Sweep
 from asgiws.server.tls.certificates import Certificates
 from asgiws.telemetry.counters import Counters
 from asgiws.telemetry.logs import LOG
@@ -66,9 +66,7 @@ class Server:
         self._certificates: Certificates | None = None
         self._listeners: Listeners | None = None
         self._recycling: Recycling | None = None
-        self._sweep_handle: asyncio.TimerHandle | None = None
-        self._sweep_due_s = 0.0
-        self._second_at_s = 0.0
+        self._sweep: Sweep | None = None
         self.on_due: Callable[[str], None] | None = None
         """Called once, with the reason, when this process has served enough (`asgiws.server.recycling`)."""
         self.addresses: list[str] = []
@@ -138,7 +136,8 @@ class Server:
             worker.lifespan_state = self._lifespan.state
             self._listeners = listeners = Listeners.open(self.config)
             self.addresses, self.port = listeners.urls(), listeners.port
-            self._sweep()
+            self._sweep = Sweep(worker, self._on_second)
+            self._sweep.start()
             make_protocol = protocol_factory(worker, self._certificates)
             for listener in listeners.sockets:
                 acceptor = Acceptor(worker, listener, make_protocol)
@@ -229,8 +228,8 @@ class Server:
         """Stop the application, in what is left of the time, and the sweep."""
         least_s = min(_CANCEL_S, self.config.graceful_timeout)
         await self._lifespan.stop(_CANCEL_S if self._forced.is_set() else max(least_s, left_s))
-        if self._sweep_handle is not None:
-            self._sweep_handle.cancel()
+        if self._sweep is not None:
+            self._sweep.stop()
 
     async def _end_all(self, worker: WorkerState) -> None:
         worker.second_passed()  # of lines that were left out in the last one, too, is told how many
@@ -244,36 +243,15 @@ class Server:
             if pending:
                 LOG.error("%d applications ignore their cancellation and are left behind", len(pending))
 
-    def _sweep(self) -> None:
-        """Count a tick for every connection; nothing else in a worker has a timer."""
-        worker = self.worker
-        self._sweep_handle = worker.loop.call_later(worker.deadlines.tick_s, self._sweep)
-        now = time.monotonic()
-        if self._sweep_due_s:
-            worker.lag_s = max(0.0, now - self._sweep_due_s)
-            worker.counters.lag.add(worker.lag_s)
-        self._sweep_due_s = now + worker.deadlines.tick_s
-        second_passed = now - self._second_at_s >= 1
-        if second_passed:
-            self._second_at_s = now
-            self._on_second(worker)
-        for connection in list(worker.registry.connections):
-            try:
-                connection.on_tick(second_passed)
-            except Exception:  # a fault of ours in one connection; the others have deadlines too
-                LOG.exception("a deadline could not be kept, its connection is ended")
-                connection.abort()
-
-    def _on_second(self, worker: WorkerState) -> None:
-        worker.default_fields = server_fields(self.config, formatdate(usegmt=True))
-        worker.second_passed()
+    def _on_second(self) -> None:
+        """Do what is due once a second; the sweep calls it."""
         for acceptor in self._acceptors:
             acceptor.on_tick()
         if self._certificates is not None:
             self._certificates.on_second()
-        if self.on_due is None or self._recycling is None or worker.registry.draining:
+        if self.on_due is None or self._recycling is None or self.worker.registry.draining:
             return
-        if why := self._recycling.due(worker.counters):
+        if why := self._recycling.due(self.worker.counters):
             on_due, self.on_due = self.on_due, None
             on_due(why)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from asgiws import Server
+from asgiws.server.sweep import Sweep
 from tests.bench.scaling import stuck_clients
 from tests.conftest import PATIENCE_S
 from tests.counted import ECHO, FRAME, Count, InServer, serve_while
@@ -101,7 +101,7 @@ class SweepCount:
         self._inside = False
 
     def profile(self, frame: FrameType, event: str, argument: Any) -> None:
-        if frame.f_code is Server._sweep.__code__ and event in ("call", "return"):
+        if frame.f_code is Sweep.turn.__code__ and event in ("call", "return"):
             self._inside = event == "call"
             self._sweeps += event == "return"
             if self._sweeps == self._wanted:

@@ -195,7 +195,7 @@ def test_server_in_a_program_is_not_stopped_by_itself(serve: Serve) -> None:
     with RawClient(server.port) as client:
         for _ in range(3):
             assert post(client, b"hello") == b"hello"
-            server.call(lambda: server.server._on_second(server.server.worker))
+            server.call(lambda: server.server._on_second())
         assert server.call(lambda: server.server.ready)
 
 
@@ -206,5 +206,5 @@ def test_whoever_is_told_is_told_once(serve: Serve) -> None:
     with RawClient(server.port) as client:
         for _ in range(3):
             assert post(client, b"hello") == b"hello"
-            server.call(lambda: server.server._on_second(server.server.worker))
+            server.call(lambda: server.server._on_second())
     assert len(told) == 1

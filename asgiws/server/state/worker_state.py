@@ -1,7 +1,7 @@
 """What the connections of one worker share: options, limits, the application, and what keeps count of them.
 
 Made once by the server and handed to each connection. Nothing here does input or output; only the sweep in
-`asgiws.server.server` writes the date.
+`asgiws.server.sweep` writes the date.
 """
 
 from __future__ import annotations
