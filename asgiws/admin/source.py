@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final, Protocol
 
+from asgiws.server.bulk_close import BulkClose
 from asgiws.server.server import Server
 from asgiws.telemetry.scoreboard import Scoreboard, Status, Worker
 
@@ -25,6 +26,18 @@ class Source(Protocol):
 
     async def close_connection(self, pid: int, number: int, code: int, reason: str) -> bool:
         """Close a WebSocket; gives whether it was open. Raises TimeoutError when its worker does not answer."""
+
+    async def close_many(
+        self, *, path: str, client: str, percent: int, over_s: float, code: int, reason: str, pid: int | None
+    ) -> int:
+        """Begin to close many WebSockets, of one worker or of all; return how many.
+
+        `asgiws.server.bulk_close` says what the values mean. Raises ValueError with one line when one is not allowed,
+        TimeoutError when no worker answers.
+        """
+
+    async def drain_worker(self, pid: int) -> bool:
+        """Replace a worker; return whether there is one. A process that serves alone stops instead."""
 
 
 class OneServer:
@@ -52,3 +65,15 @@ class OneServer:
     async def close_connection(self, pid: int, number: int, code: int, reason: str) -> bool:
         """Close a WebSocket; gives whether it was open."""
         return self._server.started and pid == os.getpid() and self._server.close_connection(number, code, reason)
+
+    async def close_many(
+        self, *, path: str, client: str, percent: int, over_s: float, code: int, reason: str, pid: int | None
+    ) -> int:
+        """Begin to close many WebSockets; return how many."""
+        order = BulkClose(path, client, percent, over_s, code, reason)
+        mine = self._server.started and pid in (None, os.getpid())
+        return self._server.close_websockets(order) if mine else 0
+
+    async def drain_worker(self, pid: int) -> bool:
+        """Have this process stop; return whether it is the one that was named, and was not told before."""
+        return pid == os.getpid() and self._server.ready and self._server.retire("drained by the operator")

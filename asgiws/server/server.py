@@ -25,6 +25,7 @@ from typing import Any, Self
 
 from asgiws.config.options import Config
 from asgiws.server.asgi import ASGIApp
+from asgiws.server.bulk_close import BulkClose
 from asgiws.server.connection.http import HTTPConnection
 from asgiws.server.connection.preamble import protocol_factory
 from asgiws.server.connection.websocket import WebSocketConnection
@@ -114,6 +115,20 @@ class Server:
             if isinstance(connection, WebSocketConnection) and connection.number == number:
                 return connection.close(code, reason)
         return False
+
+    def close_websockets(self, order: BulkClose) -> int:
+        """Begin to close the open WebSockets that an order chooses; return how many it chose."""
+        return order.begin(self.worker)
+
+    def retire(self, why: str) -> bool:
+        """Have this process replaced, or stopped when it serves alone; return whether this was the first request.
+
+        What happens is decided by `on_due`; without it, nothing does.
+        """
+        on_due, self.on_due = self.on_due, None
+        if on_due is not None:
+            on_due(why)
+        return on_due is not None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -252,8 +267,7 @@ class Server:
         if self.on_due is None or self._recycling is None or self.worker.registry.draining:
             return
         if why := self._recycling.due(self.worker.counters):
-            on_due, self.on_due = self.on_due, None
-            on_due(why)
+            self.retire(why)
 
 
 async def _pause(seconds: float, unless: asyncio.Event) -> None:

@@ -12,7 +12,8 @@ then, at any time:
     {"do": "force"}                                 end, and wait for nobody
     {"do": "reopen"}                                open log files anew
     {"do": "close", "ask": 1, "number": 7, "code": 4000, "reason": "..."}
-                                                    close a WebSocket; `closed` answers it
+                                                    close a WebSocket; the answer is whether it was open
+    {"do": "close_many", "ask": 2, "which": {...}}  close many (`asgiws.server.bulk_close`); the answer is how many
 
 To the supervisor:
 
@@ -21,7 +22,7 @@ To the supervisor:
     {"is": "alive", ...}                            a heartbeat, at least once a second and at the end, with what the
                                                     worker has counted (`asgiws.server.stats`) when that was asked for
     {"is": "due", "why": "..."}                     it has served enough and wants a successor
-    {"is": "closed", "ask": 1, "found": true}       whether there was such a WebSocket
+    {"is": "answer", "ask": 1, "value": true}       to the order with that number
 
 Either end finds out that the other process has died by the end of the stream.
 """

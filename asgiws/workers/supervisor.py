@@ -28,6 +28,7 @@ from asgiws.config.options import Config
 from asgiws.runner.main import CANNOT_START, STARTUP_FAILED, fail
 from asgiws.runner.run import Terminal
 from asgiws.runner.systemd import Notifier
+from asgiws.server.bulk_close import BulkClose
 from asgiws.server.sockets.listeners import CannotListen, Listeners
 from asgiws.server.tls.certificates import Certificates
 from asgiws.telemetry.logging_setup import reopen
@@ -35,7 +36,7 @@ from asgiws.telemetry.logs import LOG
 from asgiws.telemetry.scoreboard import WORKER_STATES, Scoreboard, Status, Worker
 from asgiws.workers.slot import Slot
 from asgiws.workers.worker import HEARTBEAT_S
-from asgiws.workers.worker_process import Child
+from asgiws.workers.worker_process import SERVING, Child
 
 __all__ = ["Supervisor", "supervise"]
 
@@ -134,10 +135,39 @@ class Supervisor:
         return self.scoreboard.status(workers, ready=self.ready, draining=self._told_to_stop.is_set())
 
     async def close_connection(self, pid: int, number: int, code: int, reason: str) -> bool:
-        """Have a worker close a WebSocket; gives whether it was open. Raises TimeoutError when it does not answer."""
+        """Have a worker close a WebSocket; return whether it was open. Raises TimeoutError when it does not answer."""
         for child in self._children():
             if child.pid == pid:
-                return await child.close_connection(number, code, reason)
+                return bool(await child.ask({"do": "close", "number": number, "code": code, "reason": reason}))
+        return False
+
+    async def close_many(
+        self, *, path: str, client: str, percent: int, over_s: float, code: int, reason: str, pid: int | None
+    ) -> int:
+        """Have one worker or all of them close many WebSockets; return how many.
+
+        Raises ValueError for a value that is not allowed, TimeoutError when none of the workers answers.
+        """
+        which = dataclasses.asdict(BulkClose(path, client, percent, over_s, code, reason))
+        asked = [child for child in self._children() if child.state == SERVING and pid in (None, child.pid)]
+        orders = (child.ask({"do": "close_many", "which": which}) for child in asked)
+        answers = await asyncio.gather(*orders, return_exceptions=True)
+        counts = [answer for answer in answers if isinstance(answer, int)]
+        for child, answer in zip(asked, answers, strict=True):
+            if isinstance(answer, BaseException):
+                LOG.warning(
+                    "worker %d (process %d) does not answer; its WebSockets may stay open", child.number, child.pid
+                )
+        if asked and not counts:
+            raise TimeoutError
+        return sum(counts)
+
+    async def drain_worker(self, pid: int) -> bool:
+        """Replace a worker: its successor starts, then it drains. Return whether such a worker serves."""
+        for slot in self.slots:
+            if slot.serving is not None and slot.serving.pid == pid and slot.serves:
+                slot.serving.retire("drained by the operator")
+                return True
         return False
 
     def _children(self) -> list[Child]:

@@ -22,6 +22,7 @@ from asgiws.config.option import OptionError
 from asgiws.config.options import Config
 from asgiws.runner.main import USAGE, fail, leave, run_target
 from asgiws.runner.run import Run
+from asgiws.server.bulk_close import BulkClose
 from asgiws.server.server import Server
 from asgiws.telemetry.logging_setup import configure, reopen
 from asgiws.telemetry.logs import LOG
@@ -96,7 +97,10 @@ class Supervised:
             reopen()
         elif order["do"] == "close" and self._server is not None:
             found = self._server.close_connection(order["number"], order["code"], order["reason"])
-            self._channel.send({"is": "closed", "ask": order["ask"], "found": found})
+            self._channel.send({"is": "answer", "ask": order["ask"], "value": found})
+        elif order["do"] == "close_many" and self._server is not None:
+            count = self._server.close_websockets(BulkClose(**order["which"]))
+            self._channel.send({"is": "answer", "ask": order["ask"], "value": count})
 
     def _on_orphaned(self) -> None:
         if not self._run.told_to_stop.is_set():

@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import asgiws._version
 from asgiws.config.options import Config
@@ -67,7 +67,7 @@ class Child:
         self._ended_at_s = 0.0
         self._channel: Channel | None = None
         self._channel_ended = asyncio.Event()
-        self._asked: dict[int, asyncio.Future[bool]] = {}
+        self._asked: dict[int, asyncio.Future[Any]] = {}
         """Orders that were not answered yet, by their number."""
         self._kill_timer: asyncio.TimerHandle | None = None
         self._watching: asyncio.Task[None]
@@ -139,6 +139,11 @@ class Child:
             self.send({"do": "force"})
             self._kill_after(2 * _LAST_WORDS_S)
 
+    def retire(self, why: str) -> None:
+        """Ask for a successor to this worker, which drains when that serves."""
+        self.due = why
+        self._on_change(self)
+
     def abort(self) -> None:
         """End it because it hangs; it writes where."""
         if self.state < ENDED:
@@ -151,17 +156,16 @@ class Child:
         if self._channel is not None:
             self._channel.send(order)
 
-    async def close_connection(self, number: int, code: int, reason: str) -> bool:
-        """Have a WebSocket closed; gives whether it was open. Raises TimeoutError when the worker does not answer."""
-        ask = max(self._asked, default=0) + 1
-        answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._asked[ask] = answered
-        self.send({"do": "close", "ask": ask, "number": number, "code": code, "reason": reason})
+    async def ask(self, order: Message) -> Any:
+        """Send an order that the worker answers; return the answer. Raises TimeoutError when there is none."""
+        number = max(self._asked, default=0) + 1
+        self._asked[number] = asyncio.get_running_loop().create_future()
+        self.send({**order, "ask": number})
         try:
             async with asyncio.timeout(_ANSWER_S):
-                return await answered
+                return await self._asked[number]
         finally:
-            del self._asked[ask]
+            del self._asked[number]
 
     def _kill_after(self, seconds: float) -> None:
         if self._kill_timer is not None:
@@ -183,18 +187,17 @@ class Child:
         if kind == "alive":
             if message and not self.ended.is_set():
                 self.on_report(message)
-        elif kind == "closed":
-            answered = self._asked.get(message["ask"])
-            if answered is not None and not answered.done():
-                answered.set_result(message["found"])
+        elif kind == "answer":
+            asked = self._asked.get(message["ask"])
+            if asked is not None and not asked.done():
+                asked.set_result(message["value"])
         elif kind == "imported":
             self.imported = True
         elif kind == "ready" and self.state == STARTING:
             self.state, self._ready_at_s = SERVING, self._alive_at_s
             self._on_change(self)
         elif kind == "due" and self.state in (STARTING, SERVING):
-            self.due = message["why"]
-            self._on_change(self)
+            self.retire(message["why"])
 
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
         self.code = await process.wait()

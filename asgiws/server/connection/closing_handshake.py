@@ -193,6 +193,22 @@ class Ending(asyncio.Protocol):
             self._begin_close(Close(code, reason), "admin")
         return was_open
 
+    @property
+    def is_open(self) -> bool:
+        """Whether messages can be sent: the handshake is done and no side has begun to close."""
+        return self._state == OPEN
+
+    @property
+    def path(self) -> bytes:
+        """The path of the handshake request, without its query."""
+        return self._path
+
+    @property
+    def client_host(self) -> str | None:
+        """The client's IP address; None on a Unix socket."""
+        client = self._peer.client
+        return None if client is None else client[0]
+
     # ---- the peer's end
 
     def _on_end_received(self) -> None:

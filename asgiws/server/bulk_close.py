@@ -1,0 +1,108 @@
+"""Closing many WebSockets of a server: chosen by path, client and share, and spread evenly over time.
+
+An operator moves load this way, for example to servers that were added: the clients reconnect wherever there is room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from asgiws.protocol.trusted_networks import TrustedNetworks, check_network
+from asgiws.protocol.websocket.closing import is_close_code
+from asgiws.server.connection.websocket import WebSocketConnection
+from asgiws.server.state.worker_state import WorkerState
+
+__all__ = ["BulkClose"]
+
+_OVER_MOST_S: Final = 86400.0
+# RFC 6455 §5.5: a control frame carries 125 bytes, two of which are the code
+_REASON_MOST_BYTES: Final = 123
+# Closed in one turn of the loop, which takes some milliseconds; other connections get their turn between.
+_CLOSES_A_TURN: Final = 100
+
+
+@dataclass(frozen=True)
+class BulkClose:
+    """Which WebSockets to close, and how. Raises ValueError with one line that says what is allowed."""
+
+    path: str = ""
+    """As the client sent it, without its query, or the beginning of one followed by `*`; empty for all."""
+    client: str = ""
+    """An address, a network such as 10.0.0.0/8, or `unix`; several are separated by commas; empty for all."""
+    percent: int = 100
+    """The share of those that match, from 1 to 100."""
+    over_s: float = 0.0
+    """The time over which they are spread."""
+    code: int = 1012
+    reason: str = "service restart"
+
+    def __post_init__(self) -> None:
+        if self.path and (not self.path.startswith(("/", "*")) or "*" in self.path[:-1]):
+            raise ValueError(f"path {self.path!r} was given, allowed: a path such as /chat, or a start such as /chat/*")
+        if (allowed := check_network(self.client)) is not None:
+            raise ValueError(f"client {self.client!r} was given, allowed: {allowed}")
+        if not 1 <= self.percent <= 100:
+            raise ValueError(f"{self.percent} percent was given, allowed: 1 to 100")
+        if not 0 <= self.over_s <= _OVER_MOST_S:
+            raise ValueError(f"a time of {self.over_s:g} s was given, allowed: 0 to {_OVER_MOST_S:g} s")
+        if not is_close_code(self.code):
+            raise ValueError(f"code {self.code} was given, allowed: 1000-1003, 1007-1014, 3000-4999")
+        if (size := len(self.reason.encode())) > _REASON_MOST_BYTES:
+            raise ValueError(f"a reason of {size} bytes was given, allowed: at most {_REASON_MOST_BYTES}")
+
+    def begin(self, worker: WorkerState) -> int:
+        """Choose among the open WebSockets of a worker and begin to close them; return how many were chosen."""
+        chosen = self._choose(worker)
+        if chosen:
+            _Spread(worker.loop, chosen, self).close_due()
+        return len(chosen)
+
+    def _choose(self, worker: WorkerState) -> list[WebSocketConnection]:
+        """Return the WebSockets to close, in random order.
+
+        A share that is not whole is rounded up or down at random, so that the shares of all workers sum up to that of
+        the whole server.
+        """
+        clients = TrustedNetworks((self.client or "*",))
+        prefix = self.path.endswith("*") or not self.path
+        path = self.path.removesuffix("*").encode("latin-1", "replace")
+        found = [
+            connection
+            for connection in worker.registry.connections
+            if isinstance(connection, WebSocketConnection)
+            and connection.is_open
+            and (connection.path.startswith(path) if prefix else connection.path == path)
+            and connection.client_host in clients
+        ]
+        count = int(len(found) * self.percent / 100 + random.random())  # noqa: S311 - not a secret
+        return random.sample(found, min(count, len(found)))
+
+
+class _Spread:
+    """The closing of chosen connections, a few in each turn of the loop. A stop of the server closes those left."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, chosen: Sequence[WebSocketConnection], order: BulkClose
+    ) -> None:
+        self._loop = loop
+        self._chosen = chosen
+        self._order = order
+        self._closed = 0
+        self._pause_s = order.over_s / len(chosen)
+        # A part of the first pause, for several workers do the same at the same time.
+        self._began_s = loop.time() + random.random() * self._pause_s  # noqa: S311
+
+    def close_due(self) -> None:
+        """Close those whose time has come, and set the timer for the next."""
+        passed_s = self._loop.time() - self._began_s
+        due = int(passed_s // self._pause_s) + 1 if self._pause_s else len(self._chosen)
+        turn = self._chosen[self._closed : min(due, self._closed + _CLOSES_A_TURN)]
+        for connection in turn:
+            connection.close(self._order.code, self._order.reason)
+        self._closed += len(turn)
+        if self._closed < len(self._chosen):
+            self._loop.call_at(self._began_s + self._closed * self._pause_s, self.close_due)
