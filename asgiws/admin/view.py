@@ -52,7 +52,7 @@ class _Change:
     def rate_bytes(self, label: str) -> str:
         if self._before is None or self._seconds <= 0:
             return "-"
-        now, before = (status["counts"]["bytes"].get(label, 0) for status in (self._now, self._before))
+        now, before = (status["counts"]["websocket_bytes"].get(label, 0) for status in (self._now, self._before))
         return f"{_bytes(max(0, now - before) / self._seconds)}/s"
 
     def of_worker(self, worker: Mapping[str, Any], label: str) -> str:
@@ -79,29 +79,32 @@ class _Change:
                 return f"<{_short(bound)}"
         return f">{_short(histogram['bounds'][-1])}"
 
+    def percentiles(self, name: str) -> str:
+        return f"half {self.percentile(name, 0.5)}, 99 % {self.percentile(name, 0.99)}"
+
 
 def _summary(status: Status, change: _Change) -> list[str]:
     counts, levels = status["counts"], status["levels"]
     state = "draining" if status["draining"] else "ready" if status["ready"] else "not ready"
     workers = ", ".join(f"{count} {name}" for name, count in levels["workers"].items() if count) or "none"
-    plain, packed = _count(counts["compressed_from"]), _count(counts["compressed_to"])
-    closes = sorted(counts["closes"].items(), key=lambda pair: -pair[1])[:_CLOSES_MOST]
+    plain, packed = _count(counts["compression_input_bytes"]), _count(counts["compression_output_bytes"])
+    closes = sorted(counts["websocket_closes"].items(), key=lambda pair: -pair[1])[:_CLOSES_MOST]
     return [
         f"asgiws {escape(str(status['version']))}   {state}   workers: {workers}   "
-        f"restarts: {_listed(counts['restarts'])}",
+        f"restarts: {_listed(counts['worker_restarts'])}",
         f"open         {levels['connections']['websocket']} WebSockets, "
-        f"{levels['connections']['http']} HTTP connections, {_count(levels['requests_open'])} requests",
-        f"handshakes   {_number(_count(counts['handshakes']))}, {change.rate('handshakes')}/s   "
+        f"{levels['connections']['http']} HTTP connections, {_count(levels['http_requests_open'])} requests",
+        f"handshakes   {_number(_count(counts['websocket_handshakes']))}, {change.rate('websocket_handshakes')}/s   "
         f"requests {_number(_count(counts['http_requests']))}, {change.rate('http_requests')}/s",
-        f"messages     in {_number(counts['messages']['in'])}, {change.rate('messages', 'in')}/s   "
-        f"out {_number(counts['messages']['out'])}, {change.rate('messages', 'out')}/s",
-        f"bytes        in {_bytes(counts['bytes']['in'])}, {change.rate_bytes('in')}   "
-        f"out {_bytes(counts['bytes']['out'])}, {change.rate_bytes('out')}   "
+        f"messages     in {_number(counts['websocket_messages']['in'])}, {change.rate('websocket_messages', 'in')}/s   "
+        f"out {_number(counts['websocket_messages']['out'])}, {change.rate('websocket_messages', 'out')}/s",
+        f"bytes        in {_bytes(counts['websocket_bytes']['in'])}, {change.rate_bytes('in')}   "
+        f"out {_bytes(counts['websocket_bytes']['out'])}, {change.rate_bytes('out')}   "
         f"compressed to {f'{100 * packed / plain:.0f} %' if plain else '-'}",
-        f"waiting      unsent {_bytes(_count(levels['unsent_bytes']))}   inbox "
+        f"waiting      unsent {_bytes(_count(levels['write_buffer_bytes']))}   inbox "
         f"{_count(levels['inbox_messages'])} messages, {_bytes(_count(levels['inbox_bytes']))}",
-        f"loop lag     half {change.percentile('lag', 0.5)}, 99 % {change.percentile('lag', 0.99)}   "
-        f"round trip half {change.percentile('round_trips', 0.5)}, 99 % {change.percentile('round_trips', 0.99)}",
+        f"loop lag     {change.percentiles('event_loop_lag')}   "
+        f"round trip {change.percentiles('websocket_round_trip')}",
         f"trouble      keepalive timeouts {_count(counts['keepalive_timeouts'])}   slow consumers "
         f"{_count(counts['slow_consumers'])}   exceptions {_count(counts['app_errors'])}   "
         f"accept errors {_count(counts['accept_errors'])}   rejections: {_listed(counts['rejections'])}",

@@ -1,179 +1,203 @@
-"""Counts of what happened in a worker: plain ints, added to where it happens and read by whoever reports them.
+"""What a worker counts, and the metric that each number is part of.
 
-Data paths keep their own ints in the connection; they are folded in here when the connection ends, and what live ones
-have counted so far is added by the report (`Levels`), so that a connection of many hours shows its traffic. No lock:
-all of it belongs to the thread of the event loop.
+A number is declared once: as a field of `Counters` or `Levels` whose annotation names its metric and its label.
+Reports, sums over workers (`asgiws.telemetry.scoreboard`), the exposition (`asgiws.telemetry.prometheus`) and the table
+in the README of `asgiws.admin` are made from the declarations.
 
-What is counted under which name, and what it means, is the table in `asgiws.telemetry.prometheus`.
+The fields are plain ints, incremented where something happens. Connections keep their own ints on the data path, which
+are added here when a connection ends. `Levels` has what live connections have counted so far, so that a connection of
+many hours shows its traffic. There are no locks: all of it belongs to the thread of the event loop.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, NamedTuple, get_type_hints
 
-__all__ = ["BOUNDS", "Counters", "Counts", "Histogram", "Levels", "code_label"]
+__all__ = ["METRICS", "Counters", "Counts", "Histogram", "Levels", "Metric", "code_label", "counter", "gauge"]
 
 Counts = dict[str, dict[str, int]]
-"""Numbers by name, and then by the values of their labels, joined by colons; "" for a number without labels."""
+"""Numbers by the key of their metric, and then by the values of their labels, joined by colons; "" without labels."""
 
 _SHORT_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LONG_S: Final = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 12 * 3600.0, 24 * 3600.0, 7 * 24 * 3600.0)
-BOUNDS: Final = {"lag": _SHORT_S, "requests": _SHORT_S, "round_trips": _SHORT_S, "lifetimes": _LONG_S}
-"""Upper bounds of the ranges of each histogram, in seconds."""
 
-# The registry of RFC 6455 §11.7 beyond 1015, as IANA has it; all other codes above 2999 are a client's free choice.
+# The registry of RFC 6455 section 11.7 beyond 1015, as IANA has it. Peers choose all other codes above 2999 freely.
 _REGISTERED_CODES: Final = frozenset((3000, 3003, 3008))
 
 
+class Metric(NamedTuple):
+    """One metric."""
+
+    key: str
+    """Its name in a status."""
+    name: str
+    """Its name in Prometheus, with the suffix of a counter."""
+    kind: str
+    """counter, gauge, histogram, or worker: a gauge with one value for each worker."""
+    labels: tuple[str, ...]
+    help: str
+
+
+def counter(key: str, text: str, *labels: str) -> Metric:
+    """Declare a counter."""
+    return Metric(key, f"asgiws_{key}_total", "counter", labels, text)
+
+
+def gauge(key: str, text: str, *labels: str) -> Metric:
+    """Declare a gauge."""
+    return Metric(key, f"asgiws_{key}", "gauge", labels, text)
+
+
+def _histogram(key: str, text: str) -> Metric:
+    return Metric(key, f"asgiws_{key}_seconds", "histogram", (), text)
+
+
+_HANDSHAKES: Final = counter("websocket_handshakes", "WebSocket handshakes", "outcome")
+_MESSAGES: Final = counter("websocket_messages", "WebSocket messages", "direction")
+_BYTES: Final = counter("websocket_bytes", "Bytes of WebSocket connections on the wire", "direction")
+_CONNECTIONS: Final = gauge("connections", "Open connections", "kind")
+
+
 class Histogram:
-    """Values counted by ranges with fixed upper bounds."""
+    """Durations counted in buckets with fixed upper bounds."""
 
     __slots__ = ("bounds", "counts", "total")
 
-    def __init__(self, name: str) -> None:
-        self.bounds = BOUNDS[name]
-        self.counts = [0] * (len(self.bounds) + 1)
-        """For each range, and for what is above the last; not cumulated."""
+    def __init__(self, bounds: tuple[float, ...] = _SHORT_S) -> None:
+        self.bounds = bounds
+        """Seconds."""
+        self.counts = [0] * (len(bounds) + 1)
+        """For each bucket, and for values above the last bound; not cumulative."""
         self.total = 0.0
         """Seconds."""
 
     def add(self, value: float) -> None:
-        """Count a value; O(log ranges)."""
+        """Count a value; O(log buckets)."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the buckets and the sum. The sum is in whole nanoseconds, so that sums over workers are exact."""
+        return {"bounds": self.bounds, "counts": list(self.counts), "total_ns": round(self.total * 1e9)}
 
-class Counters:
-    """What one worker has counted since it began. All values only grow."""
 
-    __slots__ = (
-        "accept_errors", "app_errors", "bytes_in", "bytes_out", "closes", "compressed_from", "compressed_to",
-        "handshakes", "http_requests", "http_responses", "keepalive_timeouts", "lag", "lifetimes", "messages_in",
-        "messages_out", "rejections", "requests", "round_trips", "slow_consumers", "websockets_abandoned",
-        "websockets_accepted", "websockets_refused", "websockets_rejected",
-    )  # fmt: skip
+class LongHistogram(Histogram):
+    """Durations of up to a week."""
+
+    __slots__ = ()
 
     def __init__(self) -> None:
-        self.accept_errors = 0
-        self.app_errors = 0
-        self.bytes_in = 0
-        """Of WebSocket connections, on the wire."""
-        self.bytes_out = 0
-        self.closes: Counter[tuple[str, int]] = Counter()
-        """WebSockets that ended, by who ended them (client, app, server, admin) and close code."""
-        self.compressed_from = 0
-        """Bytes before compression, of the messages that were compressed; those of a broadcast count once."""
-        self.compressed_to = 0
-        self.handshakes = 0
-        """Handshakes that the application was asked about; also the number of the latest of these connections."""
-        self.http_requests = 0
-        self.http_responses: Counter[int] = Counter()
-        """By status."""
-        self.keepalive_timeouts = 0
-        self.lag = Histogram("lag")
-        """How late the sweep came."""
-        self.lifetimes = Histogram("lifetimes")
-        """Of WebSockets that have ended."""
-        self.messages_in = 0
-        self.messages_out = 0
-        self.rejections: Counter[str] = Counter()
-        """Violations by the name of the rule."""
-        self.requests = Histogram("requests")
-        """From the request head to the end of the response."""
-        self.round_trips = Histogram("round_trips")
-        """From a keepalive ping to its pong."""
-        self.slow_consumers = 0
-        self.websockets_abandoned = 0
-        """Without a whole answer: the client left before it, or the application did not complete its denial."""
-        self.websockets_accepted = 0
-        self.websockets_refused = 0
-        self.websockets_rejected = 0
-        """Handshakes that the application was not asked about."""
+        super().__init__(_LONG_S)
+
+
+@dataclass(slots=True, eq=False, init=False)
+class Counters:
+    """What one worker has counted since it started. No value ever decreases."""
+
+    handshakes: int
+    """Handshakes passed to the application; also the number of the latest of these connections."""
+    lag: Annotated[Histogram, _histogram("event_loop_lag", "Delay of the sweep: everything on the loop waited as long")]
+    sweeps: Annotated[Histogram, _histogram("sweep_duration", "How long each sweep held the event loop")]
+    http_requests: Annotated[int, counter("http_requests", "HTTP requests passed to the application")]
+    http_responses: Annotated[Counter[int], counter("http_responses", "Complete HTTP responses", "status")]
+    requests: Annotated[Histogram, _histogram("http_request_duration", "From a request's head to the response's end")]
+    websockets_accepted: Annotated[int, _HANDSHAKES, "accepted"]
+    websockets_refused: Annotated[int, _HANDSHAKES, "refused"]
+    websockets_rejected: Annotated[int, _HANDSHAKES, "rejected"]
+    """Handshakes that did not reach the application."""
+    websockets_abandoned: Annotated[int, _HANDSHAKES, "abandoned"]
+    """Without a complete response: the client left first, or the application did not complete its denial."""
+    messages_in: Annotated[int, _MESSAGES, "in"]
+    messages_out: Annotated[int, _MESSAGES, "out"]
+    bytes_in: Annotated[int, _BYTES, "in"]
+    bytes_out: Annotated[int, _BYTES, "out"]
+    closes: Annotated[Counter[tuple[str, int]], counter("websocket_closes", "WebSockets that ended", "by", "code")]
+    """By who ended them (client, app, server, admin) and close code."""
+    lifetimes: Annotated[LongHistogram, _histogram("websocket_duration", "From handshake to end of a WebSocket")]
+    round_trips: Annotated[Histogram, _histogram("websocket_round_trip", "From a keepalive ping to its pong")]
+    keepalive_timeouts: Annotated[int, counter("keepalive_timeouts", "WebSockets closed after an unanswered ping")]
+    slow_consumers: Annotated[int, counter("slow_consumers", "Connections dropped because the client did not read")]
+    compressed_from: Annotated[int, counter("compression_input_bytes", "Bytes before compression; a broadcast once")]
+    compressed_to: Annotated[int, counter("compression_output_bytes", "Bytes after compression")]
+    rejections: Annotated[Counter[str], counter("rejections", "Requests and connections that broke a rule", "rule")]
+    app_errors: Annotated[int, counter("app_errors", "Exceptions raised by the application")]
+    accept_errors: Annotated[int, counter("accept_errors", "Connections that could not be accepted")]
+
+    def __init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            setattr(self, name, kind())
 
     def as_counts(self, live: Levels) -> Counts:
-        """Give all counts, with what live connections have counted so far."""
-        closes: Counter[str] = Counter()
-        for (by, code), count in self.closes.items():
-            closes[f"{by}:{code_label(by, code)}"] += count
-        return {
-            "accept_errors": {"": self.accept_errors},
-            "app_errors": {"": self.app_errors},
-            "bytes": {"in": self.bytes_in + live.bytes_in, "out": self.bytes_out + live.bytes_out},
-            "closes": closes,
-            "compressed_from": {"": self.compressed_from + live.compressed_from},
-            "compressed_to": {"": self.compressed_to + live.compressed_to},
-            "handshakes": {
-                "accepted": self.websockets_accepted,
-                "refused": self.websockets_refused,
-                "rejected": self.websockets_rejected,
-                "abandoned": self.websockets_abandoned,
-            },
-            "http_requests": {"": self.http_requests},
-            "http_responses": {str(status): count for status, count in self.http_responses.items()},
-            "keepalive_timeouts": {"": self.keepalive_timeouts},
-            "messages": {"in": self.messages_in + live.messages_in, "out": self.messages_out + live.messages_out},
-            "rejections": dict(self.rejections),
-            "slow_consumers": {"": self.slow_consumers},
-        }
+        """Return all counts, including what live connections have counted so far."""
+        counts: Counts = {}
+        for name, metric, label in _COUNTS:
+            value, values = getattr(self, name), counts.setdefault(metric.key, {})
+            if isinstance(value, int):
+                values[label] = value + getattr(live, name, 0)
+            else:
+                for labels, count in value.items():
+                    text = f"{labels[0]}:{code_label(*labels)}" if isinstance(labels, tuple) else str(labels)
+                    values[text] = values.get(text, 0) + count
+        return counts
 
     def as_histograms(self) -> dict[str, dict[str, Any]]:
-        """Give all histograms: `counts`, not cumulated, and `total_ns`, whole, so that workers can be added exactly."""
-        return {
-            name: {"counts": list(histogram.counts), "total_ns": round(histogram.total * 1e9)}
-            for name, histogram in (
-                ("lag", self.lag),
-                ("lifetimes", self.lifetimes),
-                ("requests", self.requests),
-                ("round_trips", self.round_trips),
-            )
-        }
+        """Return all histograms by the key of their metric."""
+        return {metric.key: getattr(self, name).as_json() for name, metric, _ in _HISTOGRAMS}
 
 
+@dataclass(slots=True, eq=False)
 class Levels:
-    """What the open connections of a worker hold at one moment, and have counted since each began."""
+    """What the open connections of a worker hold at one moment, and have counted since each started."""
 
-    __slots__ = (
-        "arriving", "bytes_in", "bytes_out", "compressed_from", "compressed_to", "http", "inbox_bytes",
-        "inbox_messages", "messages_in", "messages_out", "requests", "unsent_bytes", "websockets",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.arriving = 0
-        """Whose TLS handshake or PROXY header is awaited."""
-        self.bytes_in = 0
-        self.bytes_out = 0
-        self.compressed_from = 0
-        """By compressors of single connections."""
-        self.compressed_to = 0
-        self.http = 0
-        self.inbox_bytes = 0
-        """Bytes of binary messages, characters of text."""
-        self.inbox_messages = 0
-        self.messages_in = 0
-        self.messages_out = 0
-        self.requests = 0
-        """HTTP requests that are with the application."""
-        self.unsent_bytes = 0
-        self.websockets = 0
+    arriving: Annotated[int, _CONNECTIONS, "arriving"] = 0
+    """TLS handshake or PROXY header pending."""
+    http: Annotated[int, _CONNECTIONS, "http"] = 0
+    websockets: Annotated[int, _CONNECTIONS, "websocket"] = 0
+    requests: Annotated[int, gauge("http_requests_open", "HTTP requests that the application is handling")] = 0
+    unsent_bytes: Annotated[int, gauge("write_buffer_bytes", "Bytes waiting to be read by clients")] = 0
+    inbox_messages: Annotated[int, gauge("inbox_messages", "Messages waiting for the application")] = 0
+    inbox_bytes: Annotated[int, gauge("inbox_bytes", "Size of these messages: bytes, of text characters")] = 0
+    bytes_in: int = 0
+    """This and what follows is added to the field of `Counters` of the same name."""
+    bytes_out: int = 0
+    compressed_from: int = 0
+    """By compressors of single connections."""
+    compressed_to: int = 0
+    messages_in: int = 0
+    messages_out: int = 0
 
     def as_levels(self) -> Counts:
-        """Give what goes up and down."""
-        return {
-            "connections": {"arriving": self.arriving, "http": self.http, "websocket": self.websockets},
-            "inbox_bytes": {"": self.inbox_bytes},
-            "inbox_messages": {"": self.inbox_messages},
-            "requests_open": {"": self.requests},
-            "unsent_bytes": {"": self.unsent_bytes},
-        }
+        """Return the gauges."""
+        levels: Counts = {}
+        for name, metric, label in _LEVELS:
+            levels.setdefault(metric.key, {})[label] = getattr(self, name)
+        return levels
 
 
 def code_label(by: str, code: int) -> str:
-    """Give a close code as the value of a label, of which there are only so many.
+    """Return a close code as a label value; the number of values is bounded.
 
-    Clients choose freely from 3000 to 4999, and could make a time series of each. The application's own are kept.
+    Clients choose freely from 3000 to 4999 and could create a time series for each. The application's codes are kept.
     """
     if by == "app" or code < 3000 or code in _REGISTERED_CODES:
         return str(code)
     return "3xxx" if code < 4000 else "4xxx"
+
+
+def _declared(kind: type) -> list[tuple[str, Metric, str]]:
+    """Return each declared field of a class with its metric and its label."""
+    hints = get_type_hints(kind, include_extras=True)
+    marks = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
+    return [(name, mark[0], (*mark, "")[1]) for name, mark in marks.items() if mark]
+
+
+_COUNTERS: Final = _declared(Counters)
+_COUNTS: Final = [each for each in _COUNTERS if each[1].kind == "counter"]
+_HISTOGRAMS: Final = [each for each in _COUNTERS if each[1].kind == "histogram"]
+_LEVELS: Final = _declared(Levels)
+
+METRICS: Final = tuple(dict.fromkeys(metric for _, metric, _ in (*_LEVELS, *_COUNTERS)))
+"""All metrics of a worker."""

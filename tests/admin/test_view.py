@@ -64,7 +64,7 @@ def test_what_a_client_has_chosen_moves_no_cursor() -> None:
 def test_percentiles_are_of_what_came_since() -> None:
     """Lag of hours ago is no news."""
     before, now = status(0), status(0)
-    before["histograms"]["lag"]["counts"] = [0] * 13 + [500]
-    now["histograms"]["lag"]["counts"] = [2, *[0] * 12, 500]
+    before["histograms"]["event_loop_lag"]["counts"] = [0] * 13 + [500]
+    now["histograms"]["event_loop_lag"]["counts"] = [2, *[0] * 12, 500]
     (line,) = [line for line in view(now, before) if line.startswith("loop lag")]
     assert "99 % <1 ms" in line

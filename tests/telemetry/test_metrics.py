@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from asgiws.telemetry.counters import BOUNDS, Counters, Histogram, Levels
+from asgiws.telemetry.counters import Counters, Histogram, Levels
 from asgiws.telemetry.prometheus import METRICS, expose
 from asgiws.telemetry.scoreboard import RESTART_REASONS, Scoreboard, Status, Worker
 
@@ -33,6 +33,7 @@ HISTOGRAMS: Final = {
     "lifetimes": "asgiws_websocket_duration_seconds",
     "requests": "asgiws_http_request_duration_seconds",
     "round_trips": "asgiws_websocket_round_trip_seconds",
+    "sweeps": "asgiws_sweep_duration_seconds",
 }
 LEVELS: Final = {
     "arriving": 'asgiws_connections{kind="arriving"}',
@@ -66,9 +67,9 @@ def fill() -> tuple[Status, dict[str, float]]:
     for number, (name, metric) in enumerate(HISTOGRAMS.items(), 1):
         histogram = getattr(counters, name)
         for _ in range(number):
-            histogram.add(BOUNDS[name][-1] + 0.25)
+            histogram.add(histogram.bounds[-1] + 0.25)
         wanted[f"{metric}_count"] = number
-        wanted[f"{metric}_sum"] = number * (BOUNDS[name][-1] + 0.25)
+        wanted[f"{metric}_sum"] = number * (histogram.bounds[-1] + 0.25)
     counters.closes["app", 4001] = 4000
     wanted['asgiws_websocket_closes_total{by="app",code="4001"}'] = 4000
     counters.http_responses[204] = 4100

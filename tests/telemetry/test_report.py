@@ -51,8 +51,8 @@ def test_open_connection_shows_its_traffic(serve: Serve) -> None:
         counts = counts_of(server)
         (row,) = report_of(server)["connections"]
 
-    assert counts["messages"] == {"in": 3, "out": 3}
-    assert counts["bytes"] == {"in": 3 * 11, "out": 3 * 7}
+    assert counts["websocket_messages"] == {"in": 3, "out": 3}
+    assert counts["websocket_bytes"] == {"in": 3 * 11, "out": 3 * 7}
     assert (row["path"], row["messages_in"], row["bytes_out"], row["state"]) == ("/room", 3, 21, "open")
     assert row["client"].startswith("127.0.0.1:")
 
@@ -68,9 +68,9 @@ def test_traffic_is_counted_once_when_the_connection_has_ended(serve: Serve) -> 
     wait_for_none(server)
     report = report_of(server)
 
-    assert report["counts"]["messages"] == {"in": 1, "out": 1}
-    assert report["counts"]["closes"] == {"client:1000": 1}
-    assert sum(report["histograms"]["lifetimes"]["counts"]) == 1
+    assert report["counts"]["websocket_messages"] == {"in": 1, "out": 1}
+    assert report["counts"]["websocket_closes"] == {"client:1000": 1}
+    assert sum(report["histograms"]["websocket_duration"]["counts"]) == 1
     assert report["levels"]["connections"] == {"arriving": 0, "http": 0, "websocket": 0}
     assert report["connections"] == []
 
@@ -85,7 +85,7 @@ def test_connections_are_told_by_kind(serve: Serve) -> None:
 
     assert report["levels"]["connections"] == {"arriving": 0, "http": 1, "websocket": 1}
     assert report["counts"]["http_requests"] == {"": 1}
-    assert sum(report["histograms"]["requests"]["counts"]) == 1
+    assert sum(report["histograms"]["http_request_duration"]["counts"]) == 1
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
@@ -119,7 +119,7 @@ def test_handshakes_are_told_by_outcome(serve: Serve) -> None:
         wait_until(lambda: report_of(server)["levels"]["connections"]["websocket"] == 1)
         counts = counts_of(server)
 
-    assert counts["handshakes"] == {"accepted": 1, "refused": 1, "rejected": 1, "abandoned": 1}
+    assert counts["websocket_handshakes"] == {"accepted": 1, "refused": 1, "rejected": 1, "abandoned": 1}
     assert counts["rejections"] == {"websocket-version": 1}
 
 
@@ -130,7 +130,7 @@ def test_denial_that_the_application_does_not_complete_is_abandoned(serve: Serve
         client.read_to_end()
     wait_for_none(server)
 
-    assert counts_of(server)["handshakes"] == {"accepted": 0, "refused": 0, "rejected": 0, "abandoned": 1}
+    assert counts_of(server)["websocket_handshakes"] == {"accepted": 0, "refused": 0, "rejected": 0, "abandoned": 1}
 
 
 async def _deaf(scope: Scope, receive: Receive, send: Send) -> None:
@@ -174,7 +174,7 @@ def test_unsent_bytes_of_a_slow_reader_are_told(serve: Serve) -> None:
     server = serve(_flood, compression="off", graceful_timeout=0.2)
     with RawClient(server.port, receive_buffer=4096) as client:
         client.open_websocket()
-        wait_until(lambda: report_of(server)["levels"]["unsent_bytes"][""])
+        wait_until(lambda: report_of(server)["levels"]["write_buffer_bytes"][""])
         row = report_of(server)["connections"][0]
 
     assert row["unsent_bytes"] > 0
@@ -191,8 +191,8 @@ def test_compression_is_told_while_and_after_a_connection(serve: Serve) -> None:
         wait_for_none(server)
         after = counts_of(server)
 
-        assert during["compressed_from"] == after["compressed_from"] == {"": 1000}
-        assert 0 < during["compressed_to"][""] == after["compressed_to"][""] < 100
+        assert during["compression_input_bytes"] == after["compression_input_bytes"] == {"": 1000}
+        assert 0 < during["compression_output_bytes"][""] == after["compression_output_bytes"][""] < 100
 
 
 def test_round_trips_are_counted(serve: Serve) -> None:
@@ -202,7 +202,7 @@ def test_round_trips_are_counted(serve: Serve) -> None:
         first, payload = client.read_frame()
         assert first == 0x89
         client.send(raw.frame(10, payload))
-        wait_until(lambda: sum(report_of(server)["histograms"]["round_trips"]["counts"]))
+        wait_until(lambda: sum(report_of(server)["histograms"]["websocket_round_trip"]["counts"]))
         row = report_of(server)["connections"][0]
 
     assert 0 < row["round_trip_s"] < 5
@@ -213,7 +213,7 @@ def test_blocked_loop_shows_as_lag(serve: Serve) -> None:
     server.call(lambda: time.sleep(0.3))
 
     def late() -> int:
-        histogram = report_of(server)["histograms"]["lag"]
+        histogram = report_of(server)["histograms"]["event_loop_lag"]
         return sum(histogram["counts"][7:])  # above 0.1 s
 
     wait_until(late)
@@ -260,6 +260,6 @@ def test_server_closes_a_connection_by_its_number(serve: Serve) -> None:
         client.send(raw.close(4000))
         client.read_to_end()
         assert server.call(lambda: server.server.close_connection(1, 4000, "enough")) is False
-        assert counts_of(server)["closes"] == {"admin:4xxx": 1}
+        assert counts_of(server)["websocket_closes"] == {"admin:4xxx": 1}
         other.send(raw.text("still here"))
         assert other.read_text() == "still here"

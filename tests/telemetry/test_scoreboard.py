@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asgiws.telemetry.counters import BOUNDS, Counters, Histogram, Levels, code_label
+from asgiws.telemetry.counters import Counters, Histogram, Levels, code_label
 from asgiws.telemetry.scoreboard import Scoreboard, Status, Worker
 
 
@@ -42,8 +42,8 @@ def test_counts_of_workers_are_added() -> None:
 
     seen = status(scoreboard)
 
-    assert seen["counts"]["messages"] == {"in": 7, "out": 0}
-    assert seen["counts"]["closes"] == {"client:1000": 1}
+    assert seen["counts"]["websocket_messages"] == {"in": 7, "out": 0}
+    assert seen["counts"]["websocket_closes"] == {"client:1000": 1}
 
 
 def test_newer_report_takes_the_place_of_the_older_one() -> None:
@@ -51,7 +51,7 @@ def test_newer_report_takes_the_place_of_the_older_one() -> None:
     scoreboard.update("a", report(3))
     scoreboard.update("a", report(5))
 
-    assert status(scoreboard)["counts"]["messages"]["in"] == 5
+    assert status(scoreboard)["counts"]["websocket_messages"]["in"] == 5
 
 
 def test_worker_that_ended_still_counts_and_holds_nothing() -> None:
@@ -62,8 +62,8 @@ def test_worker_that_ended_still_counts_and_holds_nothing() -> None:
 
     seen = status(scoreboard)
 
-    assert seen["counts"]["messages"]["in"] == 4
-    assert sum(seen["histograms"]["lag"]["counts"]) == 4
+    assert seen["counts"]["websocket_messages"]["in"] == 4
+    assert sum(seen["histograms"]["event_loop_lag"]["counts"]) == 4
     assert seen["levels"]["connections"] == {"arriving": 0, "http": 0, "websocket": 1}
 
 
@@ -118,7 +118,8 @@ def test_no_count_ever_goes_backwards(steps: list[tuple[str, int, bool]]) -> Non
             scoreboard.end(worker)
             counted[worker] = 0
         seen = status(scoreboard)
-        assert before <= seen["counts"]["messages"]["in"] == total == sum(seen["histograms"]["lag"]["counts"])
+        counted_in = seen["counts"]["websocket_messages"]["in"]
+        assert before <= counted_in == total == sum(seen["histograms"]["event_loop_lag"]["counts"])
         before = total
 
 
@@ -130,12 +131,12 @@ def test_sum_of_a_histogram_is_the_same_in_whatever_order_workers_end(values: li
         counters = Counters()
         counters.lifetimes.add(value)
         scoreboard.update(worker, report() | {"histograms": counters.as_histograms()})
-    total = status(scoreboard)["histograms"]["lifetimes"]["total"]
+    total = status(scoreboard)["histograms"]["websocket_duration"]["total"]
     workers = list(range(len(values)))
     order.shuffle(workers)
     for worker in workers:
         scoreboard.end(worker)
-        assert status(scoreboard)["histograms"]["lifetimes"]["total"] == total
+        assert status(scoreboard)["histograms"]["websocket_duration"]["total"] == total
     assert total == pytest.approx(sum(values), abs=1e-8)
 
 
@@ -143,8 +144,8 @@ def test_sum_of_a_histogram_is_the_same_in_whatever_order_workers_end(values: li
 
 
 def test_histogram_counts_a_value_in_the_range_that_ends_with_it() -> None:
-    histogram = Histogram("lag")
-    bounds = BOUNDS["lag"]
+    histogram = Histogram()
+    bounds = histogram.bounds
     for value in (0.0, bounds[0], bounds[0] * 1.01, bounds[-1], bounds[-1] + 1):
         histogram.add(value)
 
