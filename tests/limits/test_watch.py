@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -63,15 +64,29 @@ class Playground:
         return found
 
 
-def test_ping_after_the_interval_and_death_after_the_timeout(loop: asyncio.AbstractEventLoop) -> None:
-    assert Playground(loop).open_ticks(40) == [(20, PING_NOW), (40, DEAD)]
+def test_ping_within_the_interval_and_death_after_the_timeout(loop: asyncio.AbstractEventLoop) -> None:
+    (ping, what), (death, end) = Playground(loop).open_ticks(40)[:2]
+    assert 10 < ping <= 20
+    assert death == ping + 20
+    assert (what, end) == (PING_NOW, DEAD)
+
+
+def test_connections_opened_together_are_pinged_at_different_ticks(loop: asyncio.AbstractEventLoop) -> None:
+    """So are those that all received a byte in the same tick: a broadcast that each client answers."""
+    plays = [Playground(loop) for _ in range(500)]
+    for _ in range(2):
+        pings = Counter(play.open_ticks(21)[0][0] for play in plays)
+        assert sorted(pings) == list(range(11, 21))
+        assert max(pings.values()) < 120, "500 in ten ticks are about 50 each"
+        for play in plays:
+            play.watch.quiet_ticks = 0  # what data_received does
 
 
 def test_any_byte_is_a_sign_of_life(loop: asyncio.AbstractEventLoop) -> None:
     play = Playground(loop)
-    assert play.open_ticks(39) == [(20, PING_NOW)]
+    [(first, _)] = play.open_ticks(29)
     play.watch.quiet_ticks = 0  # what data_received does
-    assert play.open_ticks(39) == [(20, PING_NOW)]
+    assert play.open_ticks(29) == [(first, PING_NOW)]
 
 
 def test_no_ping_interval_is_no_keepalive(loop: asyncio.AbstractEventLoop) -> None:
@@ -80,16 +95,17 @@ def test_no_ping_interval_is_no_keepalive(loop: asyncio.AbstractEventLoop) -> No
 
 def test_no_ping_timeout_is_pings_for_ever(loop: asyncio.AbstractEventLoop) -> None:
     found = Playground(loop, ping_timeout=0).open_ticks(200)
-    assert found == [(tick, PING_NOW) for tick in range(20, 201, 20)]
+    first = found[0][0]
+    assert found == [(tick, PING_NOW) for tick in range(first, 201, 20)]
 
 
 def test_peer_is_not_dead_while_we_do_not_read_and_has_a_full_timeout_afterwards(
     loop: asyncio.AbstractEventLoop,
 ) -> None:
     play = Playground(loop)
-    assert play.open_ticks(30) == [(20, PING_NOW)]
-    assert play.open_ticks(40, blocked=True) == [(20, PING_NOW), (40, PING_NOW)]
-    assert play.open_ticks(40) == [(20, PING_NOW), (40, DEAD)]
+    [(first, _)] = play.open_ticks(30)
+    assert play.open_ticks(30, blocked=True) == [(first, PING_NOW)]
+    assert play.open_ticks(first + 20) == [(first, PING_NOW), (first + 20, DEAD)]
 
 
 def test_stuck_after_the_write_timeout_without_progress(loop: asyncio.AbstractEventLoop) -> None:

@@ -26,6 +26,9 @@ LIFETIME_OVER: Final = 6
 OPENING_LATE: Final = 7
 
 _LIFETIME_SPREAD: Final = 0.1
+# The largest part of the ping interval that a connection may stay below it. Each has a phase of its own: connections
+# that were opened, or received a broadcast, in the same second would otherwise be pinged in the same tick for ever.
+_PING_SPREAD: Final = 0.5
 
 
 class Watch:
@@ -33,7 +36,7 @@ class Watch:
 
     __slots__ = (
         "_answer_ticks", "_blocked_ticks", "_deadlines", "_flow", "_idle_count", "_idle_ticks", "_lifetime_ticks",
-        "_state_ticks", "quiet_ticks",
+        "_phase_ticks", "_state_ticks", "quiet_ticks",
     )  # fmt: skip
 
     def __init__(self, deadlines: Deadlines, flow: FlowControl) -> None:
@@ -47,6 +50,7 @@ class Watch:
         self._blocked_ticks = 0
         self._idle_ticks = 0
         self._idle_count = 0
+        self._phase_ticks = int(deadlines.keepalive.interval_ticks * _PING_SPREAD * random.random())  # noqa: S311
         self._lifetime_ticks = deadlines.lifetime
         if self._lifetime_ticks:
             self._lifetime_ticks -= int(self._lifetime_ticks * _LIFETIME_SPREAD * random.random())  # noqa: S311
@@ -73,11 +77,11 @@ class Watch:
             self.quiet_ticks = 0
             self._blocked_ticks += 1
             interval = deadlines.keepalive.interval_ticks
-            if interval and self._blocked_ticks % interval == 0:
+            if interval and (self._blocked_ticks + self._phase_ticks) % interval == 0:
                 return PING_NOW
         else:
             self._blocked_ticks = 0
-            due = deadlines.keepalive.due(quiet)
+            due = deadlines.keepalive.due(quiet + self._phase_ticks)
             if due:
                 return due
         if self._flow.write_paused and deadlines.write and self._flow.ticks_without_progress() >= deadlines.write:
