@@ -28,9 +28,12 @@ from asgiws.config.option import Option, OptionError, spelled
 from asgiws.config.options import OPTIONS, Config
 from asgiws.config.sources import Settings
 from asgiws.protocol.printable import escape
-from asgiws.runner.main import CANNOT_START, USAGE, fail, leave
-from asgiws.runner.run import Terminal, loop_factory
+from asgiws.runner.exit_codes import CANNOT_START, USAGE, fail
+from asgiws.runner.loops import loop_factory
+from asgiws.runner.process import take_process
+from asgiws.runner.signals import Terminal
 from asgiws.runner.systemd import inherited_addresses
+from asgiws.runner.watchdog import leave
 from asgiws.telemetry.logging_setup import configure, say
 from asgiws.telemetry.logs import LOG
 from asgiws.workers.start import check, start
@@ -148,6 +151,7 @@ def _run(argv: Sequence[str] | None) -> int:
     config = settings.config
     inherited = [text for text in inherited_addresses(os.environ) if text not in (*config.bind, f"fd:{config.fd}")]
     config = dataclasses.replace(config, bind=(*config.bind, *inherited))
+    take_process()
     return start(settings.app, config, options.load_again)
 
 

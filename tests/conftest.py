@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import pytest
 
 from asgiws.config.options import Config
-from asgiws.runner.run import loop_factory
+from asgiws.runner.loops import loop_factory
 from asgiws.server.asgi import ASGIApp
 from asgiws.server.server import Server
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import asgiws
 from asgiws import Config, Server
-from asgiws.runner.run import loop_factory
+from asgiws.runner.loops import loop_factory
 from asgiws.server.sweep import Sweep
 from tests.apps import echo
 from tests.conftest import PATIENCE_S

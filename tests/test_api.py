@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import asgiws
-from asgiws.runner.run import loop_factory
+from asgiws.runner.loops import loop_factory
 from asgiws.server.asgi import ASGIApp, Scope
 from asgiws.server.lifespan import StartupFailed
 from asgiws.server.sockets.listeners import CannotListen

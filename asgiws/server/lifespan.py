@@ -13,7 +13,7 @@ States, moved by the application's messages and by its return:
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 from asgiws.protocol.printable import escape
 from asgiws.server.asgi import ASGIApp, Event
@@ -22,6 +22,9 @@ from asgiws.telemetry.logs import LOG
 __all__ = ["Lifespan", "StartupFailed"]
 
 STARTING, STARTED, FAILED, ABSENT, STOPPING, ENDED = range(6)
+
+# For a lifespan that was cancelled to end
+_CANCEL_S: Final = 0.5
 
 
 class StartupFailed(Exception):  # noqa: N818 - what happened, not an error of ours
@@ -75,7 +78,7 @@ class Lifespan:
                 LOG.error("application did not answer lifespan.shutdown within %.3g s", timeout_s)
         if not self._task.done():
             self._task.cancel()
-            _, pending = await asyncio.wait([self._task], timeout=1)
+            _, pending = await asyncio.wait([self._task], timeout=_CANCEL_S)
             if pending:
                 LOG.error("application ignores the cancellation of its lifespan and is left behind")
 

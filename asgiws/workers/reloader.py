@@ -18,8 +18,10 @@ from typing import Final
 
 from asgiws.config.options import Config
 from asgiws.protocol.printable import escape
-from asgiws.runner.main import CANNOT_START, USAGE, fail
-from asgiws.runner.run import Terminal
+from asgiws.runner.exit_codes import CANNOT_START, USAGE, fail
+from asgiws.runner.loops import loop_factory, loop_name
+from asgiws.runner.process import describe_process
+from asgiws.runner.signals import Terminal
 from asgiws.server.sockets.listeners import CannotListen, Listeners
 from asgiws.telemetry.logging_setup import reopen
 from asgiws.telemetry.logs import LOG
@@ -98,7 +100,8 @@ class _Reloader:
             if child.state != told:
                 told = child.state
                 if told == SERVING:
-                    LOG.info("listening on %s", ", ".join(self._listeners.urls()))
+                    loop = loop_name(loop_factory(self._config.loop))
+                    LOG.info("listening on %s (%s)", ", ".join(self._listeners.urls()), describe_process(loop))
                 elif told == ENDED:
                     LOG.error("worker ended: %s; it is started anew on the next change", describe_exit(child.code))
             await self._moved.wait()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from asgiws.config.options import Config
-from asgiws.runner.main import run_target
+from asgiws.runner.run import run_target
 from asgiws.telemetry.logs import LOG
 from asgiws.workers.reloader import check_folders, reload_on_change
 from asgiws.workers.supervisor import supervise

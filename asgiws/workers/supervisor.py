@@ -25,8 +25,10 @@ from asgiws.admin.authorization import Authorization
 from asgiws.admin.server import serve_admin
 from asgiws.config.option import OptionError, spelled
 from asgiws.config.options import Config
-from asgiws.runner.main import CANNOT_START, STARTUP_FAILED, fail
-from asgiws.runner.run import Terminal
+from asgiws.runner.exit_codes import CANNOT_START, STARTUP_FAILED, fail
+from asgiws.runner.loops import loop_factory, loop_name
+from asgiws.runner.process import describe_process
+from asgiws.runner.signals import Terminal
 from asgiws.runner.systemd import Notifier
 from asgiws.server.bulk_close import BulkClose
 from asgiws.server.sockets.listeners import CannotListen, Listeners
@@ -211,7 +213,7 @@ class Supervisor:
 
     def _say_ready(self) -> None:
         status = f"listening on {', '.join(self.addresses)} with {len(self.slots)} workers"
-        LOG.info(status)
+        LOG.info("%s (%s)", status, describe_process(loop_name(loop_factory(self._config.loop))))
         self._notifier.ready(status)
         self._notifier.keep_alive()
 

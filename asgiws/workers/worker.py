@@ -20,8 +20,11 @@ from typing import Final
 from asgiws.config.addresses import parse_address
 from asgiws.config.option import OptionError
 from asgiws.config.options import Config
-from asgiws.runner.main import USAGE, fail, leave, run_target
-from asgiws.runner.run import Run
+from asgiws.runner.control import Run
+from asgiws.runner.exit_codes import USAGE, fail
+from asgiws.runner.process import take_process
+from asgiws.runner.run import run_target
+from asgiws.runner.watchdog import THREADS_MOST_S, leave
 from asgiws.server.bulk_close import BulkClose
 from asgiws.server.server import Server
 from asgiws.telemetry.logging_setup import configure, reopen
@@ -131,4 +134,6 @@ def main() -> int:
     except OptionError as error:
         return fail(USAGE, str(error))
     control = Supervised(pipe, config.worker_timeout, reports=order["reports"])
-    return leave(run_target(order["target"], config, control))
+    take_process()
+    # With --reload, a worker has less than a second in all.
+    return leave(run_target(order["target"], config, control), min(THREADS_MOST_S, config.graceful_timeout))

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import asgiws._version
 from asgiws.config.options import Config
-from asgiws.runner.run import stop_most_s
+from asgiws.runner.watchdog import FORCED_MOST_S, stop_most_s
 from asgiws.telemetry.logs import LOG
 from asgiws.workers.channel import Channel, Message
 
@@ -137,7 +137,7 @@ class Child:
             if not self.imported:
                 self._signal(signal.SIGKILL)
             self.send({"do": "force"})
-            self._kill_after(2 * _LAST_WORDS_S)
+            self._kill_after(FORCED_MOST_S + _LAST_WORDS_S)
 
     def retire(self, why: str) -> None:
         """Ask for a successor to this worker, which drains when that serves."""

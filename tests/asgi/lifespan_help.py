@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 from asgiws.config.options import Config
-from asgiws.runner.run import loop_factory
+from asgiws.runner.loops import loop_factory
 from asgiws.server.asgi import ASGIApp
 from asgiws.server.server import Server
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import cast
 from urllib.parse import parse_qs, urlsplit
 
-from asgiws.runner.run import loop_factory
+from asgiws.runner.loops import loop_factory
 from tests.bench.wire import client_frame_bytes, server_frame
 from tests.raw import ACCEPT
 

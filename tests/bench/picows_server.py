@@ -7,7 +7,7 @@ import importlib
 import sys
 from typing import Any
 
-from asgiws.runner.run import loop_factory
+from asgiws.runner.loops import loop_factory
 
 picows: Any = importlib.import_module("picows")
 _CLIENTS: set[Any] = set()

@@ -16,7 +16,7 @@ import yaml
 
 from asgiws.config.options import Config
 from asgiws.config.sources import Settings
-from asgiws.runner.run import stop_most_s
+from asgiws.runner.watchdog import stop_most_s
 from tests.deploy.fronts import DEPLOY, FILES
 from tests.process.helpers import clean_environ
 from tests.programs import find_program

@@ -11,7 +11,7 @@ import yaml
 
 from asgiws.config.options import Config
 from asgiws.config.sources import Settings
-from asgiws.runner.run import stop_most_s
+from asgiws.runner.watchdog import stop_most_s
 from asgiws.telemetry.prometheus import METRICS
 from tests.deploy.fronts import DEPLOY
 

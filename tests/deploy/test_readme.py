@@ -12,7 +12,7 @@ import yaml
 from asgiws.admin.commands import COMMANDS
 from asgiws.cli import make_parser
 from asgiws.config.options import Config
-from asgiws.runner.run import stop_most_s
+from asgiws.runner.watchdog import stop_most_s
 from tests.deploy.fronts import DEPLOY
 from tests.process.helpers import ROOT
 

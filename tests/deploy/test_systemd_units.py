@@ -17,7 +17,7 @@ import pytest
 
 from asgiws.config.options import Config
 from asgiws.config.sources import Settings
-from asgiws.runner.run import stop_most_s
+from asgiws.runner.watchdog import stop_most_s
 from tests.deploy.conftest import WHOAMI
 from tests.deploy.fronts import DEPLOY
 from tests.process.crew import ask, next_worker, open_socket

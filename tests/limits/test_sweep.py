@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from asgiws.config.options import Config
-from asgiws.runner.run import loop_factory
+from asgiws.runner.loops import loop_factory
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.server.sweep import Sweep
 from tests.apps import echo

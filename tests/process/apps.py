@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import os
 import subprocess
@@ -162,15 +163,26 @@ async def spinning(scope: Scope, receive: Receive, send: Send) -> None:
 async def threaded(scope: Scope, receive: Receive, send: Send) -> None:
     """Has a thread, no daemon, that never ends, and prints what nobody flushes."""
     if scope["type"] == "lifespan":
-        threading.Thread(target=threading.Event().wait).start()
+        threading.Thread(target=_sleep_for_ever, name="counter").start()
         await lifespan(receive, send)
         print("not flushed", end="")  # noqa: T201 - the test reads it
+
+
+def _sleep_for_ever() -> None:
+    threading.Event().wait()
+
+
+async def exit_handler_hangs(scope: Scope, receive: Receive, send: Send) -> None:
+    """Has an exit handler that never ends."""
+    if scope["type"] == "lifespan":
+        atexit.register(_sleep_for_ever)
+        await lifespan(receive, send)
 
 
 async def busy_executor(scope: Scope, receive: Receive, send: Send) -> None:
     """Has a job in the loop's executor that never ends."""
     if scope["type"] == "lifespan":
-        asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
+        asyncio.get_running_loop().run_in_executor(None, _sleep_for_ever)
         await lifespan(receive, send)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 
 import pytest
@@ -141,7 +142,8 @@ def test_second_signal_ends_a_process_whose_loop_is_blocked(start: Start, app: s
         process.signal(signal.SIGTERM)
         process.signal(signal.SIGINT)
         assert process.wait() == 1
-    process.wait_stderr("CRITICAL the application blocks the event loop")
+    process.wait_stderr(rf"CRITICAL the application blocks the event loop in {app} \(.*apps.py:[0-9]+\)")
+    process.wait_stderr(rf"apps.py\", line [0-9]+ in {app}")  # of the stack, as of a worker that hangs
     assert_no_traceback(process)
 
 
@@ -157,14 +159,40 @@ def test_one_signal_ends_a_process_whose_loop_is_blocked(start: Start) -> None:
     process.wait_stderr("CRITICAL the application blocks the event loop")
 
 
-@pytest.mark.parametrize("app", ["threaded", "busy_executor"])
-def test_thread_of_the_application_does_not_keep_the_process(start: Start, app: str) -> None:
-    """A thread that never ends is left behind, and what was printed is not."""
-    process = start(f"{APPS}:{app}", "--graceful-timeout", "600", environ={"PYTHONUNBUFFERED": ""})
+KEEPERS = {
+    "threaded": "1 thread of the application: counter",
+    "busy_executor": "1 thread of the application: asgiws_0",
+    "exit_handler_hangs": "the exit handlers of the application, which are",
+}
+
+
+@pytest.mark.parametrize("app", KEEPERS)
+@pytest.mark.parametrize("options", [(), ("--workers", "1"), ("--reload",)], ids=["alone", "worker", "reload"])
+def test_thread_of_the_application_does_not_keep_the_process(start: Start, app: str, options: tuple[str, ...]) -> None:
+    """It is named in one line, what was printed is not lost, and the exit code is that of a stop in order."""
+    process = start(f"{APPS}:{app}", "--graceful-timeout", "600", *options, environ={"PYTHONUNBUFFERED": ""})
     process.signal(signal.SIGTERM)
+    process.wait_stderr(rf"not waiting for {KEEPERS[app]} in _sleep_for_ever \(.*apps.py:[0-9]+\)")
     assert process.wait() == 0
     assert started_lines(process) == ["lifespan.shutdown"] + (["not flushed"] if app == "threaded" else [])
     assert_no_traceback(process)
+    assert not [line for line in process.stderr if "killed" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("app", ["immortal", "shutdown_immortal"])
+@pytest.mark.parametrize("options", [(), ("--workers", "1")], ids=["alone", "worker"])
+def test_second_signal_with_an_application_that_swallows_its_cancellation(
+    start: Start, app: str, options: tuple[str, ...]
+) -> None:
+    """Nothing blocks the event loop, so the stop goes on to its end, in order."""
+    process = start(f"{APPS}:{app}", "--graceful-timeout", "600", *options)
+    with open_websocket(process) if app == "immortal" else contextlib.nullcontext():
+        process.terminate()
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+    assert_no_traceback(process)
+    assert not [line for line in process.stderr if "blocks" in line or "killed" in line]
 
 
 @pytest.mark.slow

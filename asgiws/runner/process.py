@@ -1,0 +1,56 @@
+"""What only a process of our own may change, and `asgiws.run` in somebody's program must not: limits of the process."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import resource
+from typing import Final
+
+from asgiws.server.sockets.descriptors import descriptor_limit
+
+__all__ = ["describe_process", "take_process"]
+
+# Programs that the application starts inherit the limit, and some of them close every possible descriptor one by one.
+_DESCRIPTORS_MOST: Final = 1024 * 1024
+
+# mallopt(3), <malloc.h>
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+_KEPT_MOST_BYTES: Final = 16 * 1024 * 1024
+_KEPT_BLOCK_BYTES: Final = 4 * 1024 * 1024
+
+
+def take_process() -> None:
+    """Prepare this process, and those that it starts, for many connections and large messages."""
+    _raise_descriptor_limit()
+    _keep_freed_memory()
+
+
+def describe_process(loop: str) -> str:
+    """Return what the start line says of a process: its event loop, and how many files it may open."""
+    return f"{loop}, up to {descriptor_limit()} open files"
+
+
+def _raise_descriptor_limit() -> None:
+    """Raise the soft limit of open files to the hard limit: each connection takes a descriptor."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS_MOST if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS_MOST)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # macOS allows less than its hard limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep up to 16 MiB of freed memory for the next message, in blocks of up to 4 MiB.
+
+    It would return most of it to the system at once, and each page of a large message would be a page fault again: on
+    a virtual machine of 2026 that is half of the time in which 64 KiB are posted or 1 MiB is echoed. Only glibc has
+    this call; other C libraries are left as they are.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return
+    mallopt(_M_TRIM_THRESHOLD, _KEPT_MOST_BYTES)
+    mallopt(_M_MMAP_THRESHOLD, _KEPT_BLOCK_BYTES)

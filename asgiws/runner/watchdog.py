@@ -1,0 +1,144 @@
+"""The last resort: threads that end a process that does not end by itself, and name what keeps it.
+
+A stop has steps that are all bounded (`asgiws.server.server`), so only two things can keep a process: an application
+that blocks the event loop (`Watchdog`), and, once the loop is closed, threads or exit handlers of the application, for
+which the interpreter waits without a limit (`leave`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import logging
+import os
+import sys
+import sysconfig
+import threading
+from types import FrameType, TracebackType
+from typing import Final, Self
+
+from asgiws.config.options import Config
+from asgiws.protocol.printable import printable
+from asgiws.runner.exit_codes import CANNOT_START
+from asgiws.telemetry.logs import LOG
+
+__all__ = ["FORCED_MOST_S", "THREADS_MOST_S", "Watchdog", "leave", "stop_most_s"]
+
+# What the last steps of a stop take at most: 1 s for cancelled applications, 1.5 s for the lifespan shutdown and its
+# cancellation, 1 s to close the loop
+_LAST_STEPS_S: Final = 4.0
+FORCED_MOST_S: Final = _LAST_STEPS_S
+"""Seconds within which a stop that waits for nothing ends."""
+THREADS_MOST_S: Final = 1.0
+"""Seconds that threads of the application have after a stop."""
+
+# A log whose reader takes nothing blocks the thread that writes to it.
+_SAYING_S: Final = 0.5
+_TURN_S: Final = 0.5
+_NAMED_MOST: Final = 5
+_LIBRARY: Final = sysconfig.get_path("stdlib") + os.sep
+_PACKAGES: Final = sysconfig.get_path("purelib") + os.sep
+
+
+def stop_most_s(config: Config) -> float:
+    """Return the seconds within which a graceful stop ends."""
+    return config.drain_delay + config.graceful_timeout + _LAST_STEPS_S
+
+
+class Watchdog:
+    """Ends the process when a stop takes too long. Made in the thread of the loop, harmless once its context ends."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._loop_thread = threading.get_ident()
+        self._timers: list[threading.Timer] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for timer in self._timers:
+            timer.cancel()
+
+    def end_process_after(self, seconds: float, *, if_blocked: bool = False) -> None:
+        """End the process with exit code 1 after that time; with `if_blocked`, only if the loop is blocked then."""
+        timer = threading.Timer(seconds, self._expire, (if_blocked,))
+        timer.daemon = True
+        timer.start()
+        self._timers.append(timer)
+
+    def _expire(self, if_blocked: bool) -> None:
+        if self._loop_turns():
+            if not if_blocked:
+                _end_process(CANNOT_START, "the stop did not end in time, the process ends now", dump=True)
+            return
+        where = _place(sys._current_frames().get(self._loop_thread))
+        _end_process(CANNOT_START, f"the application blocks the event loop {where}, the process ends now", dump=True)
+
+    def _loop_turns(self) -> bool:
+        turned = threading.Event()
+        try:
+            self._loop.call_soon_threadsafe(turned.set)
+        except RuntimeError:  # it was closed a moment ago
+            return True
+        return turned.wait(_TURN_S)
+
+
+def leave(code: int, patience_s: float = THREADS_MOST_S) -> int:
+    """Return the exit code, and end the process with it if the interpreter has not ended after that time.
+
+    At its end the interpreter waits for threads that are not daemons, for the jobs of executors, and for exit handlers.
+    """
+    main = threading.get_ident()
+    guard = threading.Timer(patience_s, lambda: _end_process(code, _what_remains(main)))
+    guard.daemon = True
+    guard.start()
+    return code
+
+
+def _what_remains(main: int) -> str:
+    """Name the threads that the interpreter waits for, or what its exit handlers do."""
+    frames = sys._current_frames()
+    waited_for = [thread for thread in threading.enumerate() if not thread.daemon and thread.ident != main]
+    if not waited_for:
+        return f"not waiting for the exit handlers of the application, which are {_place(frames.get(main))}"
+    named = [f"{thread.name} {_place(frames.get(thread.ident or 0))}" for thread in waited_for[:_NAMED_MOST]]
+    if len(waited_for) > _NAMED_MOST:
+        named.append(f"and {len(waited_for) - _NAMED_MOST} more")
+    many = f"{len(waited_for)} threads" if len(waited_for) > 1 else "1 thread"
+    return f"not waiting for {many} of the application: {', '.join(named)}"
+
+
+def _place(frame: FrameType | None) -> str:
+    """Say where a thread is: the innermost function that is not of the standard library, else the innermost."""
+    if frame is None:
+        return "at its end"
+    inner = frame
+    while inner.f_code.co_filename.startswith(_LIBRARY) and not inner.f_code.co_filename.startswith(_PACKAGES):
+        if inner.f_back is None:
+            inner = frame
+            break
+        inner = inner.f_back
+    return f"in {inner.f_code.co_qualname} ({inner.f_code.co_filename}:{inner.f_lineno})"
+
+
+def _end_process(code: int, why: str, *, dump: bool = False) -> None:
+    """End the process, whatever its other threads do."""
+
+    def say() -> None:
+        LOG.log(logging.CRITICAL if dump else logging.WARNING, "%s", printable(why))
+        with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):  # closed streams, or none at all
+            if dump:
+                faulthandler.dump_traceback()
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+
+    # In a thread of its own: it may be a reader of the log that takes nothing that keeps the process.
+    saying = threading.Thread(target=say, daemon=True)
+    saying.start()
+    saying.join(_SAYING_S)
+    os._exit(code)
