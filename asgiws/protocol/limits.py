@@ -44,8 +44,8 @@ class Limits:
     """Messages parsed ahead of the application; the figure of uvicorn and gunicorn."""
     inbox_bytes: int = 1 * MIB
     """Parsing stops once the messages waiting hold this many."""
-    inflate_ratio: int = 200
-    """JSON and HTML inflate 5 to 30 times, DEFLATE's own bound is 1,032. 0: no limit."""
+    inflate_ratio: int = 0
+    """0: no limit. Browsers reach DEFLATE's own bound of 1,032 with a blank canvas; `message_bytes` bounds a bomb."""
     control_rate: int = 1000
     """Control frames in a second. Browsers send none by themselves. 0: no limit."""
     message_rate: int = 0

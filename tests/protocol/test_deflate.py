@@ -240,6 +240,16 @@ def test_final_blocks_in_a_message_are_limited(compression: int, blocks: int) ->
 
 
 @both
+@pytest.mark.parametrize("size", [1000, 3], ids=["whole", "fragments"])
+@pytest.mark.parametrize("payload", [b"\xf3\x48\xcd\xc9\xc9\x07\x00", stored(b"Hello", final=True), b""])
+def test_message_without_its_padding_byte_does_not_spoil_the_next(compression: int, payload: bytes, size: int) -> None:
+    """RFC 7692 §7.2.3.4, §7.2.3.6: a final block, and an empty message, are followed by a byte of zero."""
+    parts = fragments([payload[at : at + size] for at in range(0, len(payload), size)] or [b""], rsv=RSV1)
+    message = "Hello" if payload else ""
+    delivered(b"".join(parts) + compressed(HELLO) * 2, [message, "Hello", "Hello"], compression=compression)
+
+
+@both
 def test_window_goes_on_behind_a_final_block(compression: int) -> None:
     """RFC 1951 §3.2.3: distances reach over the blocks of a message."""
     final, second = stored(b"Hello", final=True), bytes((0xF2, 0x00, 0x11, 0x00, 0x00))

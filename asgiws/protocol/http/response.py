@@ -58,12 +58,13 @@ def check_field(name: object, value: object) -> Header:
     field = LOWER_NAMES.get(name)
     if field is None:
         if not name or name.translate(None, TOKEN_BYTES):
-            raise ValueError(f"header name {name!r}, allowed: a token (RFC 9110 §5.1)")
+            raise ValueError(f"header name {name!r}, allowed: a token (RFC 9110 section 5.1)")
         field = name.lower()
     # RFC 9110 §5.5: CR, LF and NUL are invalid and dangerous, "other CTL characters are also invalid"
     if value.translate(None, TEXT_BYTES):
         raise ValueError(
-            f"header {name.decode()}: {value!r}, allowed: no CR, LF or NUL, of control characters tab (RFC 9110 §5.5)"
+            f"header {name.decode()}: {value!r}, allowed: no CR, LF or NUL, of control characters tab "
+            "(RFC 9110 section 5.5)"
         )
     return field, value
 

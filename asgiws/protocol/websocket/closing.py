@@ -87,13 +87,13 @@ def check_close(code: object, reason: object) -> Close:
     if not isinstance(code, int):
         raise TypeError(f"close code {code!r}, allowed: an int")
     if not is_close_code(code):
-        raise ValueError(f"close code {code}, allowed: 1000-1003, 1007-1014, 3000-4999 (RFC 6455 §7.4)")
+        raise ValueError(f"close code {code}, allowed: 1000-1003, 1007-1014, 3000-4999 (RFC 6455 section 7.4)")
     if not isinstance(reason, str):
         raise TypeError(f"close reason {reason!r}, allowed: a str")
     size = len(reason.encode("utf-8"))
     # §5.5: a control frame holds at most 125 bytes, two of which are the code
     if size > 123:
-        raise ValueError(f"close reason of {size} bytes, limit 123 (RFC 6455 §5.5)")
+        raise ValueError(f"close reason of {size} bytes, limit 123 (RFC 6455 section 5.5)")
     return Close(int(code), reason)
 
 

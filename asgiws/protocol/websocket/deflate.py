@@ -169,12 +169,14 @@ class Inflater:
     With `takeover` the window lives on between messages; without it nothing does.
     """
 
-    __slots__ = ("_final_blocks", "_limits", "_object", "_takeover")
+    __slots__ = ("_begun", "_final_blocks", "_limits", "_object", "_takeover")
 
     def __init__(self, limits: Limits, takeover: bool) -> None:
         self._limits = limits
         self._takeover = takeover
         self._object = zlib.decompressobj(-15)
+        self._begun = False
+        """Whether the message has bytes behind its last final block."""
         self._final_blocks = 0
 
     def feed(self, data: bytes, out: bytearray, wire_bytes: int) -> Violation | None:
@@ -188,6 +190,7 @@ class Inflater:
         ratio = limits.inflate_ratio
         if ratio:
             most = min(most, max(_RATIO_FREE_BYTES, ratio * wire_bytes))
+        self._begun = self._begun or bool(data)
         while True:
             before = len(out)
             try:
@@ -210,13 +213,21 @@ class Inflater:
                         errors.BAD_DEFLATE, f"{self._final_blocks} final blocks in a message, limit {_FINAL_BLOCKS}"
                     )
                 data = self._object.unused_data
+                self._begun = bool(data)
                 self._object = zlib.decompressobj(-15, zdict=bytes(out[-32768:]))
             if not data and size - before < _SLICE_BYTES:
                 return None
 
     def finish(self, out: bytearray, wire_bytes: int, last: bytes = b"") -> Violation | None:
-        """End the message: feed its last piece and what §7.2.2 appends; forget what the next one must not see."""
-        fault = self.feed(last + _TAIL, out, wire_bytes)
+        """End the message: feed its last piece and what §7.2.2 appends; forget what the next one must not see.
+
+        §7.2.3.4 and §7.2.3.6: a byte of zero follows a final block and stands for an empty message. Without it, the
+        four bytes would be taken for the beginning of a block, and the next message for the rest of that.
+        """
+        fault = self.feed(last, out, wire_bytes) if last else None
+        if fault is None and self._begun:
+            fault = self.feed(_TAIL, out, wire_bytes)
+        self._begun = False
         self._final_blocks = 0
         if not self._takeover:
             self._object = zlib.decompressobj(-15)
