@@ -61,5 +61,5 @@ def test_chromium_may_send_a_blank_canvas_and_an_empty_array(serve: Serve, tmp_p
     server = serve(count_bytes)
     with start_chromium(tmp_path) as driver:
         driver.get(server.url)
-        found = json.loads(driver.execute_async_script(SCRIPT))  # type: ignore[no-untyped-call]
+        found = json.loads(driver.execute_async_script(SCRIPT))
     assert found == list(map(str, ZEROS.values()))
