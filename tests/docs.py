@@ -8,13 +8,13 @@ from asgiws.config.option import spelled
 from asgiws.config.options import OPTIONS, Config
 from asgiws.protocol.errors import RULES
 from asgiws.telemetry.prometheus import METRICS
-from tests.bench.report import figures_section, readme_section
+from tests.bench.report import figures_section, front_page_ratios
 
 ROOT = Path(__file__).parent.parent
 
 
 def options_table() -> str:
-    """The options as a Markdown table, in the order of the code."""
+    """Return the options as a Markdown table, in the order of the code."""
     defaults = Config()
     lines = ["| option | default | what it does |", "|---|---|---|"]
     group = ""
@@ -32,14 +32,14 @@ def options_table() -> str:
 
 
 def rules_table() -> str:
-    """The rules that a peer can break as a Markdown table."""
+    """Return the rules that a peer can break as a Markdown table."""
     lines = ["| name | code | rule | section |", "|---|---|---|---|"]
     lines += [f"| `{rule.name}` | {rule.code} | {rule.text} | {rule.section} |" for rule in RULES.values()]
     return "\n".join(lines)
 
 
 def metrics_table() -> str:
-    """The metrics as a Markdown table."""
+    """Return the metrics as a Markdown table."""
     lines = ["| name | kind | labels | what it says |", "|---|---|---|---|"]
     for metric in METRICS:
         kind = "gauge" if metric.kind == "worker" else metric.kind
@@ -49,8 +49,8 @@ def metrics_table() -> str:
 
 
 TABLES = (
-    ("README.md", "options", options_table),
-    ("README.md", "bench", readme_section),
+    ("README.md", "ratios", front_page_ratios),
+    ("asgiws/config/README.md", "options", options_table),
     ("asgiws/protocol/README.md", "rules", rules_table),
     ("tests/bench/README.md", "figures", figures_section),
     ("asgiws/admin/README.md", "metrics", metrics_table),
@@ -58,7 +58,7 @@ TABLES = (
 
 
 def with_table(text: str, mark: str, table: str) -> str:
-    """A document with the table between its marks replaced."""
+    """Return a document with the table between its marks replaced."""
     before, begin, rest = text.partition(f"<!-- {mark} -->\n")
     _, end, after = rest.partition(f"<!-- /{mark} -->")
     if not end:

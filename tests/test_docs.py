@@ -1,10 +1,11 @@
-"""What the READMEs say exists, and their examples run."""
+"""What the documents say exists, and their examples run."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,30 @@ from tests.docs import ROOT, TABLES, with_table
 DOCUMENTS = sorted(
     path for path in ROOT.glob("**/*.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
 )
-FLAGS_OF_OTHERS = {"--strict", "--init", "--user"}
+# For users; what the others name belongs to programs of their own.
+PAGES = [
+    path for path in DOCUMENTS if path.relative_to(ROOT).parts[0] != "tests" and path.name != "from-uvicorn.md"
+]  # fmt: skip
+FLAGS_OF_OTHERS = {
+    "asgiws top, asgiws close": {"--once", "--path", "--percent", "--over", "--worker", "--code"},
+    "docker": {"--build", "--build-arg", "--detach", "--env", "--file", "--name", "--no-deps", "--profile",
+               "--publish", "--read-only", "--rm", "--tag", "--tmpfs", "--ulimit", "--wait"},
+    "kubectl": {"--from-literal", "--kustomize", "--output"},
+    "pip": {"--no-cache-dir", "--no-deps", "--wheel-dir", "--requirement"},
+    "install, systemctl, curl, caddy": {"--mode", "--target-directory", "--now", "--silent", "--config"},
+}  # fmt: skip
+FRONT_PAGE_BYTES = 6_000
 
 
-def words_of(document: Path) -> str:
-    return document.read_text()
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def anchors_of(document: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize(("name", "mark", "make"), TABLES, ids=[mark for _, mark, _ in TABLES])
@@ -33,28 +53,69 @@ def test_table_in_the_documents_is_made_from_the_code(name: str, mark: str, make
     assert with_table(text, mark, make()) == text, "run: python -m tests.docs"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_linked_files_exist(document: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", words_of(document)):
-        assert (document.parent / target).exists(), f"{document.name} links to {target}"
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_linked_files_and_headings_exist(document: Path) -> None:
+    for target, _, anchor in re.findall(r"\]\(([^)#: ]*)(#([^)]*))?\)", document.read_text()):
+        linked = document.parent / target if target else document
+        assert linked.exists(), f"{document.name} links to {target}"
+        assert not anchor or anchor in anchors_of(linked), f"{document.name} links to {target}#{anchor}"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_named_files_exist(document: Path) -> None:
-    for name in re.findall(r"`((?:asgiws|tests|deploy)/[\w./-]+)`", words_of(document)):
+    for name in re.findall(r"`((?:asgiws|tests|deploy)/[\w./-]+)`", document.read_text()):
         assert (ROOT / name).exists(), f"{document.name} names {name}"
 
 
-def test_options_that_the_readme_names_exist() -> None:
+@pytest.mark.parametrize("document", PAGES, ids=name_of)
+def test_named_options_exist(document: Path) -> None:
     known = {flag for action in make_parser()._actions for flag in action.option_strings}
-    for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", words_of(ROOT / "README.md")):
-        assert flag in known | FLAGS_OF_OTHERS, f"README.md names {flag}"
+    known = known.union(*FLAGS_OF_OTHERS.values())
+    for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", document.read_text()):
+        assert flag in known, f"{document.name} names {flag}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_every_page_is_two_clicks_from_the_front_page(document: Path) -> None:
+    reached = {ROOT / "README.md"}
+    for _ in range(2):
+        for page in list(reached):
+            targets = re.findall(r"\]\(([^)#: ]+\.md)(?:#[^)]*)?\)", page.read_text())
+            reached |= {(page.parent / target).resolve() for target in targets}
+    assert document in reached
+
+
+# ---- the front page
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_front_page_is_short() -> None:
+    assert len(README.encode()) <= FRONT_PAGE_BYTES
+
+
+def test_extras_of_the_front_page_are_all_that_users_need() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        extras = set(tomllib.load(file)["project"]["optional-dependencies"]) - {"test", "bench", "lint"}
+    (listed,) = re.findall(r"Extras: (.*?\.)\s", README, re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", listed)) == extras
+
+
+def test_test_command_is_what_ci_runs() -> None:
+    commands = re.findall(r"```sh\n(python3 -m venv .*?pytest[^\n]*)\n```", README)
+    assert len(commands) == 1
+    assert "README.md" in (ROOT / ".ci" / "run").read_text()
 
 
 @pytest.mark.parametrize(
-    "example", re.findall(r"```python\n(.*?)```", words_of(ROOT / "README.md"), re.S), ids=lambda text: text[:20]
+    ("page", "example"),
+    [
+        (page, example)
+        for page in ("README.md", "deploy/questions.md")
+        for example in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    ],
 )
-def test_python_examples_of_the_readme_run(example: str, tmp_path: Path) -> None:
+def test_python_examples_run(page: str, example: str, tmp_path: Path) -> None:
     # An example that would serve until a signal is run as a module, so that it defines all and serves nothing.
     program = tmp_path / "example.py"
     program.write_text(example)
@@ -65,9 +126,12 @@ def test_python_examples_of_the_readme_run(example: str, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
 
 
-def test_toml_example_of_the_readme_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# ---- tables of reasons
+
+
+def test_toml_example_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (example,) = re.findall(r"```toml\n(.*?)```", words_of(ROOT / "README.md"), re.S)
+    (example,) = re.findall(r"```toml\n(.*?)```", (ROOT / "asgiws/config/README.md").read_text(), re.DOTALL)
     (tmp_path / "chat.toml").write_text(example)
     (tmp_path / "chat.env").write_text("")
     settings = Settings.load({"config": "chat.toml"}, {})
@@ -78,14 +142,8 @@ def test_toml_example_of_the_readme_is_taken(tmp_path: Path, monkeypatch: pytest
     )  # fmt: skip
 
 
-def test_readme_test_command_is_what_ci_runs() -> None:
-    commands = re.findall(r"```sh\n(python3 -m venv .*?pytest[^\n]*)\n```", words_of(ROOT / "README.md"))
-    assert len(commands) == 1
-    assert "README.md" in (ROOT / ".ci" / "run").read_text()
-
-
 def test_every_limit_and_deadline_is_listed_with_its_reason() -> None:
-    text = words_of(ROOT / "asgiws" / "server" / "README.md")
+    text = (ROOT / "deploy/defaults.md").read_text()
     for name, option in OPTIONS.items():
         if option.group != "Serving":
             assert f"`{spelled(name)}`" in text, name

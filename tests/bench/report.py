@@ -16,6 +16,13 @@ FOLDER: Final = Path(__file__).parent
 PUBLISHED: Final = FOLDER / "results.json"
 PICTURE: Final = FOLDER / "bench.svg"
 
+# Targets that the main README shows, in its words
+_FRONT_PAGE: Final = {
+    "echo-50": "echo of 32 bytes on 50 connections",
+    "burst": "the same in bursts, 64 messages in flight",
+    "broadcast-compressed": "a compressed message to 1,000 clients",
+}
+
 Results = Mapping[str, Any]
 
 
@@ -41,19 +48,24 @@ def publish(results: Results) -> None:
     docs.main()
 
 
-def readme_section() -> str:
-    """What the main README shows."""
-    results = published()
-    return "\n\n".join(
-        [basis(results), "![server CPU for each unit of work](tests/bench/bench.svg)", targets_table(results)]
-    )
+def front_page_ratios() -> str:
+    """Return the three ratios of the main README."""
+    figures = Figures(published())
+    targets = {target.name: target for target in TARGETS}
+    lines = []
+    for name, work in _FRONT_PAGE.items():
+        measured = targets[name].measure(figures)
+        assert measured is not None
+        lines.append(f"* {work}: **{measured.value:.1f}x less** than the best of them ({measured.beside})")
+    return "\n".join(lines)
 
 
 def figures_section() -> str:
-    """What the README of the bench shows."""
+    """Return what the README of the bench shows."""
     results = published()
-    parts = [figures_table(results), latency_table(results), memory_table(results), scaling_table(results),
-             failures_list(results)]  # fmt: skip
+    picture = f"![server CPU for each unit of work]({PICTURE.name})"
+    parts = [basis(results), picture, targets_table(results), figures_table(results), latency_table(results),
+             memory_table(results), scaling_table(results), failures_list(results)]  # fmt: skip
     return "\n\n".join(part for part in parts if part)
 
 
@@ -67,7 +79,7 @@ def basis(results: Results) -> str:
         f"Python {machine['python']}, {machine['system']}, {machine['processor']} with {machine['cores']} cores; "
         f"{versions}; the C module {module}. Medians of {settings['rounds']} interleaved rounds of about "
         f"{settings['seconds']:g} s"
-        + (f"; those of a figure lie within a factor of {spread[0]:.2f}, at most {spread[1]:.2f}. " if spread else ". ")
+        + (f"; they typically differ by {spread[0] - 1:.0%}, at worst by {spread[1] - 1:.0%}. " if spread else ". ")
         + "Servers are on uvloop where nothing else is said (daphne is on Twisted), "
         "compression is off where nothing else is said."
     )

@@ -70,7 +70,9 @@ class Starter:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             descriptor = listener.fileno()
             file = self._folder / "haproxy.cfg"
-            file.write_text(edited(text, {"bind :80": f"bind fd@{descriptor}", "port 9000": f"port {admin_port}"}))
+            edits = {"bind :80": f"bind fd@{descriptor}", "port 9000": f"port {admin_port}"}
+            # It does not start where it may not have two descriptors for each.
+            file.write_text(edited(text, edits | {"maxconn 50000": "maxconn 2000"}))
             process = self._run([program, "-db", "-f", str(file)], pass_fds=[descriptor])
             return Front(process, listener.getsockname()[1])
 

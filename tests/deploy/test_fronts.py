@@ -161,13 +161,13 @@ def test_request_is_answered_with_its_body(site: StartSite) -> None:
         assert (answer.status, answer.body) == (200, body)
 
 
-# ---- the commands of README.md
+# ---- the commands of proxies.md
 
 
 @pytest.mark.parametrize("place", [1, 2, 3], ids=["nginx", "haproxy", "caddy"])
 def test_check_of_the_readme_takes_the_edited_file(place: int, tmp_path: Path) -> None:
-    """Edited as README.md says, for a server on the same machine: nobody but compose knows app-1 and app-2."""
-    lines = (DEPLOY / "README.md").read_text().splitlines()
+    """Edited as proxies.md says, for a server on the same machine: nobody but compose knows app-1 and app-2."""
+    lines = (DEPLOY / "proxies.md").read_text().splitlines()
     kind, put, check = (
         next(line.split("|")[1:][place].strip(" `") for line in lines if line.startswith(start))
         for start in ("| | nginx |", "| put the edited file |", "| check it, as root |")

@@ -1,4 +1,4 @@
-"""deploy/README.md: its commands name what exists, and its numbers are those of the files and of the code."""
+"""deploy/README.md and proxies.md: commands name what exists, and numbers are those of the files and of the code."""
 
 from __future__ import annotations
 
@@ -17,31 +17,14 @@ from tests.deploy.fronts import DEPLOY
 from tests.process.helpers import ROOT
 
 TEXT = (DEPLOY / "README.md").read_text()
+PROXIES = (DEPLOY / "proxies.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS_OF_ALL = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines()]
 MADE_BY_COMMANDS = {"deploy/.env"}
-OPTIONS_OF_OTHERS = {
-    "docker": {"--build", "--build-arg", "--detach", "--env", "--file", "--name", "--no-deps", "--profile",
-               "--publish", "--read-only", "--rm", "--tag", "--tmpfs", "--wait"},
-    "kubectl": {"--from-literal", "--kustomize", "--output"},
-    "install, pip": {"--mode", "--requirement", "--target-directory"},
-    "systemctl, curl, caddy": {"--now", "--silent", "--config"},
-    "asgiws top": {"--once"},
-}  # fmt: skip
 
 
 def runs_asgiws(words: list[str]) -> bool:
     return "asgiws" in map(basename, words)
-
-
-def ours() -> set[str]:
-    return {flag for action in make_parser()._actions for flag in action.option_strings}
-
-
-def test_named_options_exist() -> None:
-    others = set().union(*OPTIONS_OF_OTHERS.values())
-    for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", TEXT):
-        assert flag in ours() | others, flag
 
 
 @pytest.mark.parametrize("words", [words for words in COMMANDS_OF_ALL if runs_asgiws(words)], ids=" ".join)
@@ -94,11 +77,11 @@ def test_numbers_are_those_of_the_code() -> None:
     config = Config()
     # A supervisor gives its workers two seconds more.
     assert f"{stop_most_s(config) + 2:g} by default" in TEXT
-    assert f"`--ping-interval` + `--ping-timeout`, {config.ping_interval:g} s each" in TEXT
+    assert f"`--ping-interval` + `--ping-timeout`, {config.ping_interval:g} s each" in PROXIES
     assert config.ping_interval == config.ping_timeout
-    assert f"`--write-timeout` {config.write_timeout:g} s" in TEXT
-    assert f"`--keep-alive-timeout` {config.keep_alive_timeout:g} s" in TEXT
-    assert f"`--graceful-timeout` {config.graceful_timeout:g} s" in TEXT
+    assert f"`--write-timeout` {config.write_timeout:g} s" in PROXIES
+    assert f"`--keep-alive-timeout` {config.keep_alive_timeout:g} s" in PROXIES
+    assert f"`--graceful-timeout` {config.graceful_timeout:g} s" in PROXIES
 
 
 @pytest.mark.parametrize(
@@ -110,5 +93,5 @@ def test_numbers_are_those_of_the_code() -> None:
 def test_numbers_are_those_of_the_files(file: str, setting: str) -> None:
     assert setting in (DEPLOY / file).read_text()
     name, value = setting.rsplit(" ", 1)
-    assert name.partition("_timeout")[0] in TEXT
-    assert f"{value[:-1]} {'min' if value.endswith('m') else 's'}" in TEXT
+    assert name.partition("_timeout")[0] in PROXIES
+    assert f"{value[:-1]} {'min' if value.endswith('m') else 's'}" in PROXIES

@@ -1,4 +1,4 @@
-"""Real nginx and HAProxy processes, configured by the very fragments of the server's README.
+"""Real nginx and HAProxy processes, configured by the very fragments of deploy/proxies.md.
 
 A fragment is taken as it is there, with what it listens on and what it forwards to replaced, and with the edits that a
 test names; each edit has to match. The port is bound here, so that nobody else gets it: HAProxy inherits the socket,
@@ -147,8 +147,8 @@ class Site(NamedTuple):
 
 
 def fragments(language: str) -> list[str]:
-    """Give the configuration fragments of the server's README."""
-    text = (ROOT / "asgiws" / "server" / "README.md").read_text()
+    """Return the configuration fragments of deploy/proxies.md."""
+    text = (ROOT / "deploy" / "proxies.md").read_text()
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
