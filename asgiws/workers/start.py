@@ -1,4 +1,4 @@
-"""How the options say an application is served: in this process, by workers, or anew after each change."""
+"""How an application is served: in this process, by workers, or with a restart after each change of a file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from asgiws.config.options import Config
 from asgiws.runner.run import run_target
+from asgiws.runner.versions import report_missing_c_module
 from asgiws.telemetry.logs import LOG
 from asgiws.workers.reloader import check_folders, reload_on_change
 from asgiws.workers.supervisor import supervise
@@ -14,15 +15,16 @@ __all__ = ["check", "start"]
 
 
 def start(target: str, config: Config, load: Callable[[], Config] | None = None) -> int:
-    """Serve the application that `target` names until told to stop; gives the exit code.
+    """Serve the application that `target` names until told to stop; returns the exit code.
 
-    `load` reads the options anew, for a rolling restart.
+    `load` reads the options again, for a rolling restart.
     """
+    report_missing_c_module()
     if config.reload:
         if config.workers:
-            LOG.warning("--workers %d is not heeded with --reload, which has one worker", config.workers)
+            LOG.warning("--workers %d is ignored with --reload, which runs one process", config.workers)
         if config.admin:
-            LOG.warning("--admin %s is not heeded with --reload", config.admin)
+            LOG.warning("--admin %s is ignored with --reload", config.admin)
         return reload_on_change(target, config)
     if config.workers:
         return supervise(target, config, load)
@@ -30,7 +32,7 @@ def start(target: str, config: Config, load: Callable[[], Config] | None = None)
 
 
 def check(target: str, config: Config) -> int:
-    """Find what `start` would refuse before it binds an address or starts the application; gives the exit code.
+    """Find what `start` would refuse before it binds an address or starts the application; returns the exit code.
 
     Certificates are loaded, names and owners looked up, and the application is imported.
     """

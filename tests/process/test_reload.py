@@ -328,7 +328,7 @@ def test_log_files_are_opened_again(start: Start, tmp_path: Path) -> None:
 
 def test_workers_are_one_with_reload(start: Start) -> None:
     process = start("tests.process.apps:echo", "--reload", "--reload-dir", "asgiws/workers", "--workers", "4")
-    assert lines_of(process, "--workers 4 is not heeded with --reload, which has one worker") != []
+    assert lines_of(process, "--workers 4 is ignored with --reload, which runs one process") != []
 
 
 def test_folder_that_does_not_exist_is_one_clear_line(start: Start, tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""What this installation consists of: the answer to `asgiws --version --verbose`, and a line for a missing C module."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import ssl
+import zlib
+from typing import Final
+
+from asgiws._version import __version__
+from asgiws.protocol.websocket.masking import UNMASK_IN_C
+from asgiws.telemetry.logs import LOG
+
+__all__ = ["describe_installation", "report_missing_c_module"]
+
+_EXTRAS: Final = {
+    "uvloop": "asyncio is the event loop",
+    "watchfiles": "--reload looks at the files itself",
+    "prometheus-client": "/metrics is off",
+    "python-dotenv": "--env-file is refused",
+}
+"""Optional packages, and what holds without each."""
+
+_NO_C: Final = "the C module is not built: large messages from clients cost more CPU; reinstall with a C compiler"
+
+
+def describe_installation() -> str:
+    """Return the version, what the server runs on, and which optional parts were found."""
+    versions = {name: _version_of(name) for name in _EXTRAS}
+    rows = {
+        "asgiws": __version__,
+        "Python": f"{platform.python_version()} ({platform.python_implementation()}), {platform.platform()}",
+        "OpenSSL": ssl.OPENSSL_VERSION,
+        "zlib": zlib.ZLIB_RUNTIME_VERSION,
+        "event loop": "uvloop" if versions["uvloop"] else "asyncio",
+        "unmasking": "C module" if UNMASK_IN_C else f"Python, {_NO_C}",
+    }
+    rows |= {name: versions[name] or f"not installed: {without}" for name, without in _EXTRAS.items()}
+    return "\n".join(f"{name:18} {value}" for name, value in rows.items())
+
+
+def report_missing_c_module() -> None:
+    """Log that the C module is missing, if it is: an installation without a compiler succeeds silently."""
+    if not UNMASK_IN_C:
+        LOG.info("%s", _NO_C)
+
+
+def _version_of(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
