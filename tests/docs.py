@@ -23,11 +23,9 @@ def options_table() -> str:
             group = option.group
             lines.append(f"| **{group}** | | |")
         aliases = "".join(f" [`--{alias}`]" for alias in option.aliases)
-        choices = f" ({', '.join(option.choices)})" if option.choices else ""
-        text = option.help.replace("|", "\\|")
-        lines.append(
-            f"| `{spelled(name)}`{aliases} | {_shown(getattr(defaults, name), option.kind)} | {text}{choices} |"
-        )
+        value = option.placeholder.replace("|", "\\|")
+        flag = f"`{spelled(name)} {value}`" if value else f"`{spelled(name)}`"
+        lines.append(f"| {flag}{aliases} | {option.describe_default(getattr(defaults, name))} | {option.help} |")
     return "\n".join(lines)
 
 
@@ -64,18 +62,6 @@ def with_table(text: str, mark: str, table: str) -> str:
     if not end:
         raise ValueError(f"the marks of {mark} are missing")
     return f"{before}{begin}{table}\n{end}{after}"
-
-
-def _shown(value: object, kind: str) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, tuple):
-        return ", ".join(value)
-    if kind == "seconds":
-        return f"{value:g} s"
-    if kind == "bytes" and isinstance(value, int) and value and value % 1024 == 0:
-        return f"{value // 1024 // 1024} MiB" if value % 1024**2 == 0 else f"{value // 1024} KiB"
-    return "" if value == -1 else str(value)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import tomllib
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def test_each_option_takes_its_own_layer() -> None:
 
 def test_every_option_can_be_given_in_a_file() -> None:
     """Each default, written as TOML, comes back in value and type, and says where it comes from."""
-    settings = load(toml=Settings.load({}, {}).as_toml())
+    settings = load(toml=Settings.load({}, {}).listing())
     assert settings.config == Config()
     assert settings.origins == {"app": "default"} | {name: f"{name} in asgiws.toml" for name in OPTIONS}
 
@@ -197,7 +198,7 @@ def test_file_is_read_again_at_each_call() -> None:
         ("max-mesage-size = 1", "max-mesage-size in asgiws.toml: there is no such option; did you mean max_message_si"),
         ("ws_max_sise = 1", "ws_max_sise in asgiws.toml: there is no such option; did you mean ws_max_size?"),
         ("App = 'a:a'", "App in asgiws.toml: there is no such option; did you mean app?"),
-        ("qqq = 1", "qqq in asgiws.toml: there is no such option; asgiws --help lists the options"),
+        ("qqq = 1", "qqq in asgiws.toml: there is no such option; asgiws --help all lists the options"),
         ('"caf\xe9\\n" = 1', "caf\\xe9\\n in asgiws.toml: there is no such option"),
         ("[limits]\nmax_queue = 1", "limits in asgiws.toml: there is no such option; "),
         ("max_queue = 1\nws-max-queue = 2", "ws-max-queue in asgiws.toml: max_queue is the same option, allowed: one"),
@@ -253,19 +254,18 @@ def test_fault_of_pyproject_is_one_line(text: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"toml": "write_low_water = '65k'"}, " (write_low_water in asgiws.toml)"),
-        ({"toml": "write_high_water = 1"}, " (write_high_water in asgiws.toml)"),
+        ({"toml": "drain_spread = '31s'"}, " (drain_spread in asgiws.toml)"),
         (
-            {"toml": "write_high_water = 1", "environ": {"ASGIWS_WRITE_LOW_WATER": "2"}},
-            " (write_high_water in asgiws.toml, environment ASGIWS_WRITE_LOW_WATER)",
+            {"toml": "graceful_timeout = 1", "environ": {"ASGIWS_DRAIN_SPREAD": "2"}},
+            " (graceful_timeout in asgiws.toml, environment ASGIWS_DRAIN_SPREAD)",
         ),
-        ({"toml": "max_queue = 1", "write_low_water": "65k"}, ", which is 65536"),
+        ({"toml": "max_queue = 1", "drain_spread": "31s"}, ", which is 30 s"),
     ],
 )
 def test_options_that_do_not_go_together_are_named_with_their_origins(given: dict[str, object], said: str) -> None:
     """The default has nobody to blame, and a flag is named by the line itself."""
     line = refusal(**given)  # type: ignore[arg-type]  # a layer is one keyword
-    assert line.startswith("--write-low-water: ")
+    assert line.startswith("--drain-spread: ")
     assert line.endswith(said)
 
 
@@ -306,7 +306,7 @@ def test_env_file_of_a_flag_goes_instead_of_others() -> None:
         ({"env_file": "no.env"}, "--env-file: cannot read 'no.env': No such file or directory"),
         ({"environ": {"ASGIWS_ENV_FILE": "no.env"}}, "environment ASGIWS_ENV_FILE, --env-file: cannot read 'no.env':"),
         ({"toml": "env_file = 'no.env'"}, "env_file in asgiws.toml, --env-file: cannot read 'no.env': No such file"),
-        ({"env": "A=1\nB"}, "--env-file: '.env', line 2: it is no variable, allowed: NAME=value"),
+        ({"env": "A=1\n\n B='x\n"}, "--env-file: '.env', line 3 is not allowed; allowed: NAME=value, a comment"),
         ({"env": "ASGIWS_PORT=x"}, "ASGIWS_PORT in env file .env, --port: 'x' was given, allowed: a number such as 32"),
         ({"env": "ASGIWS_CONFIG=x"}, "ASGIWS_CONFIG in env file .env: it is read too late, allowed: a flag or the env"),
         ({"env": "ASGIWS_ENV_FILE=x"}, "ASGIWS_ENV_FILE in env file .env: it is read too late, allowed: a flag or the"),
@@ -322,6 +322,42 @@ def test_env_file_that_the_environment_was_made_from_is_taken() -> None:
     write(".env", "ASGIWS_CONFIG=asgiws.toml\nASGIWS_ENV_FILE=.env")
     settings = load(environ={"ASGIWS_CONFIG": "asgiws.toml", "ASGIWS_ENV_FILE": ".env"})
     assert (settings.config.port, settings.environment) == (3, {})
+
+
+ENV_FILES = [
+    ("", {}),
+    ("\n \n# A=1\n", {}),
+    ("A=1\r\nB='2'\r\n", {"A": "1", "B": "2"}),
+    ("\ufeffA=1", {"A": "1"}),
+    ("export A=b # c\nB=b#c", {"A": "b", "B": "b#c"}),
+    ("A='one\ntwo'\nB=\"a\\tb\"", {"A": "one\ntwo", "B": "a\tb"}),
+    ("A=1\nB=${A}${REAL}${NONE:-x}", {"A": "1", "B": "1yx"}),
+    ("REAL=2\nB=${REAL}", {"B": "y"}),
+    ("A=1\nA=2\nNAME", {"A": "2"}),
+]
+
+
+@pytest.mark.parametrize(("text", "added"), ENV_FILES, ids=[repr(text) for text, _ in ENV_FILES])
+def test_env_file_has_the_rules_of_python_dotenv(text: str, added: dict[str, str]) -> None:
+    """Variables that are set already win, in `${NAME}` too."""
+    Path("rules.env").write_bytes(text.encode())
+    assert load(env_file="rules.env", environ={"REAL": "y"}).environment == added
+
+
+@pytest.mark.parametrize("text", ["A=1\nB='secret\n", 'A=1\nB="secret', "A=1\nB=sec\0ret"])
+def test_bad_line_of_an_env_file_is_named_and_not_shown(text: str) -> None:
+    """It may hold a password."""
+    line = refusal(env=text)
+    assert line.startswith("--env-file: '.env', line 2 is not allowed; allowed: NAME=value, a comment, an empty line")
+    assert "secret" not in line
+
+
+def test_env_file_without_python_dotenv_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [])
+    monkeypatch.delitem(sys.modules, "dotenv", raising=False)
+    assert refusal(env="A=1") == (
+        "--env-file: '.env' needs python-dotenv, which is not installed; pip install python-dotenv"
+    )
 
 
 # ---- lists
@@ -356,19 +392,19 @@ def test_other_lists_in_one_text_are_separated_by_commas() -> None:
         ("ASGIWS_APPS", "did you mean ASGIWS_APP?"),
         ("ASGIWS_CONFG", "did you mean ASGIWS_CONFIG?"),
         ("ASGIWS_WS_MAX_SIZE", "did you mean ASGIWS_MAX_MESSAGE_SIZE?"),
-        ("ASGIWS_0123456789", "asgiws --help lists the options"),
+        ("ASGIWS_0123456789", "asgiws --help all lists the options"),
     ],
 )
 def test_unknown_variable_is_a_warning_with_the_nearest_name(variable: str, hint: str) -> None:
     """No error: it may be another program's, and nothing that is served depends on it."""
     settings = load(environ={variable: "1", "ASGIWS_PORT": "2", "ASGIWS_CONFIG": "", "OTHER": "3"})
-    assert settings.warnings == (f"environment {variable} is not used, there is no such option; {hint}",)
+    assert settings.warnings == (f"environment {variable} is not used: there is no such option; {hint}",)
     assert settings.config.port == 2
 
 
 def test_unknown_variable_of_the_env_file_is_a_warning_with_the_file() -> None:
     assert load(env="ASGIWS_PRT=1").warnings == (
-        "ASGIWS_PRT in env file .env is not used, there is no such option; did you mean ASGIWS_PORT?",
+        "ASGIWS_PRT in env file .env is not used: there is no such option; did you mean ASGIWS_PORT?",
     )
 
 
@@ -397,16 +433,16 @@ def test_host_and_port_beside_other_addresses_are_a_warning(given: dict[str, obj
     assert load(**given).warnings == tuple(said)  # type: ignore[arg-type]  # a layer is one keyword
 
 
-# ---- as TOML
+# ---- the listing
 
 
-def test_settings_as_toml_are_a_file_that_gives_the_same() -> None:
-    """Every kind of value, and text that TOML has to escape."""
+def test_listing_is_a_toml_file_that_gives_the_same() -> None:
+    """Every kind of value, and text that has to be escaped."""
     given = load(
-        app="a:b", header=["A: \xe9, \"b\"", "C:\td"], root_path="/\U0001f600\\\x7f\n", graceful_timeout="0.5", fd="3",
+        app="a:b", header=["A: \xe9, \"b\"", "C:\td"], root_path="/\u20ac\\\x7f\n", graceful_timeout="0.5", fd="3",
         access_log=False, compression="off", allowed_origins=["null"],
     )  # fmt: skip
-    text = given.as_toml()
+    text = given.listing()
     assert text.isascii()
     assert text.replace("\n", "").isprintable()
     again = load(toml=text)
@@ -416,37 +452,28 @@ def test_settings_as_toml_are_a_file_that_gives_the_same() -> None:
 
 @hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])  # the folder is empty
 @hypothesis.given(st.text())
-def test_any_text_comes_back_from_toml(text: str) -> None:
-    """Also what TOML writes otherwise than JSON does."""
-    settings = Settings.load({"root_path": text}, {})
-    assert tomllib.loads(settings.as_toml())["root_path"] == text
+def test_any_text_is_one_printable_line_of_the_listing(text: str) -> None:
+    lines = Settings.load({"root_path": text}, {}).listing().split("\n")
+    assert len(lines) == len(OPTIONS)
+    assert all(line.isascii() and line.isprintable() for line in lines)
 
 
-def test_settings_as_toml_say_where_each_value_comes_from() -> None:
+def test_listing_has_the_origin_of_each_value() -> None:
     lines = (
         load(toml="port = 1\nws_max_queue = 2\nidle_timeout = '5m'", environ={"ASGIWS_BACKLOG": "3"}, fd="4")
-        .as_toml()
+        .listing()
         .splitlines()
     )
     for line in (
         'host = "127.0.0.1"                    # default',
         "port = 1                              # port in asgiws.toml",
         "max_queue = 2                         # ws_max_queue in asgiws.toml",
-        "idle_timeout = 300                    # idle_timeout in asgiws.toml",
+        "idle_timeout = 300.0                  # idle_timeout in asgiws.toml",
         "backlog = 3                           # environment ASGIWS_BACKLOG",
         "fd = 4                                # flag --fd",
     ):
         assert line in lines
     assert len(lines) == len(OPTIONS)
-
-
-@pytest.mark.parametrize("given", [{"uds": "/a/\udcff"}, {"reload_dir": ["/a", "/\udcff"]}, {"app": "\udcff:a"}])
-def test_value_that_is_not_utf_8_is_a_comment(given: dict[str, object]) -> None:
-    """No TOML file can hold it."""
-    settings = load(**given)  # type: ignore[arg-type]  # a layer is one keyword
-    assert tomllib.loads(settings.as_toml()).keys() == OPTIONS.keys() - given.keys()
-    name, _ = given.popitem()
-    assert f"# not UTF-8: {name} = " in settings.as_toml()
 
 
 def test_secret_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -456,8 +483,8 @@ def test_secret_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(OPTIONS, name, row)
     settings = load(root_path="hunter2")
     assert settings.config.root_path == "hunter2"
-    assert tomllib.loads(settings.as_toml())["root_path"] == "***"
-    assert tomllib.loads(load().as_toml())["root_path"] == ""
+    assert tomllib.loads(settings.listing())["root_path"] == "***"
+    assert tomllib.loads(load().listing())["root_path"] == ""
     assert refusal(environ={"ASGIWS_MAX_QUEUE": "hunter2"}) == (
         "environment ASGIWS_MAX_QUEUE, --max-queue: *** was given, allowed: a number such as 32"
     )

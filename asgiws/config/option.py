@@ -1,7 +1,6 @@
-"""One option: what it takes, and its value from whatever was given.
+"""One option: the values that it takes, and how they are checked, converted and shown.
 
-Every value passes through `Option.convert`, wherever it came from, so that each is checked in one place and refused in
-one line.
+Every value passes through `Option.convert`, wherever it came from. A value that is not allowed is refused in one line.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ _UNITS: Final[Mapping[str, Mapping[str, float]]] = {
     "seconds": {"": 1, "s": 1, "ms": 0.001, "m": 60, "min": 60, "h": 3600, "d": 86400},
 }  # fmt: skip
 _EXAMPLES: Final = {"bytes": "65536, 64k or 16MiB", "seconds": "30, 30s, 500ms, 5m or 1h"}
+_METAVARS: Final = {"count": "COUNT", "bytes": "SIZE", "seconds": "SECONDS"}
 YES_NO: Final = {
     "true": True,
     "yes": True,
@@ -45,38 +45,65 @@ class OptionError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What is known of one option beside its name and default."""
+    """One row of the table of options, without its default."""
 
     kind: str
     """text, choice, flag, count, bytes, seconds, or list (of text; see `separator`)."""
     help: str
+    """A full phrase; what an unset option does is not in it, but in `unset`."""
+    metavar: str = ""
+    """What stands for the value in help texts; empty: derived from kind, bounds and choices."""
+    unset: str = ""
+    """What an empty text, an empty list, -1 for a descriptor or, where this is not empty, 0 stands for."""
+    common: bool = False
+    """Whether `--help` shows the option; `--help all` shows every one."""
     least: float = 0
     most: float = 2**62
     choices: tuple[str, ...] = ()
     also: Mapping[str, str] = field(default_factory=dict)
-    """For a choice: other values that are taken, in lower case, and the choice that each means."""
+    """For a choice: other values that are taken, in lower case, and the choice that each stands for."""
+    words: Mapping[str, Callable[[], int]] = field(default_factory=dict)
+    """For a number: words that are taken, and the function that returns the number each stands for."""
     aliases: tuple[str, ...] = ()
-    """Other spellings of the flag and of the key in a file: those of uvicorn, and short ones."""
+    """Other spellings of the flag and of the key in a file, mostly those of uvicorn."""
     variables: tuple[str, ...] = ()
-    """Environment variables that other servers read too; each is taken where ASGIWS_* does not name the option."""
+    """Environment variables that other servers read too; each is used where no ASGIWS_* variable sets the option."""
     separator: str = ","
-    """For a list: what stands between two values where they are given as one text, as in an environment variable."""
+    """For a list: what separates values that are given as one text, as in an environment variable."""
     secret: bool = False
-    """The value is shown to nobody."""
+    """Whether the value is never shown."""
     check: Callable[[str], str | None] | None = None
-    """For text: says what is wrong with a value, or None."""
+    """For text: returns what is allowed instead of a value, or None."""
     allowed: str = "text"
-    """For text: what is allowed, to who gives something that is none."""
+    """For text: what is allowed, for the error about a value of another type."""
     group: str = ""
     name: str = ""
 
     @property
     def negatable(self) -> bool:
-        """Whether the flag stands alone, for yes, and has a `--no-` beside it."""
+        """Whether the flag takes no value and has a `--no-` form."""
         return self.kind == "flag" or "yes" in self.choices
 
+    @property
+    def placeholder(self) -> str:
+        """What stands for the value in help texts; empty for a flag that takes none."""
+        if self.negatable:
+            return ""
+        if self.metavar or self.choices:
+            return self.metavar or "|".join(self.choices)
+        if self.kind == "count" and self.most < 2**62:
+            return f"{self.least:g}..{self.most:g}"
+        return _METAVARS[self.kind]
+
+    def describe_default(self, value: Any) -> str:
+        """Return the default `value` as text, and what 0 stands for where it turns the option off."""
+        if value in ("", -1, ()) or (value == 0 and self.unset):
+            return self.unset or "off"
+        shown = _shown(value, self.kind)
+        return f"{shown}; 0: {self.unset}" if self.unset and self.kind in _METAVARS and self.least == 0 else shown
+
     def convert(self, value: object) -> Any:
-        """Give `value` in the option's type. Raises OptionError."""
+        """Return `value` in the option's type. Raises OptionError."""
         if self.kind == "flag":
             return self._flag(value)
         if self.kind in ("count", "bytes", "seconds"):
@@ -101,11 +128,14 @@ class Option:
 
     def _number(self, value: object) -> float:
         number: float
+        if isinstance(value, str) and value in self.words:
+            return self.words[value]()
         if isinstance(value, str):
             units = _UNITS.get(self.kind, {"": 1})
             match = re.fullmatch(r"(-?[0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", value.strip().lower())
             if match is None or match[2] not in units:
-                raise self._error(value, f"a number such as {_EXAMPLES.get(self.kind, '32')}")
+                words = "".join(f", or {word}" for word in self.words)
+                raise self._error(value, f"a number such as {_EXAMPLES.get(self.kind, '32')}{words}")
             number = float(match[1]) * units[match[2]]
         elif isinstance(value, int | float) and not isinstance(value, bool):
             number = value
@@ -136,7 +166,7 @@ class Option:
 
 
 def check_header(value: str) -> str | None:
-    """Say what is allowed instead of a response field, or nothing."""
+    """Return what is allowed instead of a response field, or None."""
     name, colon, text = value.partition(":")
     # RFC 9110 §5.5: tab, visible characters and spaces, and what is above ASCII as bytes
     if colon and is_token(name.encode()) and re.fullmatch("[\t -~\x80-\xff]*", text):
@@ -145,41 +175,54 @@ def check_header(value: str) -> str | None:
 
 
 def check_mode(value: str) -> str | None:
-    """Say what is allowed instead of a file mode, or nothing."""
+    """Return what is allowed instead of a file mode, or None."""
     return None if re.fullmatch("0?[0-7]{3}", value) else "an octal file mode such as 660"
 
 
 def check_path(value: str) -> str | None:
-    """Say what is allowed instead of a path of a URL, or nothing."""
+    """Return what is allowed instead of a path of a URL, or None."""
     return None if re.fullmatch(r"/[!-~]*", value) and not set(value) & set("?#%") else "a path such as /healthz"
 
 
 def check_token(value: str) -> str | None:
-    """Say what is allowed instead of a token, or nothing."""
+    """Return what is allowed instead of a token, or None."""
     return None if re.fullmatch("[!-~]{16,256}", value) else "16 to 256 visible ASCII characters, without spaces"
 
 
 def check_owner(value: str) -> str | None:
-    """Say what is allowed instead of the owner of a file, or nothing."""
+    """Return what is allowed instead of the owner of a file, or None."""
     return None if re.fullmatch(r"[\w.-]+(?::[\w.-]+)?|:[\w.-]+", value) else "user:group, user or :group"
 
 
 def check_origin(value: str) -> str | None:
-    """Say what is allowed instead of a pattern of origins, or nothing."""
+    """Return what is allowed instead of a pattern of origins, or None."""
     if re.fullmatch(r"\*|null|\*\.[^/*:]+|[a-z][a-z0-9+.-]*://[^/*]+/?", value, re.IGNORECASE):
         return None
     return "an origin such as https://example.com, or *.example.com for every host below it"
+
+
+def _shown(value: Any, kind: str) -> str:
+    """Return a value as the command line takes it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    if kind == "seconds":
+        return f"{value:g}s"
+    if kind == "bytes" and value and value % KIB == 0:
+        return f"{value // MIB}MiB" if value % MIB == 0 else f"{value // KIB}KiB"
+    return str(value)
 
 
 # ---- names
 
 
 def spelled(name: str) -> str:
-    """Give the flag of an option."""
+    """Return the flag of an option."""
     return "--" + name.replace("_", "-")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Give the end of an error: the name among `known` that was probably meant, or where to find it."""
+    """Return the end of an error: the name among `known` that was probably meant, or where to find it."""
     nearest = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {nearest[0]}?" if nearest else "asgiws --help lists the options"
+    return f"did you mean {nearest[0]}?" if nearest else "asgiws --help all lists the options"

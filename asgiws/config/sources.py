@@ -1,20 +1,22 @@
-"""Where options come from: flags, environment, files. One call reads them all, and says where each value came from.
+"""The sources of options: flags, environment, files. One call reads them all and records where each value came from.
 
-A flag goes before the environment, the environment before the file, the file before the default.
+Precedence: flag, environment, file, default.
 
 * Environment: `ASGIWS_MAX_QUEUE` for `--max-queue`, `ASGIWS_APP` for the application, and below those the variables
-  that other servers read too (`Option.variables`). What the file of `--env-file` adds counts as environment; a variable
-  that is really there goes before it.
-* File: that of `--config` or `ASGIWS_CONFIG`, else `pyproject.toml` in the current folder when it has `[tool.asgiws]`.
-  A file of that name is read from that table, any other from its top. Keys are the options, with `_` or `-` and in each
-  spelling that a flag has, and `app`. Paths in it are relative to the current folder, as those of flags are.
+  that other servers read too (`Option.variables`). The variables of an `--env-file` count as environment; a variable
+  that is already set takes precedence over the file's. python-dotenv reads the file.
+* File: the one of `--config` or `ASGIWS_CONFIG`, else `pyproject.toml` in the current folder when it has
+  `[tool.asgiws]`. A file of that name is read from that table, any other from its top. Keys are the options, with `_`
+  or `-` and in each spelling that a flag has, and `app`. Paths in it are relative to the current folder, as those of
+  flags are.
 
-Nothing is changed here: files are read, and what they add to the environment is handed to the caller. A value that is
-not allowed is refused wherever it stands, also where another one goes before it.
+Nothing is changed here: files are read, and the caller gets the variables to set. A value that is not allowed is
+refused in every source, even where another source takes precedence.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import tomllib
@@ -23,7 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from asgiws.config.envfile import read_env_file
 from asgiws.config.option import OptionError, did_you_mean, spelled
 from asgiws.config.options import OPTIONS, Config
 from asgiws.protocol.printable import escape
@@ -39,9 +40,7 @@ _VARIABLES: Final = {_PREFIX + name.upper(): name for name in (_APP, *OPTIONS)}
 _KEYS: Final = {_APP: _APP} | {
     key.replace("-", "_"): name for name, option in OPTIONS.items() for key in (name, *option.aliases)
 }
-# What stands for a byte that is no UTF-8 (`os.fsdecode`)
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
-# Where the comments of `as_toml` begin, when no line is longer
+# Where the origins of a listing begin, when no line is longer
 _COLUMN: Final = 36
 
 _Layer = dict[str, tuple[Any, str]]  # for each option that is given: its value, converted, and its origin
@@ -58,19 +57,19 @@ class Settings:
     origins: Mapping[str, str]
     """For `app` and each option: "flag --port", "environment ASGIWS_PORT", "port in asgiws.toml", "default"."""
     environment: Mapping[str, str]
-    """Variables of the env file that the environment has not: to be set before the application is imported."""
+    """Variables of the env file that are not set yet: to be set before the application is imported."""
     warnings: tuple[str, ...]
-    """Lines for the operator."""
+    """Lines for the operator, such as unknown variables."""
 
     @classmethod
     def load(
         cls, flags: Mapping[str, object], environ: Mapping[str, str], typed: Mapping[str, str] | None = None
     ) -> Settings:
-        """Read all layers. Raises OptionError, one line, for what cannot be read or is not allowed.
+        """Read all sources. Raises OptionError, one line, for a value or file that is not allowed.
 
-        `flags` are the given ones by name, with `app` and `config`; other names are left alone. `typed` has the flags
-        that were typed for them, where those have other spellings. To read the files again later, give the environment
-        as it was before `environment` was set: a variable that is there goes before the env file.
+        `flags` are the given ones by name, with `app` and `config`; other names are ignored. `typed` maps a name to the
+        spelling that was typed. To read the files again later, pass the environment as it was before `environment` was
+        set, because variables that are set take precedence over the env file.
         """
         typed = typed or {}
         by_flag = {
@@ -95,19 +94,23 @@ class Settings:
             warnings=(*_unknown_variables(variables), *_unused(given, config)),
         )
 
-    def as_toml(self) -> str:
-        """Give the application and every option as a TOML file in printable ASCII, each with its origin behind it."""
+    def listing(self) -> str:
+        """Return the application and every option, one per line: `name = value  # origin`, in printable ASCII.
+
+        The lines are those of a TOML file, except for characters above U+FFFF, which JSON writes as two escapes.
+        """
         values = {_APP: self.app} if self.app else {}
         for name, option in OPTIONS.items():
             value = getattr(self.config, name)
             values[name] = "***" if option.secret and value else value
         return "\n".join(
-            f"{_toml_line(name, value):{_COLUMN}}  # {escape(self.origins[name])}" for name, value in values.items()
+            f"{f'{name} = {json.dumps(value)}':{_COLUMN}}  # {escape(self.origins[name])}".replace("\x7f", "\\u007f")
+            for name, value in values.items()
         )
 
 
 def _checked(name: str, value: object, origin: str) -> tuple[Any, str]:
-    """Give a value in its option's type, with its origin."""
+    """Return a value in its option's type, with its origin."""
     if name == _APP:
         if not isinstance(value, str):
             raise OptionError(f"{escape(origin)}: {value!r} was given, allowed: module:attribute, such as app:app")
@@ -119,7 +122,7 @@ def _checked(name: str, value: object, origin: str) -> tuple[Any, str]:
 
 
 def _with_origin(error: OptionError, origin: str) -> OptionError:
-    """Put the origin before an error that begins with the flag; a flag is its own."""
+    """Prefix an error with the origin of the value; it begins with the flag already."""
     return error if origin.startswith("flag ") else OptionError(f"{escape(origin)}, {error}")
 
 
@@ -127,7 +130,7 @@ def _make_config(given: _Layer) -> Config:
     try:
         return Config(**{name: value for name, (value, _) in given.items()})
     except OptionError as error:
-        # Each value is allowed, and they do not go together: name the origins of those that the line names.
+        # Each value is allowed, but not this combination: name the origins of the options that the line names.
         flags = re.findall("--[a-z0-9-]+", str(error))
         origins = [escape(origin) for name, (_, origin) in given.items() if spelled(name) in flags]
         others = [origin for origin in origins if not origin.startswith("flag ")]
@@ -135,7 +138,7 @@ def _make_config(given: _Layer) -> Config:
 
 
 def _unused(given: _Layer, config: Config) -> Iterator[str]:
-    """Give a line for host and port where they are given and something else says what is listened on."""
+    """Yield a warning for host and port where they are given beside other addresses."""
     instead = [name for name in ("bind", "uds", "fd") if getattr(config, name) not in ((), "", -1)]
     for name in ("host", "port"):
         if instead and name in given:
@@ -147,7 +150,7 @@ def _unused(given: _Layer, config: Config) -> Iterator[str]:
 
 
 def _read_config_file(flags: Mapping[str, object], environ: Mapping[str, str]) -> _Layer:
-    """Give what the file of --config, of ASGIWS_CONFIG, or pyproject.toml says."""
+    """Return the options in the file of --config, of ASGIWS_CONFIG, or in pyproject.toml."""
     if flags.get("config"):
         named, blame = str(flags["config"]), "--config: "
     else:
@@ -192,9 +195,9 @@ def _from_table(table: Mapping[str, object], where: str) -> _Layer:
 
 
 def _read_env_file(path: str, origin: str, environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Give what the env file adds to the environment."""
+    """Return the variables that the env file adds to the environment, with their origins."""
     try:
-        values = read_env_file(path, environ) if path else {}
+        values = _parse_env_file(path, environ) if path else {}
     except OptionError as error:
         raise _with_origin(OptionError(f"--env-file: {error}"), origin) from None
     added = {name: (value, f"{name} in env file {path}") for name, value in values.items() if name not in environ}
@@ -202,6 +205,30 @@ def _read_env_file(path: str, origin: str, environ: Mapping[str, str]) -> dict[s
         if name in added:
             raise OptionError(f"{escape(added[name][1])}: it is read too late, allowed: a flag or the environment")
     return added
+
+
+def _parse_env_file(path: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a .env file; `environ` takes precedence in `${NAME}`. An error shows no value."""
+    if importlib.util.find_spec("dotenv") is None:
+        raise OptionError(f"{path!r} needs python-dotenv, which is not installed; pip install python-dotenv")
+    from dotenv.parser import parse_stream  # optional: the extra dotenv
+    from dotenv.variables import parse_variables
+
+    try:
+        with Path(path).open(encoding="utf-8-sig") as file:
+            bindings = list(parse_stream(file))
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path with a zero byte
+        raise OptionError(f"cannot read {path!r}: {getattr(error, 'strerror', None) or error}") from None
+    values: dict[str, str] = {}
+    for binding in bindings:
+        if binding.error or "\0" in binding.original.string:
+            text, line = binding.original
+            line += text[: len(text) - len(text.lstrip())].count("\n")  # the text begins with the empty lines before
+            raise OptionError(f"{path!r}, line {line} is not allowed; allowed: NAME=value, a comment, an empty line")
+        if binding.key and binding.value is not None:
+            known = {**values, **environ}
+            values[binding.key] = "".join(atom.resolve(known) for atom in parse_variables(binding.value))
+    return values
 
 
 def _from_environment(variables: _Variables) -> _Layer:
@@ -217,39 +244,12 @@ def _from_environment(variables: _Variables) -> _Layer:
 
 
 def _unknown_variables(variables: _Variables) -> tuple[str, ...]:
-    """Give a line for each variable of ours that is no option: a mistake, or another program's, so no error."""
+    """Return a warning for each unknown ASGIWS_ variable: it may belong to another program, so it is no error."""
     warnings = []
     for variable, (_, origin) in variables.items():
         if variable.startswith(_PREFIX) and variable not in _VARIABLES and variable != _CONFIG:
             alias = _KEYS.get(variable.removeprefix(_PREFIX).lower())
             meant = variable.upper() if alias is None else _PREFIX + alias.upper()
             hint = did_you_mean(meant, (*_VARIABLES, _CONFIG))
-            warnings.append(f"{escape(origin)} is not used, there is no such option; {hint}")
+            warnings.append(f"{escape(origin)} is not used: there is no such option; {hint}")
     return tuple(warnings)
-
-
-# ---- text
-
-
-def _toml_line(name: str, value: object) -> str:
-    """Give a line of the file; a comment when a path has bytes that are no UTF-8, which no TOML file can hold."""
-    line = f"{name} = {_toml(value)}"
-    text = "".join(value) if isinstance(value, tuple) else str(value)
-    return f"# not UTF-8: {line}" if _SURROGATE.search(text) else line
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if not isinstance(value, str):
-        return str(value)
-    return '"' + "".join(map(_toml_character, value)) + '"'
-
-
-def _toml_character(character: str) -> str:
-    # JSON's escapes are TOML's, but for what JSON writes as a pair of surrogates.
-    return json.dumps(character)[1:-1] if character <= "\uffff" else f"\\U{ord(character):08x}"

@@ -57,9 +57,7 @@ PLAIN_HTTP: Final = _rule(
 )
 NOT_TLS: Final = _rule("not-tls", 400, "RFC 8446 §5.1", "A TLS connection begins with a handshake record.")
 TLS_HANDSHAKE: Final = _rule("tls-handshake", 400, "RFC 8446 §4", "A TLS handshake succeeds.")
-TLS_TIMEOUT: Final = _rule(
-    "tls-timeout", 408, "RFC 8446 §4", "A TLS handshake is done within `ssl_handshake_timeout` seconds."
-)
+TLS_TIMEOUT: Final = _rule("tls-timeout", 408, "RFC 8446 §4", "A TLS handshake is done within `head_timeout` seconds.")
 BAD_TLS_RECORD: Final = _rule("bad-tls-record", 400, "RFC 8446 §5.2", "A TLS record can be decrypted.")
 
 # ---- HTTP/1.1 request head
@@ -73,7 +71,7 @@ BAD_TARGET: Final = _rule(
     "bad-target", 400, "RFC 9112 §3.2", "A target is a path, an http URL, or * with OPTIONS, in visible ASCII."
 )
 REQUEST_LINE_TOO_LONG: Final = _rule(
-    "request-line-too-long", 414, "RFC 9112 §3", "The request line is at most `max_request_line` bytes."
+    "request-line-too-long", 414, "RFC 9112 §3", "The request line is at most `max_head_size` bytes."
 )
 UNSUPPORTED_VERSION: Final = _rule("unsupported-version", 505, "RFC 9110 §2.5", "HTTP/1.1 and HTTP/1.0 are spoken.")
 NOT_HTTP: Final = _rule("not-http", 400, "RFC 9112 §2.1", "A connection begins with an HTTP/1.1 request line.")
@@ -208,10 +206,10 @@ INFLATE_RATIO: Final = _rule(
     "inflate-ratio", 1009, "RFC 7692 §8", "A message of over 1 MiB inflates at most `max_inflate_ratio` to 1."
 )
 TOO_MANY_FRAGMENTS: Final = _rule(
-    "too-many-fragments", 1009, "RFC 6455 §10.4", "A message has at most `max_fragments` fragments."
+    "too-many-fragments", 1009, "RFC 6455 §10.4", "A message has at most 131,072 fragments."
 )
 TOO_MANY_EMPTY_FRAGMENTS: Final = _rule(
-    "too-many-empty-fragments", 1008, "RFC 6455 §10.4", "A message has at most `max_empty_fragments` empty fragments."
+    "too-many-empty-fragments", 1008, "RFC 6455 §10.4", "A message has at most 1,024 empty fragments."
 )
 CONTROL_FLOOD: Final = _rule(
     "control-flood", 1008, "RFC 6455 §7.4.1", "A client sends at most `max_control_rate` control frames a second."

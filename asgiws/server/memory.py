@@ -33,7 +33,8 @@ def websocket_terms(config: Config) -> Terms:
     dedicated = 0
     if config.compression == "dedicated":
         # deflate and inflate state as zlib.h gives it, with both windows
-        dedicated = (4 << config.compression_window_bits) + (512 << config.compression_memory_level) + 44 * KIB
+        settings = config.deflate_settings()
+        dedicated = (4 << settings.window_bits) + (512 << settings.memory_level) + 44 * KIB
     return {
         "connection": CONNECTION_BYTES,
         "compression": dedicated,

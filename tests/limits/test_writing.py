@@ -59,7 +59,7 @@ def test_send_waits_above_the_high_water_mark_and_not_below(serve: Serve) -> Non
 
     sent = {}
     for mark in (10_000, 4_000_000):
-        server = serve(app, write_high_water=mark, write_low_water=1000, write_timeout=0)
+        server = serve(app, write_high_water=mark, write_timeout=0)
         with RawClient(server.port, receive_buffer=4096) as client:
             client.open_websocket(f"/{mark}")
             seen = [-1, -2]

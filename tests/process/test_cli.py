@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import platform
 import re
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +17,10 @@ import asgiws
 from asgiws.cli import make_parser
 from asgiws.config.option import OptionError, spelled
 from asgiws.config.options import OPTIONS, Config
+from asgiws.config.other_servers import FLAGS_OF_OTHERS, instead_of
 from asgiws.config.sources import Settings
-from tests.process.helpers import APPS, RunCommand, Start, assert_one_line
+from tests.conftest import PATIENCE_S
+from tests.process.helpers import APPS, ROOT, RunCommand, Start, assert_one_line, clean_environ
 from tests.raw import RawClient
 
 ECHO = f"{APPS}:echo"
@@ -32,22 +38,42 @@ def parse(*arguments: str, environ: dict[str, str] | None = None) -> Config:
     ("arguments", "said"),
     [
         ([], ["no application was given", "module:attribute, such as app:app", "--help"]),
-        (["app"], ["'app' was given", "allowed: module:attribute, such as app:app"]),
-        (["app:"], ["'app:' was given", "allowed: module:attribute"]),
+        (["chat"], ["'chat' was given", "allowed: module:attribute", "did you mean chat:app?"]),
+        (["chat:"], ["'chat:' was given", "did you mean chat:app?"]),
+        (["chat.app"], ["'chat.app' was given", "did you mean chat:app?"]),
+        (["chat.py"], ["'chat.py' was given", "did you mean chat:app?"]),
+        (["chat.py:site"], ["'chat.py:site' was given", "did you mean chat:site?"]),
+        (["sub/chat2:app"], ["'sub/chat2:app' was given", "did you mean sub.chat2:app?"]),
+        (["./sub/chat2.py"], ["'./sub/chat2.py' was given", "did you mean sub.chat2:app?"]),
+        (["/srv/chat.py:app"], ["'/srv/chat.py:app' was given", "such as app:app"]),
         ([":app"], ["':app' was given", "allowed: module:attribute"]),
         ([".app:app"], ["'.app:app' was given", "allowed: module:attribute"]),
         (["no_such:app"], ["module 'no_such' was not found in", "--app-dir"]),
         (["no_such.sub:app"], ["module 'no_such' was not found in", "--app-dir"]),
         (["tests.no_such:app"], ["module 'tests.no_such' was not found in", "--app-dir"]),
         ([f"{APPS}:no_such"], [f"module '{APPS}' has no attribute 'no_such'", "it has: "]),
+        ([f"{APPS}:ecko"], [f"module '{APPS}' has no attribute 'ecko'", f"did you mean {APPS}:echo?"]),
+        ([f"{APPS}:make_echo()"], [f"'{APPS}:make_echo()' was given", f"use --factory {APPS}:make_echo"]),
         ([f"{APPS}:echo.no_such"], ["has no attribute 'echo.no_such'"]),
         ([f"{APPS}:NOT_CALLABLE"], ["is int", "allowed: an ASGI application"]),
         ([f"{APPS}:NOT_CALLABLE", "--factory"], ["is int", "allowed: an ASGI application"]),
-        ([f"{APPS}:make_nothing", "--factory"], ["gave NoneType", "allowed: an ASGI application"]),
+        (
+            [f"{APPS}:make_nothing", "--factory"],
+            ["what factory", "returned is NoneType", "allowed: an ASGI application"],
+        ),
         ([ECHO, "more:app"], ["'more:app' was given", "allowed: one module:attribute"]),
         ([ECHO, "--prot", "1"], ["no option --prot", "did you mean --port?"]),
         ([ECHO, "--ws-max-sise=1"], ["no option --ws-max-sise;", "did you mean --ws-max-size?"]),
         ([ECHO, "--no-acess-log"], ["no option --no-acess-log", "did you mean --no-access-log?"]),
+        ([ECHO, "--verbose"], ["no option --verbose", "use --log-level debug"]),
+        ([ECHO, "--ws", "websockets"], ["no option --ws;", "leave it out: WebSocket is built in"]),
+        ([ECHO, "--http=h11"], ["no option --http;", "leave it out: there is one HTTP parser"]),
+        ([ECHO, "--interface", "asgi2"], ["no option --interface;", "leave it out: applications are ASGI 3"]),
+        ([ECHO, "-w", "4"], ["no option -w;", "use --workers"]),
+        (["-w4", ECHO], ["no option -w4;", "use --workers"]),
+        (["-b", ":80", ECHO], ["no option -b;", "use --bind"]),
+        (["-k", "uvicorn.workers.UvicornWorker", ECHO], ["no option -k;", "leave it out: there is one kind of worker"]),
+        ([ECHO, "--workers", "many"], ["--workers: 'many' was given, allowed: a number such as 32, or auto"]),
         ([ECHO, "--verzion"], ["no option --verzion", "did you mean --version?"]),
         ([ECHO, "--qqq"], ["no option --qqq", "--help"]),
         ([ECHO, "--q\nq"], ["no option --q\\nq"]),
@@ -81,7 +107,11 @@ def test_usage_error_is_one_line_and_exit_code_2(
         ("--header", "a: b\r\nc: d", "--header: 'a: b\\r\\nc: d' was given, allowed: Name: value, without line ends"),
         ("--allowed-origins", "x", "--allowed-origins: 'x' was given, allowed: an origin such as https://example.com"),
         ("--shutdown-code", "1005", "--shutdown-code: 1005 was given, allowed: 1000-1003, 1007-1014, 3000-4999"),
-        ("--write-low-water", "65k", "--write-low-water: 66560 was given, allowed: at most --write-high-water, which"),
+        (
+            "--drain-spread",
+            "1h",
+            "--drain-spread: 3600 s was given, allowed: at most --graceful-timeout, which is 30 s",
+        ),
     ],
 )
 def test_bad_value_is_one_line_and_exit_code_2(run_command: RunCommand, flag: str, value: str, said: str) -> None:
@@ -240,20 +270,81 @@ def test_version_is_that_of_the_package(run_command: RunCommand) -> None:
     assert (ended.code, ended.stdout, ended.stderr) == (0, [f"asgiws {asgiws.__version__}"], [])
 
 
-def test_help_lists_every_option(run_command: RunCommand) -> None:
-    """Each flag and each other spelling of it, with a default; and nothing else that begins with two dashes."""
-    ended = run_command("--help", environ={"COLUMNS": "100"})
+def test_version_and_verbose_shows_what_the_server_runs_on(run_command: RunCommand) -> None:
+    ended = run_command("--version", "--verbose")
+    rows = dict(line.split(maxsplit=1) for line in ended.stdout)
     assert (ended.code, ended.stderr) == (0, [])
-    listed = set()
-    for line in ended.stdout:
-        if line.startswith("  -"):
-            listed |= set(re.findall(r"--[a-z0-9-]+", re.split(r"\s{2,}", line.strip())[0]))
+    assert rows["asgiws"] == asgiws.__version__
+    assert rows["Python"].startswith(platform.python_version())
+    assert rows["unmasking"] == "C module" or "reinstall with a C compiler" in rows["unmasking"]
+    assert rows["uvloop"] == importlib.metadata.version("uvloop")
+
+
+WITHOUT_C = "import sys; sys.modules['asgiws.protocol.websocket._masking'] = None; "
+
+
+def test_missing_c_module_is_said_by_version_verbose_and_once_at_start(tmp_path: Path) -> None:
+    """An installation without a compiler succeeds silently."""
+    (tmp_path / "told.py").write_text(f"{WITHOUT_C}from asgiws.cli import main; sys.exit(main(sys.argv[1:]))")
+    (tmp_path / "shop.py").write_text("import signal\nsignal.raise_signal(signal.SIGTERM)\napp = print\n")
+    for arguments in (["--version", "--verbose"], ["--lifespan", "off", "--port", "0", "shop:app"]):
+        ended = subprocess.run(
+            [sys.executable, "told.py", *arguments], cwd=tmp_path, env=clean_environ() | {"PYTHONPATH": str(ROOT)},
+            capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
+        assert (ended.stdout + ended.stderr).count("the C module is not built") == 1
+
+
+def test_help_is_one_screen_of_the_common_options(run_command: RunCommand) -> None:
+    """For a terminal of 80 columns; no option that is not in the table, and those of a first day are there."""
+    ended = run_command("--help")
+    assert (ended.code, ended.stderr) == (0, [])
+    assert len(ended.stdout) <= 46
+    assert max(map(len, ended.stdout)) <= 80
+    listed = flags_in(ended.stdout)
+    assert listed < flags_in(run_command("--help", "all").stdout)
+    assert listed >= {"--host", "--port", "--workers", "--reload", "--log-level", "--factory", "--ssl-certfile"}
+
+
+def test_help_all_lists_every_option(run_command: RunCommand) -> None:
+    """Each flag and each other spelling of it, with its default, and nothing else that begins with two dashes."""
+    ended = run_command("-h", "all")
+    assert (ended.code, ended.stderr) == (0, [])
+    assert max(map(len, ended.stdout)) <= 80
     allowed = {"--help", "--version", "--config", "--check-config"}
     for name, option in OPTIONS.items():
         for flag in (spelled(name), *(f"--{alias}" for alias in option.aliases)):
             allowed |= {flag, f"--no-{flag[2:]}"} if option.negatable else {flag}
-    assert listed == allowed
-    assert " ".join(" ".join(ended.stdout).split()).count("(default: ") >= len(OPTIONS)
+    assert flags_in(ended.stdout) == allowed
+    assert " ".join(ended.stdout).count("]") >= len(OPTIONS)
+
+
+def flags_in(lines: list[str]) -> set[str]:
+    """The flags that a help text explains, with `--[no-]x` as two."""
+    listed = set()
+    for line in lines:
+        if line.startswith("  -"):
+            left = re.split(r"\s{2,}", line.strip())[0]
+            for no, flag in re.findall(r"--(\[no-\])?([a-z0-9-]+)", left):
+                listed |= {f"--{flag}", f"--no-{flag}"} if no else {f"--{flag}"}
+    return listed
+
+
+def test_units_of_numbers_are_in_the_help(run_command: RunCommand) -> None:
+    text = "\n".join(run_command("--help", "all").stdout)
+    for shown in ("--port PORT", "--close-timeout SECONDS", "--max-message-size, --ws-max-size SIZE", "9..15", "FILE"):
+        assert shown in text
+    assert "COUNT" not in re.findall(r"--port.*", text)[0]
+
+
+@pytest.mark.parametrize("text", [instead_of(flag) for flag in FLAGS_OF_OTHERS])
+def test_what_is_named_instead_of_a_flag_of_another_server_exists(text: str) -> None:
+    taken = set(make_parser()._option_string_actions)
+    assert set(re.findall(r"--[a-z0-9-]+", text)) <= taken
+
+
+def test_no_flag_of_another_server_that_has_a_hint_is_an_option() -> None:
+    assert set(FLAGS_OF_OTHERS) & set(make_parser()._option_string_actions) <= {"--verbose"}
 
 
 def test_flag_goes_before_environment_before_default() -> None:

@@ -97,7 +97,7 @@ def test_unknown_variable_is_a_warning_and_the_server_serves(start: Start) -> No
     process = start(f"{APPS}:facts", environ={"ASGIWS_MAX_CONECTIONS": "1"})
     assert get(process).status == 200
     assert process.stderr[0] == (
-        "asgiws: environment ASGIWS_MAX_CONECTIONS is not used, there is no such option; "
+        "asgiws: environment ASGIWS_MAX_CONECTIONS is not used: there is no such option; "
         "did you mean ASGIWS_MAX_CONNECTIONS?"
     )
 
@@ -150,7 +150,7 @@ def test_check_prints_every_option_with_its_origin_and_serves_nothing(run_comman
         ('host = "127.0.0.1"', "default"),
         ("port = 9000", "environment ASGIWS_PORT"),
         ("backlog = 16", "backlog in site.toml"),
-        ("close_timeout = 3", "ASGIWS_CLOSE_TIMEOUT in env file site.env"),
+        ("close_timeout = 3.0", "ASGIWS_CLOSE_TIMEOUT in env file site.env"),
         ("max_queue = 5", "flag --max-queue"),
     }
 
@@ -280,7 +280,9 @@ def test_env_file_can_be_named_in_a_file(start: Start, tmp_path: Path) -> None:
 def test_bad_line_of_an_env_file_is_one_line_that_does_not_show_it(run_command: RunCommand, tmp_path: Path) -> None:
     (tmp_path / "site.env").write_text("SITE=1\n\nPASSWORD='hunter2\n")
     ended = run_command(ECHO, "--env-file", "site.env", folder=tmp_path)
-    assert_one_line(ended, 2, "--env-file: 'site.env', line 3: the quote that begins the value of PASSWORD has no end")
+    assert_one_line(
+        ended, 2, "--env-file: 'site.env', line 3 is not allowed; allowed: NAME=value, a comment, an empty line"
+    )
     assert "hunter2" not in ended.stderr[0]
 
 
@@ -312,7 +314,7 @@ def test_rolling_restart_reads_the_files_again(start: Start, tmp_path: Path) -> 
 
     (tmp_path / "shop.env").write_text("ASGIWS_PRT=1")
     process.signal(signal.SIGHUP)
-    process.wait_stderr("ASGIWS_PRT in env file shop.env is not used, .* did you mean ASGIWS_PORT")
+    process.wait_stderr("ASGIWS_PRT in env file shop.env is not used: .* did you mean ASGIWS_PORT")
     process.wait_stderr("has left")
     assert get(process).body == b"none"
 

@@ -199,14 +199,14 @@ def test_renegotiation_is_refused(serve: Serve, authority: Authority, server: Is
 
 
 def test_silent_connection_ends_after_the_handshake_timeout(serve: Serve, server: Issued) -> None:
-    running = serve(echo, ssl_handshake_timeout=0.1, **server.options)
+    running = serve(echo, head_timeout=0.1, **server.options)
     with RawClient(running.port) as client:
         assert client.read_to_end() == b""
     assert not running.server.counters.rejections
 
 
 def test_half_a_handshake_ends_after_the_handshake_timeout(serve: Serve, authority: Authority, server: Issued) -> None:
-    running = serve(echo, ssl_handshake_timeout=0.1, **server.options)
+    running = serve(echo, head_timeout=0.1, **server.options)
     data = hello(authority.client_context())
     for part in (data[:50], data):
         with RawClient(running.port) as client:
@@ -217,7 +217,7 @@ def test_half_a_handshake_ends_after_the_handshake_timeout(serve: Serve, authori
 
 def test_half_open_handshakes_leave_others_served(start: Start, authority: Authority, server: Issued) -> None:
     """200 clients begin and say no more; they count as connections, and end with their deadline, few lines long."""
-    process = start(ECHO, *server.flags, "--ssl-handshake-timeout", "3", "--max-connections", "201")
+    process = start(ECHO, *server.flags, "--head-timeout", "3", "--max-connections", "201")
     data = hello(authority.client_context())
     clients = [RawClient(process.port) for _ in range(200)]
     for place, client in enumerate(clients):
@@ -293,12 +293,14 @@ def test_handshake_that_goes_on_while_another_process_takes_over_is_served(
         assert b"connection: close" in answer
 
 
-@pytest.mark.parametrize("options", [{}, {"proxy_protocol": True, "head_timeout": 600}], ids=["tls", "proxy"])
+@pytest.mark.parametrize(
+    "options", [{"head_timeout": 600}, {"proxy_protocol": True, "head_timeout": 600}], ids=["tls", "proxy"]
+)
 def test_silent_connection_does_not_hold_up_a_process_that_is_replaced(
     serve: Serve, server: Issued, monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
 ) -> None:
     """It is given a second, as an idle one is, and not its own deadline."""
-    running = serve(echo, graceful_timeout=600, ssl_handshake_timeout=600, **options, **server.options)
+    running = serve(echo, graceful_timeout=600, **options, **server.options)
     monkeypatch.setattr(running.server, "stop", functools.partial(running.server.stop, replaced=True))
     with RawClient(running.port) as silent:
         while not running.call(lambda: running.server.connection_count):

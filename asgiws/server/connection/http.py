@@ -94,7 +94,7 @@ class HTTPConnection(asyncio.Protocol):
         self._peer = self._via = peer
         self._proxied = is_proxy(worker, peer, transport)
         config = worker.config
-        self._flow = FlowControl(transport, worker.loop, config.write_high_water, config.write_low_water)
+        self._flow = FlowControl(transport, worker.loop, config.write_high_water, config.write_high_water // 4)
         violation = worker.admission.admit(peer.client)
         if violation is not None:
             self._admitted = False

@@ -134,9 +134,12 @@ class Preamble(asyncio.Protocol):
             if deadlines.head and self._ticks >= deadlines.head:
                 self._cut(errors.PROXY_TIMEOUT, f"no whole PROXY header in {config.head_timeout:g} s")
         elif state == SHAKING:
-            if self._ticks >= deadlines.tls:
-                self._cut(errors.TLS_TIMEOUT, f"no TLS handshake in {config.ssl_handshake_timeout:g} s")
-        elif self._ticks >= (deadlines.tls if state == FIRST_BYTE else deadlines.close):
+            if deadlines.head and self._ticks >= deadlines.head:
+                self._cut(errors.TLS_TIMEOUT, f"no TLS handshake in {config.head_timeout:g} s")
+        elif state == FIRST_BYTE:
+            if deadlines.head and self._ticks >= deadlines.head:
+                self.abort()
+        elif self._ticks >= deadlines.close:
             # A browser opens connections in advance: one that says nothing is no fault.
             self.abort()
 

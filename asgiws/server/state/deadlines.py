@@ -24,14 +24,14 @@ class Deadlines:
 
     __slots__ = (
         "answer", "body", "close", "handshake", "head", "idle", "keep_alive", "keepalive", "last", "lifetime", "tick_s",
-        "tls", "write",
+        "write",
     )  # fmt: skip
 
     def __init__(self, config: Config) -> None:
         seconds = (
             config.head_timeout, config.body_timeout, config.keep_alive_timeout, config.handshake_timeout,
             config.close_timeout, config.write_timeout, config.idle_timeout, config.max_lifetime, config.ping_interval,
-            config.ping_timeout, 4 * config.answer_timeout, config.ssl_handshake_timeout,
+            config.ping_timeout, 4 * config.answer_timeout,
         )  # fmt: skip
         shortest = min((value for value in seconds if value), default=_SWEEP_MOST_S)
         self.tick_s = tick_s = max(_SWEEP_LEAST_S, min(_SWEEP_MOST_S, shortest / 4))
@@ -41,7 +41,6 @@ class Deadlines:
         self.handshake = ticks(config.handshake_timeout, tick_s)
         self.close = ticks(config.close_timeout, tick_s)
         self.write = ticks(config.write_timeout, tick_s)
-        self.tls = ticks(config.ssl_handshake_timeout, tick_s)
         self.idle = ticks(config.idle_timeout, tick_s)
         self.lifetime = ticks(config.max_lifetime, tick_s)
         self.answer = ticks(config.answer_timeout, tick_s) or 1
