@@ -9,6 +9,7 @@ from asgiws.config.options import OPTIONS, Config
 from asgiws.protocol.errors import RULES
 from asgiws.telemetry.prometheus import METRICS
 from tests.bench.report import figures_section, front_page_ratios
+from tests.clients.test_same_as_uvicorn import DIFFERENCES
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,9 +47,15 @@ def metrics_table() -> str:
     return "\n".join(lines)
 
 
+def differences_list() -> str:
+    """Return how answers differ from uvicorn's as a Markdown list."""
+    return "\n".join(f"* {difference.reason}" for difference in DIFFERENCES)
+
+
 TABLES = (
     ("README.md", "ratios", front_page_ratios),
     ("asgiws/config/README.md", "options", options_table),
+    ("deploy/from-uvicorn.md", "differences", differences_list),
     ("asgiws/protocol/README.md", "rules", rules_table),
     ("tests/bench/README.md", "figures", figures_section),
     ("asgiws/admin/README.md", "metrics", metrics_table),

@@ -31,7 +31,10 @@ UNEQUAL: Final = "unequal"
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs on purpose: in which cases, which parts of their outcomes, ours before theirs, and why."""
+    """What differs on purpose: in which cases, which parts of their outcomes, ours before theirs, and how it is said.
+
+    The reason is shown to users, in deploy/from-uvicorn.md.
+    """
 
     cases: tuple[str, ...]
     parts: Mapping[str, tuple[object, object] | str]
@@ -48,93 +51,94 @@ DIFFERENCES: tuple[Difference, ...] = (
     Difference(
         ("unknown-method",),
         {"status": (405, 400), "fields": UNEQUAL, "body": UNEQUAL, "stays": (True, False)},
-        "A method is any token (RFC 9110 §9.1), and the application says which it has; httptools has a list.",
+        "Any method reaches the application (RFC 9110 §9.1); uvicorn answers with 400 to those that httptools lacks.",
     ),
     Difference(
         ("where-lower-case-method",),
         {"status": (200, 400), "fields": UNEQUAL, "body": UNEQUAL, "stays": (True, False)},
-        "ASGI has the method in upper case, and uvicorn's parser knows no other.",
+        "A method in lower case is accepted; uvicorn answers with 400.",
     ),
     Difference(
         ("put-expecting",),
         {"status": (200, 100), "fields": UNEQUAL, "body": UNEQUAL},
-        "There is no body to wait for, so no 100 Continue before the answer (RFC 9110 §10.1.1).",
+        "A request with `Expect: 100-continue` and no body gets no 100 before its answer (RFC 9110 §10.1.1).",
     ),
     Difference(
         ("headers-twice",),
         {"fields": UNEQUAL, "body": UNEQUAL},
-        "White space behind a field's value is not part of it (RFC 9112 §5.1).",
+        "White space after the value of a field is removed (RFC 9112 §5.1).",
     ),
     Difference(
         ("http-exception",),
         {"stays": (True, False)},
-        "The framework has answered before the exception came here, so the connection is good.",
+        "An application that raises after a complete response does not cost the client its connection.",
     ),
     Difference(
         ("http-1.0-keep-alive",),
         {"fields": UNEQUAL, "stays": (True, False)},
-        "A client of HTTP/1.0 that asks for keep-alive gets it (RFC 9112 §9.3).",
+        "An HTTP/1.0 client that asks for keep-alive gets it (RFC 9112 §9.3).",
     ),
     Difference(
         ("http-1.0-stream",),
         {"fields": UNEQUAL},
-        "HTTP/1.0 knows no chunks (RFC 9112 §6.1): the end of the connection is the end of the body.",
+        "An HTTP/1.0 client gets no chunks (RFC 9112 §6.1); the end of the connection ends the body.",
     ),
     # ---- WebSocket: handshakes that are refused
     Difference(
         ("path-invalid", "dependency-raises", "refused", "missing", "http-route"),
         {"fields": (NO_TYPE, TYPED)},
-        "A 403 without a body has no type.",
+        "A 403 of a refused handshake, which has no body, has no content type.",
     ),
     Difference(
         ("returns-early", "raises-early"),
         {"fields": (NO_TYPE, TYPED_21), "body": (b"", b"Internal Server Error")},
-        "Nobody reads the body of a refused handshake; the status says the same.",
+        "The 500 of a handshake whose application raises or returns has no body.",
     ),
     Difference(
         ("subprotocol-not-offered",),
         {"status": (500, 101), "fields": UNEQUAL, "messages": ([], [(0x81, b"[]")]), "closed": (False, True),
          "code": (None, 1000), "reason": (None, "")},
-        "A subprotocol that was not offered must not be answered (RFC 6455 §4.2.2), and browsers fail on it.",
+        "A subprotocol that the client did not offer raises an error in the application (RFC 6455 §4.2.2); uvicorn "
+        "sends it, and browsers fail.",
     ),
     # ---- WebSocket: what is delivered
     Difference(
         ("echo-burst",),
         {"messages": ([(0x81, b"a"), (0x82, b"b"), (0x81, b"")], []), "app_codes": ([1000], [1006]),
          "app_reasons": (["bye"], [""])},
-        "A Close keeps its place behind messages of the same packet; they are answered, and its code is read.",
+        "Messages that arrive in one packet with a Close are delivered before it, and its code is reported.",
     ),
     Difference(
         ("violation-behind-a-message",),
         {"messages": ([(0x81, b"a")], [])},
-        "A violation keeps its place too.",
+        "The same for messages before a protocol violation.",
     ),
     # ---- WebSocket: how it ends
     Difference(
         ("echo-burst", "close-1000", "close-4999"),
         {"reason": UNEQUAL},
-        "The code of a Close is echoed (RFC 6455 §5.5.1), its reason is not: the client knows what it said.",
+        "The reply to a Close has its code (RFC 6455 §5.5.1) and not its reason.",
     ),
     Difference(
         ("vanish", "vanish-at-once"),
         {"app_codes": ([1006], [1005])},
-        "1006 is the code of an end without a Close, 1005 that of a Close without a code (RFC 6455 §7.1.5).",
+        "A lost connection is 1006 to the application (RFC 6455 §7.1.5); uvicorn reports 1005.",
     ),
     Difference(
         ("close-1005", "close-bad-length", "unmasked", "reserved-bit", "reserved-opcode", "bad-utf-8", "too-big",
          "violation-behind-a-message"),
         {"reason": UNEQUAL, "app_reasons": UNEQUAL},
-        "The code of a violation is given by the RFC, its reason is in each server's own words.",
+        "The reason of a Close after a violation has other words, and the application gets it too.",
     ),
     Difference(
         ("raises", "json-invalid", "application-closes-1006", "application-closes-long-reason"),
         NO_CLOSE,
-        "An application that raises ends with Close 1011 (RFC 6455 §7.4.1), not with a TCP connection that is gone.",
+        "An application that raises closes with 1011 (RFC 6455 §7.4.1); uvicorn drops the TCP connection.",
     ),
     Difference(
         ("returns",),
         {"closed": (True, False), "code": (1000, None), "reason": ("", None)},
-        "An application that returns ends with Close 1000 (RFC 6455 §7.1.2).",
+        "An application that returns closes with 1000 (RFC 6455 §7.1.2); uvicorn drops the TCP connection.",
     ),
 )  # fmt: skip
 
