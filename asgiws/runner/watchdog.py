@@ -102,7 +102,10 @@ def leave(code: int, patience_s: float = THREADS_MOST_S) -> int:
 def _what_remains(main: int) -> str:
     """Name the threads that the interpreter waits for, or what its exit handlers do."""
     frames = sys._current_frames()
-    waited_for = [thread for thread in threading.enumerate() if not thread.daemon and thread.ident != main]
+    joined = _joined(frames.get(main))
+    waited_for = [
+        thread for thread in threading.enumerate() if (not thread.daemon and thread.ident != main) or thread is joined
+    ]
     if not waited_for:
         return f"not waiting for the exit handlers of the application, which are {_place(frames.get(main))}"
     named = [f"{thread.name} {_place(frames.get(thread.ident or 0))}" for thread in waited_for[:_NAMED_MOST]]
@@ -110,6 +113,16 @@ def _what_remains(main: int) -> str:
         named.append(f"and {len(waited_for) - _NAMED_MOST} more")
     many = f"{len(waited_for)} threads" if len(waited_for) > 1 else "1 thread"
     return f"not waiting for {many} of the application: {', '.join(named)}"
+
+
+def _joined(frame: FrameType | None) -> threading.Thread | None:
+    """Return the thread that this frame or one of its callers waits for, as executors do for daemons too."""
+    while frame is not None:
+        waited_for = frame.f_locals.get("self")
+        if frame.f_code is threading.Thread.join.__code__ and isinstance(waited_for, threading.Thread):
+            return waited_for
+        frame = frame.f_back
+    return None
 
 
 def _place(frame: FrameType | None) -> str:
