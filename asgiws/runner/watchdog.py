@@ -126,16 +126,20 @@ def _joined(frame: FrameType | None) -> threading.Thread | None:
 
 
 def _place(frame: FrameType | None) -> str:
-    """Say where a thread is: the innermost function that is not of the standard library, else the innermost."""
-    if frame is None:
+    """Say where a thread is: the innermost function outside of the standard library, else outside of `threading`."""
+    frames: list[FrameType] = []
+    while frame is not None:
+        frames.append(frame)
+        frame = frame.f_back
+    if not frames:
         return "at its end"
-    inner = frame
-    while inner.f_code.co_filename.startswith(_LIBRARY) and not inner.f_code.co_filename.startswith(_PACKAGES):
-        if inner.f_back is None:
-            inner = frame
-            break
-        inner = inner.f_back
-    return f"in {inner.f_code.co_qualname} ({inner.f_code.co_filename}:{inner.f_lineno})"
+    outside = [frame for frame in frames if not _is_library(frame.f_code.co_filename)]
+    found = (outside or [frame for frame in frames if frame.f_code.co_filename != threading.__file__] or frames)[0]
+    return f"in {found.f_code.co_qualname} ({found.f_code.co_filename}:{found.f_lineno})"
+
+
+def _is_library(path: str) -> bool:
+    return path.startswith(("<", _LIBRARY)) and not path.startswith(_PACKAGES)
 
 
 def _end_process(code: int, why: str, *, dump: bool = False) -> None:

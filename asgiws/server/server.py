@@ -107,7 +107,7 @@ class Server:
 
         Looks at every connection: 10,000 of them cost some milliseconds.
         """
-        return make_report(self.worker, ready=self.ready)
+        return make_report(self.worker, self._certificates, ready=self.ready)
 
     def close_connection(self, number: int, code: int, reason: str) -> bool:
         """Close one WebSocket by the number that the report gives it; tells whether it was open."""

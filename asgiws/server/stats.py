@@ -25,7 +25,9 @@ from asgiws.server.connection.closing_handshake import Figures
 from asgiws.server.connection.http import HTTPConnection
 from asgiws.server.connection.websocket import WebSocketConnection
 from asgiws.server.recycling import resident_bytes
+from asgiws.server.sockets.descriptors import descriptor_limit, open_descriptors
 from asgiws.server.state.worker_state import WorkerState
+from asgiws.server.tls.certificates import Certificates
 from asgiws.telemetry.counters import Levels
 
 __all__ = ["make_report"]
@@ -33,9 +35,12 @@ __all__ = ["make_report"]
 _ROWS: Final = 10
 
 
-def make_report(worker: WorkerState, *, ready: bool) -> dict[str, Any]:
+def make_report(worker: WorkerState, certificates: Certificates | None, *, ready: bool) -> dict[str, Any]:
     """Make the report of a server; O(connections), 1 to 2 us for each."""
     levels = Levels()
+    levels.open_files, levels.open_files_limit = open_descriptors(), max(0, descriptor_limit())
+    if certificates is not None:
+        worker.counters.certificate_reload_failures = certificates.failed_reloads
     websockets: list[WebSocketConnection] = []
     for connection in worker.registry.connections:
         if isinstance(connection, WebSocketConnection):
@@ -56,6 +61,7 @@ def make_report(worker: WorkerState, *, ready: bool) -> dict[str, Any]:
         "up_s": time.monotonic() - worker.began_s,
         "lag_s": worker.lag_s,
         "memory_bytes": resident_bytes(),
+        "certificate_days": certificates.days_left if certificates is not None else None,
         "counts": worker.counters.as_counts(levels),
         "histograms": worker.counters.as_histograms(),
         "levels": levels.as_levels(),

@@ -125,6 +125,9 @@ class Counters:
     rejections: Annotated[Counter[str], counter("rejections", "Requests and connections that broke a rule", "rule")]
     app_errors: Annotated[int, counter("app_errors", "Exceptions raised by the application")]
     accept_errors: Annotated[int, counter("accept_errors", "Connections that could not be accepted")]
+    certificate_reload_failures: Annotated[
+        int, counter("certificate_reload_failures", "Reloads of certificates that failed")
+    ]
 
     def __init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
@@ -160,6 +163,8 @@ class Levels:
     unsent_bytes: Annotated[int, gauge("write_buffer_bytes", "Bytes waiting to be read by clients")] = 0
     inbox_messages: Annotated[int, gauge("inbox_messages", "Messages waiting for the application")] = 0
     inbox_bytes: Annotated[int, gauge("inbox_bytes", "Size of these messages: bytes, of text characters")] = 0
+    open_files: Annotated[int, gauge("open_files", "Open file descriptors")] = 0
+    open_files_limit: Annotated[int, gauge("open_files_limit", "How many file descriptors may be open")] = 0
     bytes_in: int = 0
     """This and what follows is added to the field of `Counters` of the same name."""
     bytes_out: int = 0

@@ -70,6 +70,8 @@ def _values(metric: Metric, status: Status) -> Iterator[tuple[list[str], float]]
         highest: dict[str, float] = {}
         for row in status["workers"]:
             number = str(row["number"])
+            if row[metric.key] is None:
+                continue
             highest[number] = max(highest.get(number, 0.0), row[metric.key])
         for number, value in highest.items():
             yield [number], value

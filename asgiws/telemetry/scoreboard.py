@@ -29,6 +29,7 @@ _PROCESS: Final = (
     _of_process("up_s", "uptime_seconds", "Time since the worker started"),
     _of_process("lag_s", "lag_seconds", "Delay of a worker's latest sweep, or of its report when that is overdue"),
     _of_process("memory_bytes", "memory_bytes", "Resident memory of a worker"),
+    _of_process("certificate_days", "certificate_days", "Days until the certificate expires; absent without TLS"),
 )
 """What a report says of its process; 0 before the first report."""
 
@@ -115,6 +116,7 @@ class Scoreboard:
         report = self._living.get(worker.key, {})
         row: dict[str, Any] = {"number": worker.number, "pid": worker.pid, "state": worker.state}
         row |= {metric.key: report.get(metric.key, 0) for metric in _PROCESS}
+        row["certificate_days"] = report.get("certificate_days")
         row["lag_s"] = max(row["lag_s"], worker.late_s) if report else 0
         row["connections"] = dict(report["levels"]["connections"]) if report else {}
         row["messages"] = dict(report["counts"]["websocket_messages"]) if report else {}

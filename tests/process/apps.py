@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 
 from asgiws.server.asgi import ASGIApp, Scope
 from tests.apps import Receive, Send
@@ -176,6 +177,18 @@ async def exit_handler_hangs(scope: Scope, receive: Receive, send: Send) -> None
     """Has an exit handler that never ends."""
     if scope["type"] == "lifespan":
         atexit.register(_sleep_for_ever)
+        await lifespan(receive, send)
+
+
+async def daemon_executor(scope: Scope, receive: Receive, send: Send) -> None:
+    """Has an executor that a daemon started: its threads are daemons, and the interpreter joins them all the same."""
+
+    def work() -> None:
+        executor = ThreadPoolExecutor(thread_name_prefix="kernel")
+        executor.submit(_sleep_for_ever).result()
+
+    if scope["type"] == "lifespan":
+        threading.Thread(target=work, daemon=True).start()
         await lifespan(receive, send)
 
 

@@ -162,6 +162,7 @@ def test_one_signal_ends_a_process_whose_loop_is_blocked(start: Start) -> None:
 KEEPERS = {
     "threaded": "1 thread of the application: counter",
     "busy_executor": "1 thread of the application: asgiws_0",
+    "daemon_executor": "1 thread of the application: kernel_0",
     "exit_handler_hangs": "the exit handlers of the application, which are",
 }
 

@@ -13,6 +13,7 @@ from asgiws.telemetry.scoreboard import RESTART_REASONS, Scoreboard, Status, Wor
 COUNTERS: Final = {
     "accept_errors": "asgiws_accept_errors_total",
     "app_errors": "asgiws_app_errors_total",
+    "certificate_reload_failures": "asgiws_certificate_reload_failures_total",
     "bytes_in": 'asgiws_websocket_bytes_total{direction="in"}',
     "bytes_out": 'asgiws_websocket_bytes_total{direction="out"}',
     "compressed_from": "asgiws_compression_input_bytes_total",
@@ -40,6 +41,8 @@ LEVELS: Final = {
     "http": 'asgiws_connections{kind="http"}',
     "inbox_bytes": "asgiws_inbox_bytes",
     "inbox_messages": "asgiws_inbox_messages",
+    "open_files": "asgiws_open_files",
+    "open_files_limit": "asgiws_open_files_limit",
     "requests": "asgiws_http_requests_open",
     "unsent_bytes": "asgiws_write_buffer_bytes",
     "websockets": 'asgiws_connections{kind="websocket"}',
@@ -81,8 +84,13 @@ def fill() -> tuple[Status, dict[str, float]]:
         wanted[f'asgiws_worker_restarts_total{{reason="{reason}"}}'] = number
     for state in WORKERS:
         wanted[f'asgiws_workers{{state="{state}"}}'] = WORKERS.count(state)
-    worker = {"up_s": 5000.5, "lag_s": 5001.5, "memory_bytes": 5002}
-    for metric, key in (("uptime_seconds", "up_s"), ("lag_seconds", "lag_s"), ("memory_bytes", "memory_bytes")):
+    worker = {"up_s": 5000.5, "lag_s": 5001.5, "memory_bytes": 5002, "certificate_days": 5003.5}
+    for metric, key in (
+        ("uptime_seconds", "up_s"),
+        ("lag_seconds", "lag_s"),
+        ("memory_bytes", "memory_bytes"),
+        ("certificate_days", "certificate_days"),
+    ):
         wanted[f'asgiws_worker_{metric}{{worker="1"}}'] = worker[key]
     scoreboard.update("1", report(counters, levels) | worker)
     rows = [Worker(str(number), number, number, state) for number, state in enumerate(WORKERS, 1)]

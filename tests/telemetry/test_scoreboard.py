@@ -24,6 +24,7 @@ def report(messages: int = 0, *, pid: int = 1, open_websockets: int = 0, closes:
     levels.websockets = open_websockets
     made = {
         "pid": pid, "ready": True, "draining": False, "up_s": 1.5, "lag_s": 0.25, "memory_bytes": 7,
+        "certificate_days": 8.5,
         "counts": counters.as_counts(levels), "histograms": counters.as_histograms(), "levels": levels.as_levels(),
         "connections": [{"number": number} for number in range(open_websockets)],
     }  # fmt: skip

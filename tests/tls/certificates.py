@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 import struct
+from datetime import datetime
 from pathlib import Path
 
 import trustme
@@ -24,9 +25,17 @@ class Issued:
     """A certificate and its key, as files."""
 
     def __init__(
-        self, authority: trustme.CA, folder: Path, name: str, organization: str | None, common_name: str | None
+        self,
+        authority: trustme.CA,
+        folder: Path,
+        name: str,
+        organization: str | None,
+        common_name: str | None,
+        not_after: datetime | None,
     ) -> None:
-        issued = authority.issue_cert(name, organization_name=organization, common_name=common_name)
+        issued = authority.issue_cert(
+            name, organization_name=organization, common_name=common_name, not_after=not_after
+        )
         self.certificate = folder / f"{name}.pem"
         self.key = folder / f"{name}.key"
         self.both = folder / f"{name}-both.pem"
@@ -69,9 +78,15 @@ class Authority:
         self._ca.cert_pem.write_to_path(str(self.file))
 
     def issue(
-        self, name: str, folder: Path | None = None, *, organization: str | None = None, common_name: str | None = None
+        self,
+        name: str,
+        folder: Path | None = None,
+        *,
+        organization: str | None = None,
+        common_name: str | None = None,
+        not_after: datetime | None = None,
     ) -> Issued:
-        return Issued(self._ca, folder or self.folder, name, organization, common_name)
+        return Issued(self._ca, folder or self.folder, name, organization, common_name, not_after)
 
     def client_context(self, client: Issued | None = None) -> ssl.SSLContext:
         """The context of a client that trusts this authority, and shows a certificate of its own if it has one."""

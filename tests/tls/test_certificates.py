@@ -6,12 +6,14 @@ import os
 import signal
 import socket
 import ssl
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from asgiws.config.option import OptionError
 from asgiws.config.options import Config
+from asgiws.server.tls.expiry import expiry_of
 from tests.apps import echo
 from tests.conftest import Serve
 from tests.process.helpers import RunCommand, ServerProcess, Start, assert_one_line
@@ -235,7 +237,7 @@ def test_certificate_without_its_key_is_told_once_and_taken_when_the_key_follows
     own.certificate.write_text(server.pem)
     line = process.wait_stderr("not reloaded")
     assert line.endswith(
-        f"certificates were not reloaded, those of before stay: --ssl-keyfile: {own.key} is not the key of "
+        f"certificates were not reloaded, the previous ones stay in use: --ssl-keyfile: {own.key} is not the key of "
         f"{own.certificate}"
     )
     assert " ERROR " in line
@@ -321,3 +323,35 @@ def test_authorities_of_clients_are_replaced_too(
         pytest.raises(ssl.SSLError, match="UNKNOWN_CA"),
     ):
         context.wrap_socket(below, server_hostname="localhost", session=session)
+
+
+# ---- expiry
+
+
+@pytest.mark.parametrize("year", [2001, 2049, 2050, 2060])
+def test_expiry_is_read_from_the_certificate(authority: Authority, tmp_path: Path, year: int) -> None:
+    """RFC 5280 §4.1.2.5: through 2049 with two digits of the year, later with four."""
+    expires = datetime(year, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert expiry_of(authority.issue("localhost", tmp_path, not_after=expires).pem) == expires.timestamp()
+
+
+@pytest.mark.parametrize("pem", ["", "nothing", "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"])
+def test_expiry_that_cannot_be_read_is_none(pem: str) -> None:
+    assert expiry_of(pem) is None
+
+
+def test_certificate_that_expires_soon_is_a_warning(start: Start, authority: Authority, tmp_path: Path) -> None:
+    """After a reload, too, and not for one that is valid for longer."""
+    soon, later = (
+        authority.issue("localhost", folder, not_after=datetime.now(UTC) + timedelta(days=days, hours=1))
+        for folder, days in ((tmp_path, 13), (authority.folder, 14))
+    )
+    process = start(ECHO, *later.flags)
+    later.replace_with(soon)
+    process.signal(signal.SIGHUP)
+    process.wait_stderr(r"certificates reloaded")
+    assert not [line for line in process.stderr if "expires" in line]
+    process.wait_stderr(r"WARNING +certificate .*localhost.pem expires in 13 days")
+    gone = authority.issue("localhost", tmp_path, not_after=datetime.now(UTC) - timedelta(days=1))
+    later.replace_with(gone)
+    process.wait_stderr(r"WARNING +certificate .*localhost.pem has expired")

@@ -199,11 +199,20 @@ def _internet(option: str, host: str, port: int, backlog: int, *, reuse_port: bo
                 continue
             for opened in listeners:
                 opened.close()
-            raise CannotListen(
-                f"cannot listen on {host or 'all addresses'} port {port}: {_why(error)}; choose another with "
-                f"{'--bind' if option == '--bind' else '--host and --port'}, or stop what has it"
-            ) from None
+            where = f"{host or 'all addresses'} port {port}"
+            raise CannotListen(f"cannot listen on {where}: {_why(error)}; {_advice(option, error)}") from None
     return listeners
+
+
+def _advice(option: str, error: OSError) -> str:
+    """Say what to do about an address that cannot be bound."""
+    if error.errno == errno.EADDRNOTAVAIL:
+        one = "--bind" if option == "--bind" else "--host"
+        return f"choose an address of this machine with {one}: 127.0.0.1 for clients on it, 0.0.0.0 for all clients"
+    other = f"choose another with {'--bind' if option == '--bind' else '--host and --port'}"
+    if error.errno == errno.EACCES:
+        return f"{other}, or allow it: ports below 1024 need root or CAP_NET_BIND_SERVICE"
+    return f"{other}, or stop what has it" if error.errno == errno.EADDRINUSE else other
 
 
 def _bind(family: int, address: tuple[object, ...], *, reuse_port: bool = False) -> socket.socket:

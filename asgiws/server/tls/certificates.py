@@ -1,10 +1,10 @@
 """Certificates: the `ssl.SSLContext` of new connections, made from files, and made again when the files change.
 
-A connection keeps the context with which it began, so a reload disturbs none. The files are looked at once a second by
-the sweep: three calls of stat(2), about 5 us. inotify would have to watch folders and follow symbolic links (which is
-how Kubernetes and certbot replace files), does not exist elsewhere, and is not in the standard library.
+A connection keeps the context that it started with, so a reload disturbs none. The sweep checks the files once a
+second: three calls of stat(2), about 5 us. inotify would have to watch folders and follow symbolic links (which is how
+Kubernetes and certbot replace files), exists only on Linux, and is not in the standard library.
 
-What the `tls` extension of ASGI tells of a connection is made here too (checklist E8).
+The `tls` extension of ASGI is made here, too (checklist E8).
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from __future__ import annotations
 import os
 import re
 import ssl
+import time
 from typing import Any, Final, cast
 
 from asgiws.config.options import Config
 from asgiws.protocol.printable import escape
 from asgiws.server.sockets.listeners import CannotListen
 from asgiws.server.tls.distinguished_name import Name, encode_name
+from asgiws.server.tls.expiry import expiry_of
 from asgiws.telemetry.logs import LOG
 
 __all__ = ["Certificates", "reason_of"]
@@ -33,22 +35,32 @@ _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3
 # RFC 8446 §4.2.1, as `ssl` names them
 _VERSION_NUMBERS: Final = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 
+_DAY_S: Final = 24 * 3600.0
+_WARNING_DAYS: Final = 14
+
 _Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 class Certificates:
     """The certificates of one server."""
 
-    __slots__ = ("_ciphers", "_config", "_fault", "_is_told", "_paths", "_server_cert", "_stamp", "context")
+    __slots__ = (
+        "_ciphers", "_config", "_expires_s", "_fault", "_is_logged", "_paths", "_server_cert", "_stamp", "_warned_days",
+        "context", "failed_reloads",
+    )  # fmt: skip
 
     def __init__(self, config: Config) -> None:
         """Load the files. Raises CannotListen when that is not possible."""
         self._config = config
         self._paths = [path for path in (config.ssl_certfile, config.ssl_keyfile, config.ssl_ca_certs) if path]
         self._fault = ""
-        """Why the files could not be loaded the last time; empty when they were."""
-        self._is_told = False
+        """Why the last load failed; empty when it did not."""
+        self._is_logged = False
         """Whether the log has it."""
+        self._expires_s: float | None = None
+        self._warned_days: int | None = None
+        self.failed_reloads = 0
+        """Faults that were logged."""
         self._stamp: _Stamp = ()
         self._ciphers: dict[str, int] = {}
         self._server_cert = ""
@@ -56,25 +68,39 @@ class Certificates:
         """For new connections."""
         self._load()
 
+    @property
+    def days_left(self) -> float | None:
+        """Days until the certificate expires, negative after that; None if that cannot be read."""
+        return None if self._expires_s is None else (self._expires_s - time.time()) / _DAY_S
+
     def reload(self) -> None:
-        """Load the files again; when that is not possible, say why and go on with what there is."""
+        """Load the files again. If that fails, log why and keep the certificates of before."""
         self._load_again()
-        self._tell_fault()
+        self._log_fault()
 
     def on_second(self) -> None:
-        """Reload if the files have changed.
+        """Reload if the files have changed, and warn each day when the certificate expires soon.
 
         A certificate and its key are replaced one after the other, and between the two they do not match. So a fault is
-        told once, and only when it is still there a second later; meanwhile each second tries again.
+        logged once, and only if it is still there a second later; meanwhile each second tries again.
         """
+        self._warn_of_expiry()
         if not self._fault and _stamp_of(self._paths) == self._stamp:
             return
         before = self._fault
         self._load_again()
         if self._fault != before:
-            self._is_told = False
-        elif not self._is_told:
-            self._tell_fault()
+            self._is_logged = False
+        elif not self._is_logged:
+            self._log_fault()
+
+    def _warn_of_expiry(self) -> None:
+        left = self.days_left
+        if left is None or left >= _WARNING_DAYS or self._warned_days == int(left):
+            return
+        self._warned_days = int(left)
+        when = f"expires in {int(left)} days" if left >= 0 else "has expired"
+        LOG.warning("certificate %s %s", escape(self._config.ssl_certfile), when)
 
     def _load_again(self) -> None:
         try:
@@ -85,22 +111,24 @@ class Certificates:
             self._fault = ""
             LOG.info("certificates reloaded from %s", escape(self._config.ssl_certfile))
 
-    def _tell_fault(self) -> None:
+    def _log_fault(self) -> None:
         if self._fault:
-            self._is_told = True
-            LOG.error("certificates were not reloaded, those of before stay: %s", self._fault)
+            self._is_logged = True
+            self.failed_reloads += 1
+            LOG.error("certificates were not reloaded, the previous ones stay in use: %s", self._fault)
 
     def _load(self) -> None:
-        # Before the files are read: a change that comes between is found the next time.
+        # Before the files are read: a change in between is found the next time.
         stamp = _stamp_of(self._paths)
         self._stamp = stamp
         context, server_cert = _make_context(self._config)
         self._server_cert = server_cert
+        self._expires_s, self._warned_days = expiry_of(server_cert), None
         self._ciphers = {cipher["name"]: cipher["id"] & 0xFFFF for cipher in context.get_ciphers()}
         self.context = context
 
     def extension(self, tls: ssl.SSLObject) -> dict[str, Any]:
-        """Give the `tls` extension for a connection whose handshake is done."""
+        """Return the `tls` extension for a connection whose handshake is done."""
         leaf = tls.getpeercert(binary_form=True)
         chain: list[bytes] = []
         if leaf is not None:
@@ -119,7 +147,7 @@ class Certificates:
 
 
 def reason_of(error: ssl.SSLError) -> str:
-    """Give OpenSSL's reason as words; certificates have a second one."""
+    """Return OpenSSL's reason in words; certificates have a second one."""
     words = (error.reason or str(error)).replace("_", " ").lower()
     if isinstance(error, ssl.SSLCertVerificationError):
         words = f"{words}: {error.verify_message}"
@@ -127,7 +155,7 @@ def reason_of(error: ssl.SSLError) -> str:
 
 
 def _stamp_of(paths: list[str]) -> _Stamp:
-    """Give what changes when a file does: also when a symbolic link to it is turned."""
+    """Return what changes when a file does, also when a symbolic link to it is replaced."""
     stamps: list[tuple[int, int, int] | None] = []
     for path in paths:
         try:
@@ -140,11 +168,11 @@ def _stamp_of(paths: list[str]) -> _Stamp:
 
 
 def _make_context(config: Config) -> tuple[ssl.SSLContext, str]:
-    """Make the context, and give the certificate that it shows. Raises CannotListen."""
-    # No compression and the server's order of ciphers are what this protocol has by itself.
+    """Return the context, and the certificate that it presents. Raises CannotListen."""
+    # No compression and the server's order of ciphers are defaults of this protocol.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _VERSIONS[config.ssl_min_version]
-    # A client could make the server repeat the costly part of a handshake of TLS 1.2 again and again.
+    # Else a client of TLS 1.2 could make the server repeat the costly part of a handshake.
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     if config.ssl_ciphers:
@@ -179,7 +207,7 @@ def _load_certificate(context: ssl.SSLContext, config: Config) -> str:
     asked = False
 
     def password() -> str:
-        # Without this, OpenSSL asks the terminal.
+        # Without a password of ours, OpenSSL asks the terminal.
         nonlocal asked
         asked = True
         return config.ssl_keyfile_password

@@ -9,7 +9,7 @@ __all__ = ["encode_name"]
 Name = tuple[tuple[tuple[str, str], ...], ...]
 """Relative distinguished names in the order of the certificate, each a set of attributes: type and value."""
 
-# RFC 4514 §3: the short names that every reader has to know
+# RFC 4514 §3: the short names that every reader knows
 _SHORT: Final = {
     "commonName": "CN",
     "localityName": "L",
@@ -21,19 +21,19 @@ _SHORT: Final = {
     "domainComponent": "DC",
     "userId": "UID",
 }
-# §2.4: these are escaped with a backslash wherever they stand
+# §2.4: these are escaped with a backslash everywhere
 _ESCAPED: Final = str.maketrans({character: "\\" + character for character in '"+,;<>\\'} | {"\0": "\\00"})
 
 
 def encode_name(name: Name) -> str:
-    """Give a name as one text: its last part, the most specific, comes first (RFC 4514 §2.1)."""
+    """Return a name as text: its last part, the most specific, comes first (RFC 4514 §2.1)."""
     return ",".join(["+".join([_attribute(kind, value) for kind, value in part]) for part in reversed(name)])
 
 
 def _attribute(kind: str, value: str) -> str:
     if kind[:1].isdigit():
-        # §2.3, §2.4: a type without a name is its number, and its value the encoding, in hexadecimal. What the
-        # certificate had is not known here; a UTF8String says the same.
+        # §2.3, §2.4: a type without a short name is written as its number, its value as the encoding in hexadecimal.
+        # The certificate's own encoding is not known here; a UTF8String says the same.
         return f"{kind}=#{_utf8_string(value).hex()}"
     text = value.translate(_ESCAPED)
     if text.startswith((" ", "#")):
