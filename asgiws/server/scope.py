@@ -22,7 +22,7 @@ GONE: Final = ("", 0)
 class Peer:
     """Who is at the two ends of a connection, and whether it is encrypted."""
 
-    __slots__ = ("client", "host", "neighbour", "root_path", "secure", "server", "tls")
+    __slots__ = ("client", "host", "root_path", "secure", "server", "tls", "via")
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Peer:
     ) -> None:
         self.client = client
         """Address and port, 0 when it is not known; None on a Unix socket."""
-        self.neighbour = client
+        self.via = client
         """The other end of the connection: the client or, when a trusted proxy forwards its request, that proxy."""
         self.server = server
         """Address and port, or path and None for a Unix socket (ASGI H6)."""

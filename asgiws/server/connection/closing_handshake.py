@@ -72,6 +72,8 @@ class Ending(asyncio.Protocol):
         "_transport", "_waiters", "_watch", "bytes_out", "messages_out", "number", "round_trip_s",
     )  # fmt: skip
 
+    spreads_drain = True
+
     def __init__(
         self,
         worker: WorkerState,
@@ -141,7 +143,7 @@ class Ending(asyncio.Protocol):
         self._flow.end()
         wake(self._waiters)
         worker.registry.remove(self)
-        worker.admission.release(self._peer.neighbour)
+        worker.admission.release(self._peer.via)
         counters.messages_in += receiver.messages_in
         counters.bytes_in += receiver.bytes_in
         counters.messages_out += self.messages_out
