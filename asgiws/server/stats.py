@@ -20,19 +20,25 @@ from heapq import nlargest
 from operator import itemgetter
 from typing import Any, Final
 
+from asgiws.protocol.websocket.closing import STATE_NAMES
 from asgiws.protocol.websocket.deflate import DEDICATED
-from asgiws.server.connection.closing_handshake import Figures
 from asgiws.server.connection.http import HTTPConnection
 from asgiws.server.connection.websocket import WebSocketConnection
 from asgiws.server.recycling import resident_bytes
 from asgiws.server.sockets.descriptors import descriptor_limit, open_descriptors
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.server.tls.certificates import Certificates
+from asgiws.telemetry.access_log import format_address
 from asgiws.telemetry.counters import Levels
 
 __all__ = ["make_report"]
 
 _ROWS: Final = 10
+_PATH_MOST: Final = 200
+"""Characters of a path that a row shows."""
+
+_Figures = tuple[int, int, int, int, int, int, int, float]
+"""Unsent bytes, messages and bytes in the inbox, messages and bytes in, messages and bytes out, the last round trip."""
 
 
 def make_report(worker: WorkerState, certificates: Certificates | None, *, ready: bool) -> dict[str, Any]:
@@ -51,7 +57,7 @@ def make_report(worker: WorkerState, certificates: Certificates | None, *, ready
             levels.unsent_bytes += connection.unsent_bytes
         else:
             levels.arriving += 1
-    figures = [websocket.figures() for websocket in websockets]
+    figures = [_figures(websocket) for websocket in websockets]
     _add_websockets(levels, figures)
     _add_compression(levels, worker, websockets)
     return {
@@ -65,11 +71,33 @@ def make_report(worker: WorkerState, certificates: Certificates | None, *, ready
         "counts": worker.counters.as_counts(levels),
         "histograms": worker.counters.as_histograms(),
         "levels": levels.as_levels(),
-        "connections": [websockets[place].describe() for place in _worth_a_look(websockets, figures)],
+        "connections": [_describe(websockets[place]) for place in _worth_a_look(websockets, figures)],
     }
 
 
-def _add_websockets(levels: Levels, figures: Sequence[Figures]) -> None:
+def _figures(websocket: WebSocketConnection) -> _Figures:
+    receiver = websocket.receiver
+    return (
+        websocket.transport.get_write_buffer_size() + websocket.cork.held_bytes, len(websocket.inbox), receiver.queued,
+        receiver.messages_in, receiver.bytes_in, websocket.messages_out, websocket.bytes_out, websocket.round_trip_s,
+    )  # fmt: skip
+
+
+def _describe(websocket: WebSocketConnection) -> dict[str, Any]:
+    """Return one row: what an operator may want to know of a connection."""
+    unsent, inbox_messages, inbox_bytes, messages_in, bytes_in, messages_out, bytes_out, round_trip_s = _figures(
+        websocket
+    )
+    return {
+        "number": websocket.number, "path": websocket.path[:_PATH_MOST].decode("latin-1"),
+        "client": format_address(websocket.peer.client), "state": STATE_NAMES[websocket.closing.state],
+        "open_s": time.monotonic() - websocket.began_s, "round_trip_s": round_trip_s, "messages_in": messages_in,
+        "bytes_in": bytes_in, "messages_out": messages_out, "bytes_out": bytes_out,
+        "inbox_messages": inbox_messages, "inbox_bytes": inbox_bytes, "unsent_bytes": unsent,
+    }  # fmt: skip
+
+
+def _add_websockets(levels: Levels, figures: Sequence[_Figures]) -> None:
     levels.websockets = len(figures)
     if figures:
         # By columns, so that the loops are not ours
@@ -89,7 +117,7 @@ def _add_compression(levels: Levels, worker: WorkerState, websockets: Sequence[W
         levels.compressed_to += after
 
 
-def _worth_a_look(websockets: Sequence[WebSocketConnection], figures: Sequence[Figures]) -> set[int]:
+def _worth_a_look(websockets: Sequence[WebSocketConnection], figures: Sequence[_Figures]) -> set[int]:
     """Give the places of those that hold most, answer latest, carried most and are oldest."""
     places = range(len(websockets))
     if len(places) <= _ROWS:

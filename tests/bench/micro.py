@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -71,7 +70,7 @@ def test_receive_compressed(benchmark: Benchmark) -> None:
 
 
 def receive(benchmark: Benchmark, stream: bytes, messages: int, compression: int = NO_COMPRESSION) -> None:
-    inbox: deque[Item] = deque()
+    inbox: list[Item] = []
     receiver = Receiver(Limits(inbox_messages=1000, inbox_bytes=1 << 30), inbox, compression)
 
     def feed() -> int:

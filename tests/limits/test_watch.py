@@ -19,7 +19,7 @@ from asgiws.server.connection.deadlines import (
     OPENING_LATE,
     PING_NOW,
     STUCK,
-    Watch,
+    ConnectionDeadlines,
 )  # fmt: skip
 from asgiws.server.connection.flow_control import FlowControl
 from asgiws.server.state.deadlines import Deadlines
@@ -52,7 +52,7 @@ class Playground:
     def __init__(self, loop: asyncio.AbstractEventLoop, **options: object) -> None:
         self.transport = FakeTransport()
         self.flow = FlowControl(self.transport, loop, 100, 10)
-        self.watch = Watch(Deadlines(Config.from_options(options)), self.flow)
+        self.watch = ConnectionDeadlines(Deadlines(Config.from_options(options)), self.flow)
 
     def open_ticks(self, count: int, *, blocked: bool = False, messages: int = 0) -> list[tuple[int, int]]:
         """Which ticks, from 1 on, found something due, and what."""

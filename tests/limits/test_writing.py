@@ -24,7 +24,7 @@ def test_only_the_newest_of_pings_that_could_not_be_answered_is_answered(serve: 
         await sending
         await receive()
 
-    server = serve(app)
+    server = serve(app, ping_interval=0)
     with RawClient(server.port, receive_buffer=4096) as client:
         client.open_websocket()
         assert blocked.next() is False, "send() did not wait for a full transport"

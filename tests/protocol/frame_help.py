@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import cycle, pairwise
 from operator import xor
@@ -104,7 +103,7 @@ class Connection:
     """Feeds a receiver as a connection does, and takes the messages out as an application does."""
 
     def __init__(self, limits: Limits = LIMITS, compression: int = NO_COMPRESSION, *, fast: bool = True) -> None:
-        self.inbox: deque[Item] = deque()
+        self.inbox: list[Item] = []
         self.receiver = Receiver(limits, self.inbox, compression)
         if not fast:
             self.receiver._fast_firsts = ()
@@ -133,7 +132,7 @@ class Connection:
 
     def take_one(self) -> Item:
         """Take one message."""
-        item = self.inbox.popleft()
+        item = self.inbox.pop(0)
         if isinstance(item, str | bytes):
             self.receiver.queued -= len(item)
         self.items.append(item)

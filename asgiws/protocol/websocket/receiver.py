@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import io
 import sys
-from collections import deque
 from typing import Final
 
 from asgiws.protocol import errors
@@ -58,7 +57,7 @@ class Receiver:
         "blocked", "bytes_in", "controls_in", "inbox", "messages_in", "pings", "pong", "queued", "state",
     )  # fmt: skip
 
-    def __init__(self, limits: Limits, inbox: deque[Item], compression: int = NO_COMPRESSION) -> None:
+    def __init__(self, limits: Limits, inbox: list[Item], compression: int = NO_COMPRESSION) -> None:
         self._limits = limits
         self._inbox_messages = limits.inbox_messages
         self._inbox_bytes = limits.inbox_bytes

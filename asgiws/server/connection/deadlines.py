@@ -1,7 +1,7 @@
 """The deadlines of one WebSocket connection, counted in ticks of the sweep.
 
-The connection resets `quiet_ticks` when bytes come, and asks once a tick what is due; it acts on the answer. Nothing
-here knows what time it is, so a test plays hours of silence in microseconds.
+The connection resets `quiet_ticks` when bytes arrive, asks once a tick what is due, and acts on the answer. Nothing
+here reads a clock, so a test plays hours of silence in microseconds.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from asgiws.protocol.websocket.closing import CONNECTING, DENYING
+from asgiws.protocol.websocket import closing
 from asgiws.protocol.websocket.keepalive import DEAD, NOTHING, PING_NOW
 from asgiws.server.connection.flow_control import FlowControl
 from asgiws.server.state.deadlines import Deadlines
 
 __all__ = [
-    "ANSWER_LATE", "DEAD", "IDLE_TOO_LONG", "LIFETIME_OVER", "NOTHING", "OPENING_LATE", "PING_NOW", "STUCK", "Watch",
+    "ANSWER_LATE", "DEAD", "IDLE_TOO_LONG", "LIFETIME_OVER", "NOTHING", "OPENING_LATE", "PING_NOW", "STUCK",
+    "ConnectionDeadlines",
 ]  # fmt: skip
 
 # What is due, beside NOTHING, PING_NOW and DEAD of `asgiws.protocol.websocket.keepalive`
@@ -31,8 +32,8 @@ _LIFETIME_SPREAD: Final = 0.1
 _PING_SPREAD: Final = 0.5
 
 
-class Watch:
-    """What one connection has waited for, and how long."""
+class ConnectionDeadlines:
+    """What one connection waits for, and since when."""
 
     __slots__ = (
         "_answer_ticks", "_blocked_ticks", "_deadlines", "_flow", "_idle_count", "_idle_ticks", "_lifetime_ticks",
@@ -43,9 +44,9 @@ class Watch:
         self._deadlines = deadlines
         self._flow = flow
         self.quiet_ticks = 0
-        """Ticks since the last byte came, or since reading went on."""
+        """Ticks since the last byte arrived, or since reading was resumed."""
         self._state_ticks = 0
-        """Ticks in a state that has a deadline: until accepted, and from the Close on."""
+        """Ticks in a state with a deadline: before the accept, and after the Close."""
         self._answer_ticks = 0
         self._blocked_ticks = 0
         self._idle_ticks = 0
@@ -56,7 +57,7 @@ class Watch:
             self._lifetime_ticks -= int(self._lifetime_ticks * _LIFETIME_SPREAD * random.random())  # noqa: S311
 
     def expect_answer(self) -> None:
-        """Give a busy application until `answer_timeout` to reach the end that waits in its inbox."""
+        """Allow a busy application `answer_timeout` to reach the end that waits in its inbox."""
         if not self._answer_ticks:
             self._answer_ticks = self._deadlines.answer
 
@@ -65,15 +66,15 @@ class Watch:
         self._state_ticks = self._answer_ticks = 0
 
     def tick_open(self, *, reading_blocked: bool, message_count: int) -> int:
-        """Count a tick of an open connection; gives what is due. An idle connection costs the first lines only.
+        """Count a tick of an open connection; return what is due. An idle connection costs the first lines only.
 
         `message_count` is that of both directions so far.
         """
         deadlines = self._deadlines
         self.quiet_ticks = quiet = self.quiet_ticks + 1
         if reading_blocked:
-            # We do not read, so the silence is ours and not the peer's. A ping still goes out now and then: to write to
-            # a peer that has gone is the only way to find out while nothing is read.
+            # We do not read, so the silence is ours and not the peer's. A ping still leaves once an interval: writing
+            # to a peer is the only way to learn that it has gone while nothing is read.
             self.quiet_ticks = 0
             self._blocked_ticks += 1
             interval = deadlines.keepalive.interval_ticks
@@ -102,15 +103,15 @@ class Watch:
         return NOTHING
 
     def tick_not_open(self, state: int) -> int:
-        """Count a tick before the accept or after the Close; gives OPENING_LATE, STUCK or NOTHING."""
+        """Count a tick before the accept or after the Close; return OPENING_LATE, STUCK or NOTHING."""
         deadlines = self._deadlines
         self._state_ticks += 1
-        if state == CONNECTING:
+        if state == closing.CONNECTING:
             return OPENING_LATE if deadlines.handshake and self._state_ticks >= deadlines.handshake else NOTHING
-        if state == DENYING:
+        if state == closing.DENYING:
             late = deadlines.write and self._flow.ticks_without_progress() >= deadlines.write
             return STUCK if late else NOTHING
         if self._flow.progresses():
-            # What was written before the Close is still on its way to a slow client.
+            # What was written before the Close is still leaving to a slow client.
             self._state_ticks = 0
         return STUCK if self._state_ticks >= deadlines.close else NOTHING

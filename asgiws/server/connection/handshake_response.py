@@ -1,7 +1,6 @@
-"""The opening of a WebSocket connection: what the application may answer to a handshake, as bytes.
+"""The answer to a WebSocket handshake, as bytes: a 101, or an HTTP response instead.
 
-Lives from the handshake request to the answer: a 101, or an HTTP response instead (ASGI websocket, and its extension
-`websocket.http.response`). It writes nothing; the connection does.
+The HTTP response is the ASGI extension `websocket.http.response`. Nothing here writes; the session does.
 """
 
 from __future__ import annotations
@@ -9,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from asgiws.protocol.http.fields import Header
-from asgiws.protocol.http.response import Response, ResponseState
+from asgiws.protocol.http.response import DONE, Response
 from asgiws.protocol.websocket.deflate import Agreement, negotiate
 from asgiws.protocol.websocket.handshake import Handshake, encode_accept
 from asgiws.server.asgi import Event
 from asgiws.server.state.worker_state import WorkerState
 
-__all__ = ["Opening"]
+__all__ = ["HandshakeResponse"]
 
 
-class Opening:
-    """The answer to one handshake."""
+class HandshakeResponse:
+    """The answer to one handshake, kept until it is complete."""
 
     __slots__ = ("_worker", "_handshake", "_response")
 
@@ -27,7 +26,7 @@ class Opening:
         self._worker = worker
         self._handshake = handshake
         self._response: Response | None = None
-        """The HTTP response, when there is one instead of a 101."""
+        """The HTTP response that replaces the 101."""
 
     @property
     def status(self) -> int:
@@ -37,10 +36,10 @@ class Opening:
     @property
     def denied(self) -> bool:
         """Whether the whole HTTP response was encoded."""
-        return self._response is not None and self._response.state == ResponseState.DONE
+        return self._response is not None and self._response.state == DONE
 
     def accept(self, message: Event) -> tuple[bytes, Agreement | None, str | None]:
-        """Encode the 101; gives it with what was negotiated. Raises ValueError or TypeError for a bad message."""
+        """Encode the 101; return it with what was negotiated. Raises ValueError or TypeError for a bad message."""
         worker = self._worker
         agreement = negotiate(self._handshake.extensions, worker.deflate_settings)
         subprotocol = message.get("subprotocol")

@@ -1,47 +1,59 @@
-"""One WebSocket connection: the frames of a client and the `receive` and `send` of an application.
+"""One WebSocket connection: what its transport, the sweep and the server call.
 
-Takes over from the HTTP connection once a handshake was read (`transport.set_protocol`), with the parsed head and the
-bytes behind it. From then on the transport calls this object, and the application's task calls this object; between
-the two there is one deque, the inbox, and no queue, event or timer.
+Takes over from the HTTP connection after a handshake (`transport.set_protocol`), with the parsed head and the bytes
+that followed it. The application's side, with `receive` and `send`, is `asgiws.server.connection.session`; why and how
+a connection ends is decided by `asgiws.server.connection.closing_handshake`.
 
-In: `data_received` -> `Receiver.feed` -> inbox -> `receive`. Reading stops while the inbox is full and more has come.
-Out: `send` -> frame -> the transport, at once when the inbox is empty. While more messages wait to be answered, frames
-are held back and leave together (the cork): before `receive` goes to sleep, at 64 KiB, or when the loop turns.
-
-How it ends is the other half, `asgiws.server.connection.closing_handshake`.
+In: `data_received` -> `Receiver.feed` -> inbox. Reading is paused while the inbox is full and more data has arrived.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Final, cast
+from typing import Final, cast
 
+from asgiws.protocol import errors
+from asgiws.protocol.errors import Violation
+from asgiws.protocol.http.fields import Header
 from asgiws.protocol.websocket import closing
-from asgiws.protocol.websocket.closing import CLOSED, CLOSING, CONNECTING, DENYING, LINGERING, OPEN, Close
-from asgiws.protocol.websocket.frames import BINARY_HEADS, FIN, PONG, TEXT_HEADS, encode_frame
+from asgiws.protocol.websocket.closing import CLOSING, CONNECTING, DENYING, OPEN, Close
+from asgiws.protocol.websocket.deflate import DEDICATED
+from asgiws.protocol.websocket.frames import FIN, PING, PONG, encode_frame
 from asgiws.protocol.websocket.handshake import Handshake
-from asgiws.protocol.websocket.receiver import ENDED, FRESH_WINDOW, KEPT_WINDOW
-from asgiws.server.asgi import ClientDisconnected, Event, Scope
-from asgiws.server.connection.closing_handshake import Ending
-from asgiws.server.connection.flow_control import FlowControl, forget, turn_now_and_then, wake
-from asgiws.server.connection.handshake_response import Opening
+from asgiws.protocol.websocket.receiver import ENDED, Item, Receiver
+from asgiws.server.connection import deadlines
+from asgiws.server.connection.closing_handshake import ClosingHandshake
+from asgiws.server.connection.cork import Cork
+from asgiws.server.connection.deadlines import ConnectionDeadlines
+from asgiws.server.connection.flow_control import FlowControl, wake
+from asgiws.server.connection.handshake_response import HandshakeResponse
+from asgiws.server.connection.lingering_close import LingeringClose
 from asgiws.server.scope import Peer
 from asgiws.server.state.worker_state import WorkerState
-from asgiws.telemetry.access_log import log_websocket_open
+from asgiws.telemetry.access_log import log_websocket_end, log_websocket_refused
 
 __all__ = ["WebSocketConnection"]
 
-_CORK_MOST_BYTES: Final = 64 * 1024
 _EARLY_MOST_BYTES: Final = 64 * 1024
-# Every 128th message of a connection lets the loop turn.
-_TURN_MASK: Final = 127
+_PING_FRAME: Final = encode_frame(FIN | PING, b"asgiws")
+_CLOSE_WHEN_DUE: Final = {
+    deadlines.DEAD: Close(1011, "keepalive ping timeout"),
+    deadlines.IDLE_TOO_LONG: Close(1001, "idle timeout"),
+    deadlines.LIFETIME_OVER: Close(1001, "maximum lifetime"),
+}
 
 
-class WebSocketConnection(Ending):
+class WebSocketConnection(asyncio.Protocol):
     """A connection from the handshake request to the end of its TCP connection."""
 
-    __slots__ = ("_connect_owed", "_pong_held", "_repeats", "_short_below")
+    __slots__ = (
+        "_deadlines", "_lingering", "_ping_sent_s", "_pong_held", "began_s", "bytes_out", "closing", "compression",
+        "cork", "encoder", "flow", "inbox", "messages_out", "number", "path", "peer", "receiver", "response",
+        "round_trip_s", "subprotocol", "transport", "waiters", "worker",
+    )  # fmt: skip
+
+    spreads_drain = True
 
     def __init__(
         self,
@@ -52,311 +64,369 @@ class WebSocketConnection(Ending):
         path: bytes,
         handshake: Handshake,
     ) -> None:
-        super().__init__(worker, transport, flow, peer, path, handshake)
-        self._connect_owed = True
-        """Whether `websocket.connect` is still to be given, the first event whatever happens (ASGI W4)."""
-        self._short_below = 126
-        """Messages of fewer characters than this are framed in `send`, without the encoder."""
-        self._repeats = 0
-        """How often `receive` has given the disconnect event."""
+        self.worker = worker
+        self.transport = transport
+        self.flow = flow
+        self.peer = peer
+        self.path = path
+        """The path of the handshake request, without its query."""
+        self.closing = ClosingHandshake()
+        self.response: HandshakeResponse | None = HandshakeResponse(worker, handshake)
+        """The answer to the handshake; None after a 101."""
+        self.inbox: list[Item] = []
+        self.receiver = Receiver(worker.limits, self.inbox)
+        self.waiters: list[asyncio.Future[None]] = []
+        """`receive` calls that wait; more than one only when several tasks receive."""
+        self.encoder = worker.encoders.encoder_for(None)
+        """Encodes the messages that are sent."""
+        self.cork = Cork(transport, worker.loop)
+        self._deadlines = ConnectionDeadlines(worker.deadlines, flow)
+        self._lingering: LingeringClose | None = None
+        self.subprotocol: str | None = None
+        self.compression = "off"
         self._pong_held: bytes | None = None
         """The newest pong that could not be written while writing was paused; an older one is replaced."""
+        self._ping_sent_s = 0.0
+        self.round_trip_s = 0.0
+        """Of the last ping that was answered; 0 before that."""
+        self.messages_out = 0
+        self.bytes_out = 0
+        """On the wire, with control frames."""
+        self.began_s = time.monotonic()
+        worker.counters.handshakes += 1
+        self.number = worker.counters.handshakes
+        """Of all handshakes of this process, from 1: what a connection is called by its operator."""
 
-    def begin(self, scope: Scope, rest: bytes) -> None:
-        """Start the application; `rest` is what came behind the handshake in the same packets."""
-        self._worker.registry.connections.add(self)
+    def begin(self, rest: bytes) -> None:
+        """Take over; `rest` is what followed the handshake in the same packets."""
+        self.worker.registry.connections.add(self)
         if rest:
-            self._receiver.hold(rest)
-        self._worker.registry.start(self._run(scope))
+            self.receiver.hold(rest)
 
     # ---- called by the transport
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came; wake the application when a message is there."""
-        self._watch.quiet_ticks = 0
-        receiver = self._receiver
-        if self._state != OPEN or receiver.blocked:
+        """Parse what arrived; wake the application when there is a message."""
+        self._deadlines.quiet_ticks = 0
+        receiver = self.receiver
+        if self.closing.state != OPEN or receiver.blocked:
             self._on_unparsed(data)
             return
         receiver.feed(data)
         if receiver.pings or receiver.pong is not None:
             self._on_controls()
-        if self._inbox:
-            # What `wake` does, written out: a call less for each message.
-            for waiter in self._waiters:
+        if self.inbox:
+            # `wake`, inlined: a call less for each message
+            for waiter in self.waiters:
                 if not waiter.done():
                     waiter.set_result(None)
-            self._waiters.clear()
+            self.waiters.clear()
             if receiver.state == ENDED:
                 self._on_end_received()
 
     def pause_writing(self) -> None:
         """Make `send` wait: the transport holds more than the high-water mark."""
-        self._flow.pause_writing()
+        self.flow.pause_writing()
 
     def resume_writing(self) -> None:
-        """Let `send` go on."""
-        if self._pong_held is not None and self._state == OPEN:
-            self._transport.write(self._pong_held)
+        """Let `send` continue."""
+        if self._pong_held is not None and self.closing.state == OPEN:
+            self._write_control(self._pong_held)
             self._pong_held = None
-        self._flow.resume_writing()
+        self.flow.resume_writing()
 
-    # ---- called by the application
+    def eof_received(self) -> bool:
+        """Take the end of what the client sends; return whether our side stays open (RFC 6455 §7.1.5).
 
-    async def receive(self) -> Event:
-        """ASGI `receive`: the next message, or the disconnect event, again and again once it was reached."""
-        if self._connect_owed:
-            self._connect_owed = False
-            return {"type": "websocket.connect"}
-        inbox, receiver = self._inbox, self._receiver
-        while True:
-            if inbox and self._state >= OPEN:
-                item = inbox.popleft()
-                if isinstance(item, str):
-                    receiver.queued -= len(item)
-                    return {"type": "websocket.receive", "text": item}
-                if isinstance(item, bytes):
-                    receiver.queued -= len(item)
-                    return {"type": "websocket.receive", "bytes": item}
-                self._end_with(item)
-            elif receiver.blocked and self._state in (OPEN, LINGERING, CLOSED) and self._opening is None:
-                # The inbox was full. The other connections get a turn before the next part of it is parsed.
-                self._parse_on()
-                await asyncio.sleep(0)
-            elif self._state <= OPEN:
-                if self._cork:
-                    self._flush()
-                waiter = self._loop.create_future()
-                self._waiters.append(waiter)
-                try:  # `wait_in` written out: a call less for each message
-                    await waiter
-                except asyncio.CancelledError:
-                    forget(self._waiters, waiter)
-                    raise
-            else:
-                self._repeats += 1
-                await turn_now_and_then(self._repeats)
-                self._end = end = self._final_close()
-                return {"type": "websocket.disconnect", "code": end.code, "reason": end.reason}
-
-    async def send(self, message: Event) -> None:
-        """ASGI `send`. Raises ClientDisconnected once the connection is closed, ValueError and the like for misuse."""
-        if message["type"] != "websocket.send" or self._state != OPEN:
-            await self._send_other(message)
-            return
-        data: Any = message.get("text")
-        if type(data) is not str or message.get("bytes") is not None:
-            data = _only_payload(message)
-        encoder = self._encoder
-        size = len(data)
-        if data is encoder.message:
-            frame = encoder.frame
-        elif size >= self._short_below:
-            if size >= encoder.large_from:
-                await self._send_large(data)
-                return
-            frame = encoder.encode(data)
-        elif isinstance(data, bytes):
-            frame = BINARY_HEADS[size] + data
-        elif data.isascii():
-            frame = TEXT_HEADS[size] + data.encode()
-        else:
-            frame = encoder.encode(data)
-        self.messages_out += 1
-        self.bytes_out += len(frame)
-        if self._inbox or self._cork:
-            if not self._cork:
-                self._loop.call_soon(self._flush)
-            self._cork.append(frame)
-            self._corked_bytes += len(frame)
-            if self._corked_bytes > _CORK_MOST_BYTES:
-                self._flush()
-        else:
-            self._transport.write(frame)
-        if self._flow.write_paused or self._transport.is_closing() or not self.messages_out & _TURN_MASK:
-            await self._settle()
-
-    # ---- the application's task
-
-    async def _run(self, scope: Scope) -> None:
-        error: BaseException | None = None
-        try:
-            await self._worker.app(scope, self.receive, self.send)
-        except BaseException as raised:
-            error = self._worker.incidents.judge(raised)
-        if error is not None:
-            self._worker.incidents.report_fault("raised in websocket", self._path, error)
-        if self._state == CONNECTING:
-            if error is None and not self._worker.registry.stopping:
-                self._worker.incidents.report_fault("returned without accepting or refusing websocket", self._path)
-            self._refuse(500, "app")
-        elif self._state == DENYING:
-            if error is None and not self._worker.registry.stopping:
-                self._worker.incidents.report_fault("left its answer incomplete to websocket", self._path)
-            self.abort()
-        elif self._state == OPEN:
-            # ASGI C6 and W2: the connection does not outlive its application
-            self._begin_close(Close(1011, "internal error") if error is not None else Close(1000, ""), "app")
-        elif self._state == CLOSED:
-            # What was parsed after the connection had gone
-            self._worker.counters.messages_in += self._receiver.messages_in
-        self._worker.registry.on_application_end()
-
-    async def _send_other(self, message: Event) -> None:
-        """Everything but a message on an open connection."""
-        kind = message["type"]
-        if self._state >= CLOSING:
-            raise ClientDisconnected(f"{kind} after the websocket was closed ({self._final_close().code})")
-        if self._state == OPEN:
-            if kind != "websocket.close":
-                raise RuntimeError(f"{kind} on an open websocket, allowed: websocket.send, websocket.close")
-            code, reason = message.get("code"), message.get("reason")
-            self._begin_close(closing.check_close(1000 if code is None else code, reason or ""), "app")
-        elif self._state == DENYING:
-            if kind != "websocket.http.response.body":
-                raise RuntimeError(f"{kind} in an HTTP response, allowed: websocket.http.response.body")
-            await self._send_denial(message)
-        elif kind == "websocket.accept":
-            self._accept(message)
-        elif kind == "websocket.close":
-            self._refuse(403, "app")
-        elif kind == "websocket.http.response.start":
-            cast("Opening", self._opening).begin_denial(message)
-            self._state = closing.advance(self._state, closing.DENY_BEGAN)
-        else:
-            raise RuntimeError(
-                f"{kind} before the websocket is open, allowed: websocket.accept, websocket.close, "
-                "websocket.http.response.start"
-            )
-
-    async def _send_large(self, data: str | bytes) -> None:
-        """Send what is compressed off the loop, or need not be copied."""
-        encoder = self._encoder
-        parts: tuple[bytes, ...]
-        if encoder.compresses:
-            frame = await self._loop.run_in_executor(None, encoder.encode_alone, data)
-            if self._state != OPEN:
-                raise ClientDisconnected(f"websocket closed while sending ({self._final_close().code})")
-            encoder.remember(data, frame)
-            parts = (frame,)
-        else:
-            parts = encoder.encode_parts(data)
-        self.messages_out += 1
-        self.bytes_out += sum(map(len, parts))
-        self._flush()
-        for part in parts:  # not `writelines`, which in some Pythons does not pause writing
-            self._transport.write(part)
-        if self._flow.write_paused or self._transport.is_closing() or not self.messages_out & _TURN_MASK:
-            await self._settle()
-
-    async def _settle(self) -> None:
-        """Wait while the transport is full, else let the loop turn. Raises ClientDisconnected for what did not leave.
-
-        An application that sends without a pause to a client that keeps up would otherwise never let the loop turn:
-        nobody else were served, and it would never learn that this client has gone.
+        A client that half-closes without a Close frame is gone. One whose Close waits in line, or may be in data that
+        is not parsed yet, still receives the answers to its earlier messages, for as long as `answer_timeout`.
         """
-        if self._flow.write_paused:
-            await self._flow.wait_writable()
-        else:
-            ending = self._transport.is_closing()
-            await asyncio.sleep(0)
-            if not ending:
-                return  # it has left, and a Close that came meanwhile is for `receive` to tell
-        if self._state >= CLOSING:
-            raise ClientDisconnected(f"websocket closed while sending ({self._final_close().code})")
+        if self.closing.state != OPEN:
+            return False
+        if (self.receiver.state == ENDED or self.receiver.blocked) and self.transport.can_write_eof():
+            self._deadlines.expect_answer()
+            return True
+        self._end_lost()
+        return False
 
-    # ---- the opening
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wake everything that waits, and add up the counts."""
+        worker, counters, receiver = self.worker, self.worker.counters, self.receiver
+        unanswered = self.closing.state in (CONNECTING, DENYING)
+        self.closing.advance(closing.TCP_LOST)
+        self.closing.ended_by = self.closing.ended_by or "client"
+        self.cork.drop()
+        self.flow.end()
+        wake(self.waiters)
+        worker.registry.remove(self)
+        worker.admission.release(self.peer.neighbour)
+        counters.messages_in += receiver.messages_in
+        counters.bytes_in += receiver.bytes_in
+        counters.messages_out += self.messages_out
+        counters.bytes_out += self.bytes_out
+        if worker.deflate_settings.mode == DEDICATED:
+            before, after = self.own_compression
+            counters.compressed_from += before
+            counters.compressed_to += after
+        if self.response is None:
+            self._report_end()
+        elif unanswered:
+            counters.websockets_abandoned += 1
+            self._report_refused()
+        # Counted; messages that the application still receives are counted when it returns.
+        receiver.messages_in = 0
 
-    def _accept(self, message: Event) -> None:
-        """Complete the handshake (RFC 6455 §4.2.2) and open the connection."""
-        worker = self._worker
-        assert self._opening is not None
-        response, agreement, self._subprotocol = self._opening.accept(message)
-        self._opening = None
-        self._state = closing.advance(self._state, closing.ACCEPTED)
-        if agreement is not None:
-            self._encoder = worker.encoders.encoder_for(agreement)
-            self._short_below = min(126, worker.deflate_settings.min_size_bytes)
-            self._receiver.begin(KEPT_WINDOW if agreement.client_takeover else FRESH_WINDOW)
-            self._compression = worker.deflate_settings.mode
-        self._transport.write(response)
-        worker.counters.websockets_accepted += 1
-        if worker.config.access_log:
-            log_websocket_open(self._peer.client, self._path, self._subprotocol, self._compression)
-        if self._receiver.blocked:
-            self._parse_on()
-        if worker.registry.stopping:
-            self.begin_shutdown()
+    # ---- called by the sweep and the server
 
-    async def _send_denial(self, message: Event) -> None:
-        opening = cast("Opening", self._opening)
-        self._transport.write(opening.denial_body(message))
-        if opening.denied:
-            self._on_denied("app")
+    def on_tick(self, second_passed: bool) -> None:
+        """Count one tick towards every deadline. An idle open connection costs the first lines only."""
+        receiver, limits = self.receiver, self._deadlines
+        if self.closing.state == OPEN:
+            if second_passed and limits.quiet_ticks * self.worker.deadlines.tick_s < 3:
+                receiver.allow_another_second()
+            due = limits.tick_open(
+                reading_blocked=receiver.blocked, message_count=receiver.messages_in + self.messages_out
+            )
+        elif self._lingering is not None:
+            self._lingering.on_tick()
             return
-        if self._flow.write_paused:
-            await self._flow.wait_writable()
         else:
-            await asyncio.sleep(0)  # so that an answer without an end does not keep the loop from turning
-        if self._state != DENYING:
-            raise ClientDisconnected("client left while its handshake was answered")
+            due = limits.tick_not_open(self.closing.state)
+        if due:
+            self._on_due(due)
+
+    def begin_shutdown(self) -> None:
+        """Close, because the server stops."""
+        if self.closing.state == OPEN:
+            self.begin_close(Close(self.worker.config.shutdown_code, "service restart"), "server")
+        elif self.closing.state == CONNECTING and not self.worker.registry.replaced:
+            self.refuse(503, "server", [(b"retry-after", b"1")])
+
+    def abort(self) -> None:
+        """End the TCP connection now."""
+        self.closing.ended_by = self.closing.ended_by or "server"
+        self.transport.abort()
+
+    def close(self, code: int, reason: str) -> bool:
+        """Close an open connection on an operator's order; return whether it was open."""
+        was_open = self.is_open
+        if was_open:
+            self.begin_close(Close(code, reason), "admin")
+        return was_open
 
     # ---- in
 
     def _on_unparsed(self, data: bytes) -> None:
-        """Take bytes that are not parsed now: before the accept, behind a full inbox, or after the end."""
-        receiver = self._receiver
-        if self._state == CLOSING:
+        """Take bytes that are not parsed now: before the accept, while the inbox is full, or after the end."""
+        receiver, state = self.receiver, self.closing.state
+        if state == CLOSING:
             if receiver.blocked:
                 receiver.hold(data)
             else:
                 receiver.feed(data)
                 self._look_for_close()
-        elif self._state <= OPEN:
+        elif state <= OPEN:
             receiver.hold(data)
             # Two reads at most: the one that filled the inbox, and the one that had begun.
-            if self._state == OPEN or receiver.held_bytes > _EARLY_MOST_BYTES:
-                self._flow.pause_reading()
+            if state == OPEN or receiver.held_bytes > _EARLY_MOST_BYTES:
+                self.flow.pause_reading()
 
-    def _parse_on(self) -> None:
-        """Parse what was held, and read on when that was all."""
-        receiver = self._receiver
+    def parse_held(self) -> None:
+        """Parse what was held, and resume reading when that was all."""
+        receiver = self.receiver
         receiver.resume()
-        if not receiver.blocked and self._flow.reading_paused:
-            self._watch.quiet_ticks = 0
-            self._flow.resume_reading()
+        if not receiver.blocked and self.flow.reading_paused:
+            self._deadlines.quiet_ticks = 0
+            self.flow.resume_reading()
         if receiver.pings or receiver.pong is not None:
             self._on_controls()
-        if self._inbox:
-            wake(self._waiters)
+        if self.inbox:
+            wake(self.waiters)
             if receiver.state == ENDED:
                 self._on_end_received()
 
     def _on_controls(self) -> None:
         """Answer pings, each with its payload (RFC 6455 §5.5.2), and measure a pong."""
-        receiver = self._receiver
+        receiver = self.receiver
         pings = receiver.pings
-        if pings and self._state == OPEN:
-            if self._flow.write_paused:
+        if pings and self.closing.state == OPEN:
+            if self.flow.write_paused:
                 # §5.5.3: only the most recent ping needs an answer, so a client that does not read costs one.
                 self._pong_held = encode_frame(FIN | PONG, pings[-1])
             else:
-                self._transport.write(b"".join([encode_frame(FIN | PONG, payload) for payload in pings]))
+                self._write_control(b"".join([encode_frame(FIN | PONG, payload) for payload in pings]))
         pings.clear()
         if receiver.pong is not None and self._ping_sent_s:
             self.round_trip_s = time.monotonic() - self._ping_sent_s
-            self._worker.counters.round_trips.add(self.round_trip_s)
+            self.worker.counters.round_trips.add(self.round_trip_s)
             self._ping_sent_s = 0.0
         receiver.pong = None
 
+    def _write_control(self, frame: bytes) -> None:
+        self.bytes_out += len(frame)
+        self.transport.write(frame)
 
-def _only_payload(message: Event) -> str | bytes:
-    """Give the one payload of `websocket.send` (ASGI W7). Raises ValueError or TypeError."""
-    text, data = message.get("text"), message.get("bytes")
-    if (text is None) == (data is None):
-        raise ValueError("websocket.send: text and bytes, allowed: exactly one that is not None")
-    if isinstance(text, str):
-        return text
-    if isinstance(data, bytes | bytearray | memoryview):
-        return bytes(data)
-    raise TypeError(f"websocket.send: {type(text or data).__name__}, allowed: text as str, bytes as bytes")
+    # ---- the answer to the handshake
+
+    def opening(self) -> HandshakeResponse:
+        """Return the answer to the handshake, before a 101."""
+        assert self.response is not None
+        return self.response
+
+    def refuse(self, status: int, by: str, fields: list[Header] | None = None) -> None:
+        """Answer the handshake with an HTTP error (ASGI W5, W10)."""
+        self.transport.write(self.opening().refuse(status, fields or []))
+        self.on_denied(by)
+
+    def on_denied(self, by: str) -> None:
+        """End: the whole HTTP response is written."""
+        self.closing.ended_by = by
+        self.worker.counters.websockets_refused += 1
+        self._report_refused()
+        self._linger(closing.REFUSED, discard=self.receiver.blocked)
+
+    # ---- the peer's end
+
+    def _on_end_received(self) -> None:
+        """Decide when the Close or violation at the end of the inbox takes effect."""
+        item = self.inbox[-1]
+        if len(self.inbox) == 1 and isinstance(item, Close):
+            self.inbox.clear()
+            self.end_with(item)
+        else:
+            # `receive` reaches it; for an application that does not call it, a deadline does.
+            self._deadlines.expect_answer()
+
+    def end_with(self, item: Close | Violation) -> None:
+        """Let the peer's Close or violation take effect."""
+        violated = isinstance(item, Violation)
+        if isinstance(item, Violation):
+            self.worker.incidents.reject(item, self.peer.client, self.path)
+        answer = self.closing.answer(item)
+        if self.closing.state == OPEN:
+            self._write_close(answer)
+            self._linger(closing.CLOSE_DONE, discard=violated)
+
+    def _end_lost(self) -> None:
+        """End a connection whose client has gone without a Close."""
+        self.closing.ended_by = self.closing.ended_by or "client"
+        self._enter(closing.CLOSE_DONE)
+
+    def _look_for_close(self) -> None:
+        """Read only for the peer's Close, which completes the closing handshake."""
+        receiver, inbox = self.receiver, self.inbox
+        while self.closing.state == CLOSING:
+            last = inbox[-1] if inbox else None
+            inbox.clear()
+            receiver.queued = 0
+            receiver.pings.clear()
+            if isinstance(last, Close | Violation):
+                self._linger(closing.CLOSE_DONE, discard=isinstance(last, Violation))
+            elif receiver.blocked:
+                # One inbox a turn: what is discarded has to be inflated all the same.
+                self.flow.pause_reading()
+                self.worker.loop.call_soon(self._discard_more)
+                return
+            else:
+                self.flow.resume_reading()
+                return
+
+    def _discard_more(self) -> None:
+        if self.closing.state == CLOSING:
+            self.receiver.resume()
+            self._look_for_close()
+
+    # ---- our end
+
+    def begin_close(self, close: Close, by: str) -> None:
+        """Send our Close, and await the peer's unless it has arrived (RFC 6455 §7.1.2)."""
+        self.closing.begin(close, by)
+        self._write_close(close)
+        self._enter(closing.CLOSE_SENT)
+        self.flow.resume_reading()
+        self._look_for_close()
+
+    def _write_close(self, close: Close) -> None:
+        self.cork.flush()
+        self._write_control(closing.encode_close(close))
+
+    def _linger(self, event: int, *, discard: bool) -> None:
+        """Close the TCP connection once everything written has left; `discard` what a peer may still be sending."""
+        self._enter(event)
+        self._lingering = LingeringClose(self.transport, self.worker.deadlines.close, discard=discard)
+
+    def _enter(self, event: int) -> None:
+        """Move to a state in which the application can send no more, and let it find out."""
+        self.closing.advance(event)
+        self._deadlines.enter_state()
+        wake(self.waiters)
+        self.flow.release_senders()
+
+    def _on_due(self, due: int) -> None:
+        """Act on a deadline."""
+        if due == deadlines.PING_NOW:
+            self._ping_sent_s = time.monotonic()
+            self._write_control(_PING_FRAME)
+        elif due in _CLOSE_WHEN_DUE:
+            self.begin_close(_CLOSE_WHEN_DUE[due], "server")
+            if due == deadlines.DEAD:
+                self.worker.counters.keepalive_timeouts += 1
+                # The loop turns once, so that the Close can leave, and then the connection is gone.
+                self.worker.loop.call_soon(self.transport.abort)
+        elif due == deadlines.ANSWER_LATE:
+            if self.inbox and isinstance(self.inbox[-1], Close | Violation):
+                self.end_with(cast("Close | Violation", self.inbox.pop()))
+            else:
+                self._end_lost()
+                self.transport.close()
+        elif due == deadlines.OPENING_LATE:
+            fault = Violation(errors.HANDSHAKE_TIMEOUT, "application did not answer the handshake in time")
+            self.worker.incidents.reject(fault, self.peer.client, self.path)
+            self.closing.rule = fault.rule.name
+            self.refuse(fault.rule.code, "server")
+        else:
+            if self.closing.state <= OPEN:
+                self.closing.end = self.closing.end or Close(1006, "slow consumer")
+                self.worker.incidents.on_slow_consumer(self.peer.client)
+            self.abort()
+
+    # ---- what is known
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages can be sent: the handshake is done and no side has begun to close."""
+        return self.closing.state == OPEN
+
+    @property
+    def client_host(self) -> str | None:
+        """The client's IP address; None on a Unix socket."""
+        client = self.peer.client
+        return None if client is None else client[0]
+
+    @property
+    def own_compression(self) -> tuple[int, int]:
+        """Bytes before and after compression, by a compressor that only this connection has."""
+        encoder = self.encoder
+        return (0, 0) if encoder.shared else (encoder.compressed_from, encoder.compressed_to)
+
+    def _report_refused(self) -> None:
+        """Log a handshake that did not become a connection; without a status when the client left before it had one."""
+        if self.worker.config.access_log:
+            log_websocket_refused(
+                self.peer.client, self.path, self.opening().status, ended_by=self.closing.ended_by,
+                rule=self.closing.rule, seconds=time.monotonic() - self.began_s,
+            )  # fmt: skip
+
+    def _report_end(self) -> None:
+        """Count and log the end; the application may still have messages to receive before it."""
+        worker, receiver, end = self.worker, self.receiver, self.closing.final(self.inbox)
+        seconds = time.monotonic() - self.began_s
+        worker.counters.closes[self.closing.ended_by, end.code] += 1
+        worker.counters.lifetimes.add(seconds)
+        if worker.config.access_log:
+            log_websocket_end(
+                self.peer.client, self.path, subprotocol=self.subprotocol, compression=self.compression,
+                code=end.code, reason=end.reason, ended_by=self.closing.ended_by, rule=self.closing.rule,
+                seconds=seconds, messages_in=receiver.messages_in, bytes_in=receiver.bytes_in,
+                messages_out=self.messages_out, bytes_out=self.bytes_out, round_trip_s=self.round_trip_s,
+            )  # fmt: skip

@@ -1,0 +1,262 @@
+"""The application's side of one WebSocket: ASGI `receive` and `send`, and the task that runs the application.
+
+In: `receive` takes messages out of the connection's inbox. There is no queue, event or timer between the parser and
+the application; a future wakes `receive` when the inbox was empty.
+Out: `send` encodes a message and writes it to the transport at once. While more messages wait for the application,
+frames go into the cork and leave together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from asgiws.protocol.websocket import closing
+from asgiws.protocol.websocket.closing import CLOSED, CLOSING, CONNECTING, DENYING, LINGERING, OPEN, Close
+from asgiws.protocol.websocket.frames import BINARY_HEADS, TEXT_HEADS
+from asgiws.protocol.websocket.receiver import FRESH_WINDOW, KEPT_WINDOW
+from asgiws.server.asgi import ClientDisconnected, Event, Scope
+from asgiws.server.connection.flow_control import forget, turn_now_and_then
+from asgiws.server.connection.websocket import WebSocketConnection
+from asgiws.telemetry.access_log import log_websocket_open
+
+__all__ = ["WebSocketSession"]
+
+# Every 128th message of a connection lets the loop turn.
+_TURN_MASK: Final = 127
+
+
+class WebSocketSession:
+    """One application that serves one connection, from the handshake until it returns."""
+
+    __slots__ = (
+        "_closing", "_connect_owed", "_connection", "_cork", "_encoder", "_flow", "_inbox", "_receiver", "_repeats",
+        "_short_below", "_transport", "_waiters", "_worker",
+    )  # fmt: skip
+
+    def __init__(self, connection: WebSocketConnection) -> None:
+        self._connection = connection
+        self._worker = connection.worker
+        self._transport = connection.transport
+        self._flow = connection.flow
+        self._closing = connection.closing
+        self._receiver = connection.receiver
+        self._inbox = connection.inbox
+        self._waiters = connection.waiters
+        self._cork = connection.cork
+        self._encoder = connection.encoder
+        self._connect_owed = True
+        """Whether `websocket.connect`, which is always the first event (ASGI W4), was not received yet."""
+        self._short_below = 126
+        """Messages of fewer characters than this are framed in `send`, without the encoder."""
+        self._repeats = 0
+        """How often `receive` has returned the disconnect event."""
+
+    async def run(self, scope: Scope) -> None:
+        """Run the application, and end the connection with it (ASGI C6, W2)."""
+        connection, incidents, error = self._connection, self._worker.incidents, None
+        try:
+            await self._worker.app(scope, self.receive, self.send)
+        except BaseException as raised:
+            error = incidents.judge(raised)
+            if isinstance(raised, ClientDisconnected) and self._closing.ended_by == "app":
+                incidents.report_fault("sent a message after it had closed websocket", connection.path)
+        if error is not None:
+            incidents.report_fault("raised in websocket", connection.path, error)
+        complains = error is None and not self._worker.registry.stopping
+        if self._closing.state == CONNECTING:
+            if complains:
+                incidents.report_fault("returned without accepting or refusing websocket", connection.path)
+            connection.refuse(500, "app")
+        elif self._closing.state == DENYING:
+            if complains:
+                incidents.report_fault("left its answer incomplete to websocket", connection.path)
+            connection.abort()
+        elif self._closing.state == OPEN:
+            connection.begin_close(Close(1000, "") if error is None else Close(1011, "internal error"), "app")
+        elif self._closing.state == CLOSED:
+            # Messages that the application received after the connection was gone
+            self._worker.counters.messages_in += self._receiver.messages_in
+        self._worker.registry.on_application_end()
+
+    # ---- in
+
+    async def receive(self) -> Event:
+        """ASGI `receive`: return the next message; after the last one, the disconnect event on every call."""
+        if self._connect_owed:
+            self._connect_owed = False
+            return {"type": "websocket.connect"}
+        inbox, receiver, ending = self._inbox, self._receiver, self._closing
+        while True:
+            if inbox and ending.state >= OPEN:
+                item = inbox.pop(0)
+                if isinstance(item, str):
+                    receiver.queued -= len(item)
+                    return {"type": "websocket.receive", "text": item}
+                if isinstance(item, bytes):
+                    receiver.queued -= len(item)
+                    return {"type": "websocket.receive", "bytes": item}
+                self._connection.end_with(item)
+            elif receiver.blocked and ending.state in (OPEN, LINGERING, CLOSED) and self._connection.response is None:
+                # The inbox was full. The other connections get a turn before the next part of it is parsed.
+                self._connection.parse_held()
+                await asyncio.sleep(0)
+            elif ending.state <= OPEN:
+                if self._cork.held_bytes:
+                    self._cork.flush()
+                waiter = self._worker.loop.create_future()
+                self._waiters.append(waiter)
+                try:  # `wait_in`, inlined: a call less for each message
+                    await waiter
+                except asyncio.CancelledError:
+                    forget(self._waiters, waiter)
+                    raise
+            else:
+                self._repeats += 1
+                await turn_now_and_then(self._repeats)
+                ending.end = end = ending.final(inbox)
+                return {"type": "websocket.disconnect", "code": end.code, "reason": end.reason}
+
+    # ---- out
+
+    async def send(self, message: Event) -> None:
+        """ASGI `send`. Raises ClientDisconnected once the connection is closed, ValueError and the like for misuse."""
+        if message["type"] != "websocket.send" or self._closing.state != OPEN:
+            await self._send_other(message)
+            return
+        data: Any = message.get("text")
+        if type(data) is not str or message.get("bytes") is not None:
+            data = _only_payload(message)
+        encoder, connection = self._encoder, self._connection
+        size = len(data)
+        if data is encoder.message:
+            frame = encoder.frame
+        elif size >= self._short_below:
+            if size >= encoder.large_from:
+                await self._send_large(data)
+                return
+            frame = encoder.encode(data)
+        elif isinstance(data, bytes):
+            frame = BINARY_HEADS[size] + data
+        elif data.isascii():
+            frame = TEXT_HEADS[size] + data.encode()
+        else:
+            frame = encoder.encode(data)
+        connection.messages_out += 1
+        connection.bytes_out += len(frame)
+        if self._inbox or self._cork.held_bytes:
+            self._cork.hold(frame)
+        else:
+            self._transport.write(frame)
+        if self._flow.write_paused or self._transport.is_closing() or not connection.messages_out & _TURN_MASK:
+            await self._settle()
+
+    async def _send_large(self, data: str | bytes) -> None:
+        """Send a message that is compressed by another thread, or that need not be copied."""
+        encoder, connection = self._encoder, self._connection
+        parts: tuple[bytes, ...]
+        if encoder.compresses:
+            parts = (await self._worker.encoders.encode_large(encoder, data, self._worker.loop),)
+            if self._closing.state != OPEN:
+                raise self._disconnected()
+        else:
+            parts = encoder.encode_parts(data)
+        connection.messages_out += 1
+        connection.bytes_out += sum(map(len, parts))
+        self._cork.flush()
+        for part in parts:  # not `writelines`, which does not pause writing in some versions of Python
+            self._transport.write(part)
+        if self._flow.write_paused or self._transport.is_closing() or not connection.messages_out & _TURN_MASK:
+            await self._settle()
+
+    async def _settle(self) -> None:
+        """Wait while the transport is full, else let the loop turn. Raises ClientDisconnected for what did not leave.
+
+        Otherwise an application that sends without a pause to a client that keeps up would never let the loop turn:
+        no other connection would be served, and the application would never learn that this client has gone.
+        """
+        if self._flow.write_paused:
+            await self._flow.wait_writable()
+        else:
+            ending = self._transport.is_closing()
+            await asyncio.sleep(0)
+            if not ending:
+                return  # the message has left; `receive` reports a Close that arrived meanwhile
+        if self._closing.state >= CLOSING:
+            raise self._disconnected()
+
+    def _disconnected(self) -> ClientDisconnected:
+        return ClientDisconnected(f"websocket closed while sending ({self._closing.final(self._inbox).code})")
+
+    async def _send_other(self, message: Event) -> None:
+        """Take everything but a message on an open connection."""
+        kind, connection, state = message["type"], self._connection, self._closing.state
+        if state >= CLOSING:
+            raise ClientDisconnected(f"{kind} after the websocket closed ({self._closing.final(self._inbox).code})")
+        if state == OPEN:
+            if kind != "websocket.close":
+                raise RuntimeError(f"{kind} on an open websocket, allowed: websocket.send, websocket.close")
+            code, reason = message.get("code"), message.get("reason")
+            connection.begin_close(closing.check_close(1000 if code is None else code, reason or ""), "app")
+        elif state == DENYING:
+            if kind != "websocket.http.response.body":
+                raise RuntimeError(f"{kind} in an HTTP response, allowed: websocket.http.response.body")
+            await self._send_denial(message)
+        elif kind == "websocket.accept":
+            self._accept(message)
+        elif kind == "websocket.close":
+            connection.refuse(403, "app")
+        elif kind == "websocket.http.response.start":
+            connection.opening().begin_denial(message)
+            self._closing.advance(closing.DENY_BEGAN)
+        else:
+            raise RuntimeError(
+                f"{kind} before the websocket is open, allowed: websocket.accept, websocket.close, "
+                "websocket.http.response.start"
+            )
+
+    def _accept(self, message: Event) -> None:
+        """Complete the handshake (RFC 6455 §4.2.2) and open the connection."""
+        worker, connection = self._worker, self._connection
+        response, agreement, connection.subprotocol = connection.opening().accept(message)
+        connection.response = None
+        self._closing.advance(closing.ACCEPTED)
+        if agreement is not None:
+            self._encoder = connection.encoder = worker.encoders.encoder_for(agreement)
+            self._short_below = min(126, worker.deflate_settings.min_size_bytes)
+            self._receiver.begin(KEPT_WINDOW if agreement.client_takeover else FRESH_WINDOW)
+            connection.compression = worker.deflate_settings.mode
+        self._transport.write(response)
+        worker.counters.websockets_accepted += 1
+        if worker.config.access_log:
+            log_websocket_open(connection.peer.client, connection.path, connection.subprotocol, connection.compression)
+        if self._receiver.blocked:
+            connection.parse_held()
+        if worker.registry.stopping:
+            connection.begin_shutdown()
+
+    async def _send_denial(self, message: Event) -> None:
+        response = self._connection.opening()
+        self._transport.write(response.denial_body(message))
+        if response.denied:
+            self._connection.on_denied("app")
+            return
+        if self._flow.write_paused:
+            await self._flow.wait_writable()
+        else:
+            await asyncio.sleep(0)  # so that a response without an end does not keep the loop from turning
+        if self._closing.state != DENYING:
+            raise ClientDisconnected("client left while its handshake was answered")
+
+
+def _only_payload(message: Event) -> str | bytes:
+    """Return the payload of `websocket.send` (ASGI W7). Raises ValueError or TypeError."""
+    text, data = message.get("text"), message.get("bytes")
+    if (text is None) == (data is None):
+        seen = "neither text nor bytes" if text is None else "both text and bytes"
+        raise ValueError(f"websocket.send with {seen}, allowed: exactly one of them")
+    if isinstance(text, str):
+        return text
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    raise TypeError(f"websocket.send: {type(text or data).__name__}, allowed: text as str, bytes as bytes")
