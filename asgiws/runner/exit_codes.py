@@ -16,7 +16,7 @@ STARTUP_FAILED: Final = 3
 """The application reported that it cannot start."""
 
 
-def fail(code: int, message: str, error: Exception | None = None) -> int:
+def fail(code: int, message: str, error: BaseException | None = None) -> int:
     """Say why the process ends, with the traceback of `error`, and return the exit code."""
     say(message, error)
     return code

@@ -24,12 +24,14 @@ from asgiws.server.lifespan import StartupFailed
 from asgiws.server.server import Server
 from asgiws.server.sockets.listeners import CannotListen, check_addresses
 from asgiws.server.tls.certificates import Certificates
+from asgiws.telemetry.logging_setup import admit_application_records
 
 __all__ = ["run_app", "run_target", "serve_app"]
 
-# Their frames precede the application's own in the traceback of its import.
-_IMPORTING: Final = (
-    __name__, "asgiws.server.importer", "importlib", "importlib._bootstrap", "importlib._bootstrap_external",
+# Their frames precede the application's own in the traceback of its import or its lifespan.
+_CALLERS: Final = (
+    __name__, "asgiws.server.importer", "asgiws.server.lifespan", "importlib", "importlib._bootstrap",
+    "importlib._bootstrap_external",
 )  # fmt: skip
 
 
@@ -49,7 +51,7 @@ def run_target(target: str, config: Config, control: Control | None = None, *, c
         else:
             run_app(app, config, control)
     except StartupFailed as error:
-        return fail(STARTUP_FAILED, str(error))
+        return fail(STARTUP_FAILED, str(error), error.__cause__ and _trimmed(error.__cause__))
     except CannotListen as error:
         return fail(CANNOT_START, str(error))
     return 0
@@ -80,6 +82,7 @@ async def serve_app(app: ASGIApp, config: Config) -> None:
 
 
 async def _serve(app: ASGIApp, config: Config, watchdog: Watchdog, control: Control) -> None:
+    admit_application_records()
     server = Server(app, config)
     server.on_due = control.on_due
     run = Run(server, watchdog)
@@ -124,9 +127,9 @@ def _check(config: Config) -> None:
     check_addresses(config)
 
 
-def _trimmed(error: Exception) -> Exception:
-    """Remove the frames of our import from the beginning of a traceback."""
+def _trimmed(error: BaseException) -> BaseException:
+    """Remove our own frames from the beginning of a traceback."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_globals.get("__name__") in _IMPORTING:
+    while trace is not None and trace.tb_frame.f_globals.get("__name__") in _CALLERS:
         trace = trace.tb_next
     return error.with_traceback(trace)

@@ -58,10 +58,13 @@ class Lifespan:
         if self._state == ABSENT:
             self.state = None
             if self._mode == "on":
-                raise StartupFailed("application has no lifespan, and --lifespan on asks for one") from self._error
+                raise StartupFailed("application has no lifespan, and --lifespan on asks for one")
             LOG.debug("application has no lifespan")
         elif self._state == FAILED:
-            raise StartupFailed(self._message or "application startup failed")
+            # Starlette sends its traceback as the message and raises the exception as well, which shows the same.
+            repeated = self._error is not None and ": Traceback (most recent call last)" in self._message
+            message = "application startup failed" if repeated else self._message
+            raise StartupFailed(message) from self._error
 
     async def stop(self, timeout_s: float) -> None:
         """Send lifespan.shutdown and wait for its answer, at most `timeout_s` seconds."""
@@ -106,11 +109,11 @@ class Lifespan:
         if self._state == STARTING and not self._asked:
             return
         if self._state == STARTING:
-            # The specification wants such an application served all the same; its operator should know.
-            LOG.error("application raised in its startup, it is served without lifespan events", exc_info=error)
             if self._mode == "on":
                 self._message = "application raised in its startup"
                 self._move(FAILED)
+            else:  # as the specification asks for
+                LOG.error("application raised in its startup, it is served without lifespan events", exc_info=error)
         elif self._state != FAILED:
             LOG.error("application raised in its lifespan", exc_info=error)
 
@@ -126,7 +129,8 @@ class Lifespan:
         if kind == "lifespan.startup.complete" and self._state == STARTING:
             self._move(STARTED)
         elif kind == "lifespan.startup.failed" and self._state == STARTING:
-            self._message = f"application startup failed: {escape(str(message.get('message', '')))}"
+            lines = str(message.get("message", "")).rstrip().split("\n")
+            self._message = ": ".join(filter(None, ("application startup failed", "\n".join(map(escape, lines)))))
             self._move(FAILED)
         elif kind == "lifespan.shutdown.complete" and self._state in (STOPPING, ENDED):
             self._move(ENDED)  # perhaps later than anybody waits for it

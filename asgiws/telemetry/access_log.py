@@ -1,11 +1,11 @@
-"""Lines about clients: for an HTTP response, when a WebSocket opens, ends or is refused, when a client broke a rule.
+"""Lines about clients: an HTTP response, the start, end or refusal of a WebSocket, and a client that broke a rule.
 
-Each is one record with its values three times: in the text of the line; escaped, as attributes of the record, for the
-formatters of a `--log-config`; and as they are in `record.fields`, for JSON. The keys are those of the table in this
-folder's README. Nothing is put together unless somebody listens.
+Each record has its values three times: in its text; escaped, as attributes, for the formatters of a `--log-config`; and
+unescaped in `record.fields`, for JSON. The keys are those of the table in this folder's README. Nothing is formatted
+for a level that is filtered.
 
-A path is logged as it was sent. Of WebSockets the query is left out: browsers cannot send a header with a handshake, so
-that is where they put their tokens.
+A path is logged as it was sent. The query of a WebSocket is not logged: browsers cannot send a header with a handshake,
+so it often holds a token.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _TEXTS: Final = {
     }.items()
 }
 
-# Every record has all of these as attributes, so that a formatter may name any of them.
+# Every record has all of these attributes, so that a formatter can use any of them.
 _NOTHING: Final = dict.fromkeys(
     (
         "method", "path", "query", "http_version", "status", "complete", "subprotocol", "compression", "code", "reason",
@@ -52,7 +52,7 @@ _NOTHING: Final = dict.fromkeys(
 
 
 def format_address(address: ClientAddress) -> str:
-    """Give an address for logs; "-" for a client on a Unix socket, which has none."""
+    """Return an address for logs; "-" for a client on a Unix socket, which has none."""
     if address is None:
         return "-"
     host, port = address
@@ -63,7 +63,7 @@ def log_http(
     client: ClientAddress, method: str, path: bytes, query: bytes, http_version: str, *, status: int, bytes_out: int,
     seconds: float, complete: bool,
 ) -> None:  # fmt: skip
-    """Log an HTTP response; one that is not complete ended with its connection, with status 0 before it began."""
+    """Log an HTTP response. An incomplete one ended with its connection; its status is 0 if it had not started."""
     if ACCESS.isEnabledFor(_INFO):
         values = {
             "method": method, "path": path, "query": query or None, "http_version": http_version,
@@ -83,7 +83,7 @@ def log_websocket_open(client: ClientAddress, path: bytes, subprotocol: str | No
 def log_websocket_refused(
     client: ClientAddress, path: bytes, status: int, *, ended_by: str, rule: str, seconds: float
 ) -> None:
-    """Log a handshake that was answered with an HTTP response, or not at all: then the status is 0."""
+    """Log a handshake that was answered with an HTTP response, or with none: then the status is 0."""
     if ACCESS.isEnabledFor(_INFO):
         values = {
             "path": path, "status": status or None, "ended_by": ended_by, "rule": rule or None,
@@ -98,7 +98,7 @@ def log_websocket_end(
     ended_by: str, rule: str, seconds: float, messages_in: int, bytes_in: int, messages_out: int, bytes_out: int,
     round_trip_s: float,
 ) -> None:  # fmt: skip
-    """Log the end of an open connection: who ended it, with which code, and what it carried."""
+    """Log the end of a WebSocket: who ended it, with which code, and its traffic."""
     if ACCESS.isEnabledFor(_INFO):
         values = {
             "path": path, "subprotocol": subprotocol, "compression": compression, "code": code,
@@ -113,21 +113,21 @@ def log_websocket_end(
 
 
 def log_rejection(client: ClientAddress, path: bytes, violation: Violation) -> None:
-    """Log, on the server's logger, that a client broke a rule; the path is empty when it did not come to that."""
+    """Log on the server's logger that a client broke a rule; the path is empty if none was read."""
     rule = violation.rule
     values = {"path": path or None, "code": rule.code, "reason": violation.reason, "rule": rule.name}
     _log(LOG, "rejected", client, values)
 
 
 def log_slow_consumer(client: ClientAddress, seconds: float) -> None:
-    """Log, on the server's logger, that a client was dropped because it had read nothing for so long."""
+    """Log on the server's logger that a client was dropped because it had read nothing for that long."""
     _log(LOG, "slow-consumer", client, {"duration_s": seconds})
 
 
 def _log(
     logger: logging.Logger, event: str, client: ClientAddress, values: Mapping[str, object], **shown: object
 ) -> None:
-    """Log an event with its values; `shown` is what its text has beside them, made harmless by the caller."""
+    """Log an event with its values. `shown` has further parts of its text, which the caller has escaped."""
     address = None if client is None else format_address(client)
     fields: dict[str, object] = {"event": event, "client": address, **values}
     shown |= fields
@@ -138,7 +138,7 @@ def _log(
             text = value if isinstance(value, str) else value.decode("latin-1")
             fields[name] = text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + "..."
             shown[name] = escape(text)
-    # What `Logger.info` does, without its search for the caller, whom everybody knows: 2 us of 12.
+    # As `Logger.info` does, without its search for the caller: 2 us of 12.
     record = logger.makeRecord(logger.name, _INFO, "", 0, _TEXTS[event], (shown,), None)
     record.__dict__.update(_NOTHING | shown, fields=fields)
     logger.handle(record)

@@ -1,8 +1,8 @@
-"""The two loggers, what makes a value harmless in a line, and a limit for floods of lines.
+"""The two loggers, and a limit for floods of lines.
 
-`asgiws` says what the server does, `asgiws.access` what clients do. Whatever came from a peer or from the application
-is escaped before it is logged: a line is printable ASCII from the first character to the last. What lines look like is
-in `asgiws.telemetry.formats`, where they go in `asgiws.telemetry.logging_setup`.
+`asgiws` logs what the server does, `asgiws.access` what clients do. Text from a peer or from the application is escaped
+before it is logged: a line is printable ASCII. `asgiws.telemetry.formats` formats lines,
+`asgiws.telemetry.logging_setup` sends them somewhere.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ ACCESS: Final = logging.getLogger("asgiws.access")
 
 
 class LineLimit:
-    """Admits so many lines a second, and logs one that says how many were left out.
+    """Admits a number of lines a second, and logs one more with the number of lines left out.
 
-    A flood of rejections, or an application that raises for every client, has to cost less than the disk.
+    So a flood of rejections, or an application that raises for every client, does not fill the disk.
     """
 
     __slots__ = ("_left", "_left_out", "_per_second", "_what")
@@ -31,7 +31,7 @@ class LineLimit:
         self._left_out = 0
 
     def admits(self, level: int) -> bool:
-        """Tell whether a line of that level is to be logged now; counts what is left out."""
+        """Return whether a line of that level may be logged now; count it if not."""
         if not LOG.isEnabledFor(level):
             return False
         if self._left > 0:
@@ -41,7 +41,7 @@ class LineLimit:
         return False
 
     def second_passed(self) -> None:
-        """Open the next second."""
+        """Start the next second."""
         if self._left_out:
             LOG.warning("left out %d lines of %s in a second", self._left_out, self._what)
             self._left_out = 0

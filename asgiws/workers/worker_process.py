@@ -82,7 +82,7 @@ class Child:
             descriptors = [listener.fileno() for listener in listeners]
             # Its supervisor serves the admin address; a worker need not know the token.
             config = dataclasses.replace(
-                self._config, bind=tuple(f"fd:{fd}" for fd in descriptors), uds="", fd=-1, workers=0, admin="",
+                self._config, bind=tuple(f"fd:{fd}" for fd in descriptors), uds="", fd=-1, admin="",
                 admin_token="",
             )  # fmt: skip
             # -P: a module of the application must not stand in for one of the standard library.

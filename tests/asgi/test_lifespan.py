@@ -278,7 +278,7 @@ def test_lifespan_off_never_calls_the_app_for_it(serve: Serve) -> None:
     ("fields", "message"),
     [
         ({"message": "no database"}, "application startup failed: no database"),
-        ({"message": "two\nlines \x1b[31m"}, r"application startup failed: two\nlines \x1b[31m"),
+        ({"message": "two\nlines \x1b[31m"}, "application startup failed: two\nlines \\x1b[31m"),
         ({}, "application startup failed"),
         ({"message": ""}, "application startup failed"),
     ],

@@ -63,7 +63,7 @@ def test_usr1_opens_a_log_file_again_that_was_moved_away(start: Start, tmp_path:
     path.rename(moved)
     get(server.port, "/between")
     server.process.signal(signal.SIGUSR1)
-    wait_for_line(path, "asgiws.log was opened again$")
+    wait_for_line(path, "asgiws.log was reopened$")
     get(server.port, "/after")
     assert stopped_lines(server.process) == []
     assert "GET /between" in moved.read_text()
@@ -83,7 +83,7 @@ def test_usr1_opens_the_log_file_again_beside_an_application_that_configures_log
     server = Silent(start, "--log-file", str(path), "--app-dir", str(tmp_path), app="configures:app")
     path.rename(tmp_path / "moved")
     server.process.signal(signal.SIGUSR1)
-    wait_for_line(path, "asgiws.log was opened again$")
+    wait_for_line(path, "asgiws.log was reopened$")
     assert stopped_lines(server.process) == []
 
 
@@ -93,7 +93,7 @@ def test_usr1_keeps_a_log_file_that_cannot_be_opened_again(start: Start, tmp_pat
     server = Silent(start, "--log-file", str(folder / "asgiws.log"))
     folder.rename(tmp_path / "moved")
     server.process.signal(signal.SIGUSR1)
-    wait_for_line(tmp_path / "moved" / "asgiws.log", r"cannot be opened again: No such file or directory$")
+    wait_for_line(tmp_path / "moved" / "asgiws.log", r"cannot be reopened: No such file or directory$")
     get(server.port, "/after")
     assert stopped_lines(server.process) == []
     assert "GET /after" in (tmp_path / "moved" / "asgiws.log").read_text()
@@ -145,7 +145,7 @@ def test_log_config_says_where_lines_go_and_what_they_look_like(start: Start, tm
     wait_for_line(access, r"^127\.0\.0\.1:\d+ /before 4000 -$")
     access.rename(moved)
     process.signal(signal.SIGUSR1)
-    process.wait_stderr("access.log was opened again")
+    process.wait_stderr("access.log was reopened")
     with RawClient(process.port) as client:
         client.open_websocket("/after")
         client.send(b"\x83\x80\0\0\0\0")
@@ -164,7 +164,7 @@ def test_usr1_loses_nothing_of_a_file_that_was_not_moved(start: Start, tmp_path:
     config.write_text(json.dumps({"handlers": {"file": handler}, "root": {"handlers": ["file"]}}))
     server = Silent(start, "--log-config", str(config))
     server.process.signal(signal.SIGUSR1)
-    wait_for_line(path, "asgiws.log was opened again$")
+    wait_for_line(path, "asgiws.log was reopened$")
     assert "listening on " in path.read_text()
 
 
@@ -327,11 +327,11 @@ def test_usr1_to_a_supervisor_lets_every_process_open_the_log_file_again(start: 
     wait_for_line(path, "with 2 workers")
     path.rename(tmp_path / "moved")
     server.process.signal(signal.SIGUSR1)
-    wait_for_line(path, r"(.*was opened again.*\n){3}")
+    wait_for_line(path, r"(.*was reopened.*\n){3}")
     get(server.port, "/after")
     assert stopped_lines(server.process) == []
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    opened = {line["pid"] for line in lines if "was opened again" in line["message"]}
+    opened = {line["pid"] for line in lines if "was reopened" in line["message"]}
     assert server.process.pid in opened
     assert len(opened) == 3
     assert {line["pid"] for line in lines if line.get("path") == "/after"} < opened

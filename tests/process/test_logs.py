@@ -217,6 +217,50 @@ def test_new_code_that_cannot_be_imported_is_one_object(
         assert_import_is_shown(line)
 
 
+STARTUP_RAISES = """
+import traceback
+
+
+async def app(scope, receive, send):
+    await receive()
+    try:
+        raise ValueError("no\\x1b[2J database")
+    except ValueError:
+        await send({"type": "lifespan.startup.failed", "message": traceback.format_exc()})
+        raise
+"""
+
+
+@pytest.mark.parametrize("more", [[], ["--workers", "1"]], ids=["alone", "worker"])
+def test_exception_in_the_startup_is_a_traceback(run_command: RunCommand, tmp_path: Path, more: list[str]) -> None:
+    """Starlette sends the traceback as its message, and raises too. It is shown once, with lines that are lines."""
+    (tmp_path / "broken.py").write_text(STARTUP_RAISES)
+    ended = run_command("broken:app", "--port", "0", *more, folder=tmp_path)
+    assert ended.code == 3
+    last = ended.stderr.index("asgiws: application startup failed, see above")
+    shown = [line.strip() for line in ended.stderr[:last]]
+    assert shown[0] == "Traceback (most recent call last):"
+    assert shown[1].startswith('File "' + str(tmp_path / "broken.py"))
+    assert shown[-1] == "ValueError: no\\x1b[2J database"
+    assert all(line.startswith("    ") for line in ended.stderr[:last])
+
+
+def test_exception_in_the_startup_is_an_object(run_command: RunCommand, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(STARTUP_RAISES)
+    ended = run_command("broken:app", "--port", "0", "--log-format", "json", folder=tmp_path)
+    (line,) = ended.stderr
+    values = json.loads(line)
+    assert values["message"] == "application startup failed"
+    assert values["exception"]["type"] == "ValueError"
+    assert values["exception"]["message"] == "no\\x1b[2J database"
+    assert values["exception"]["traceback"].splitlines()[0] == "Traceback (most recent call last):"
+
+
+def test_message_of_several_lines_is_shown_as_lines(run_command: RunCommand) -> None:
+    ended = run_command(f"{APPS}:startup_fails", "--port", "0")
+    assert ended.stderr == ["asgiws: application startup failed: no database", "    at all"]
+
+
 def test_why_a_server_does_not_start_is_one_object(run_command: RunCommand) -> None:
     """Also when the log itself goes to a file: who collects standard error gets objects only."""
     for more in ([], ["--log-file", os.devnull]):
@@ -276,6 +320,66 @@ def test_warning_of_python_is_an_object(start: Start) -> None:
     assert warning["level"] == "warning"
     assert "UserWarning: \\x1b[2J\\x9b31m\\nforged" in warning["message"]
     assert not warning["message"].endswith("n")
+
+
+# ---- records of the application
+
+
+LOGS = """
+import logging
+{setup}
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    logging.getLogger("shop.orders").info("order %d\\n", 7)
+    logging.getLogger("shop.orders").warning("late")
+    await send({{"type": "http.response.start", "status": 204}})
+    await send({{"type": "http.response.body"}})
+"""
+
+
+def log_records(start: Start, folder: Path, setup: str, *arguments: str) -> list[str]:
+    """Serve an application that logs, and return what it logged."""
+    (folder / "shop.py").write_text(LOGS.format(setup=setup))
+    process = start("shop:app", "--lifespan", "off", "--no-access-log", *arguments, folder=folder)
+    get(process.port)
+    return [line for line in stopped_lines(process) if "order" in line or "late" in line]
+
+
+@pytest.mark.parametrize("more", [[], ["--workers", "1"]], ids=["alone", "worker"])
+def test_records_of_an_application_without_handlers_are_objects(start: Start, tmp_path: Path, more: list[str]) -> None:
+    lines = [json.loads(line) for line in log_records(start, tmp_path, "", "--log-format", "json", *more)]
+    assert [(line["level"], line["logger"], line["message"]) for line in lines] == [
+        ("info", "shop.orders", "order 7"), ("warning", "shop.orders", "late"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("setup", "logged"),
+    [
+        ("logging.basicConfig(format='mine %(message)s')", ["mine late"]),
+        ("logging.basicConfig(format='mine %(message)s', level='INFO')", ["mine order 7", "mine late"]),
+    ],
+    ids=["default level", "info"],
+)
+def test_application_that_configures_logging_keeps_its_own(
+    start: Start, tmp_path: Path, setup: str, logged: list[str]
+) -> None:
+    assert log_records(start, tmp_path, setup, "--log-format", "json") == logged
+
+
+# ---- workers
+
+
+def test_text_line_says_which_process_wrote_it(start: Start) -> None:
+    """The process id of the worker, as `asgiws top` and the supervisor's lines have it."""
+    process = start(APP, "--workers", "1")
+    get(process.port)
+    lines = stopped_lines(process)
+    (worker,) = [found[1] for line in lines if (found := re.search(r"worker 1 is process (\d+)", line))]
+    (access,) = [line for line in lines if "HTTP/1.1" in line]
+    assert re.match(rf"{TIME} \[{worker}\] INFO     127\.0\.0\.1:\d+ +\"GET / HTTP/1\.1\" 200 ", access)
+    (listening,) = [line for line in lines if "listening on" in line]
+    assert f" [{process.pid}] INFO     listening on" in listening
 
 
 # ---- colours

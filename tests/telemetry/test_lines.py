@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import asgiws
 from asgiws.protocol import errors
 from asgiws.protocol.errors import Violation
 from asgiws.telemetry import access_log as access
@@ -204,7 +207,7 @@ def test_exception_that_cannot_be_said_is_logged_all_the_same(records: Records) 
     LOG.error("application raised", exc_info=MuteError())
     record = records.take()
     assert "MuteError" in text_of(record)[-1]
-    assert json_of(record)["exception"]["message"] == "<str() failed>"
+    assert json_of(record)["exception"]["message"] == "<exception str() failed>"
 
 
 def test_exception_of_many_lines_keeps_its_begin_and_its_end(records: Records) -> None:
@@ -302,3 +305,17 @@ def test_limit_does_not_count_what_the_level_leaves_out(records: Records) -> Non
     assert limit.admits(logging.ERROR)
     limit.second_passed()
     assert records.records == []
+
+
+# ---- our own words
+
+
+def test_messages_of_ours_are_ascii() -> None:
+    """What is not would be escaped in the line: a section sign as \\xa7. Docstrings and the table of rules stay."""
+    for path in Path(asgiws.__file__).parent.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        said = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise) and node.exc is not None]
+        said += [node for node in ast.walk(tree) if isinstance(node, ast.Call) and "LOG" in ast.unparse(node.func)]
+        for node in said:
+            for each in ast.walk(node):
+                assert not isinstance(each, ast.Constant) or str(each.value).isascii(), (path, each.lineno)
