@@ -3,7 +3,8 @@
 Plain ASGI and the standard library: it runs on any ASGI server. Read it from the bottom up. `Demo` finds the handler
 of a path in a table; a handler takes `scope` (what is known of the connection), `receive` (await the next event) and
 `send` (await that an event is sent), accepts, and reads messages until the client has left. To a client that has left
-`send` raises an `OSError`: let it pass, the server expects it. Only the chat, which sends to many, catches it.
+`send` raises an `OSError`: let it pass, the server expects it. Only the chat, where each client has a task that sends
+to it, catches it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import itertools
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
 from typing import Any, Final
@@ -27,6 +27,8 @@ CREDENTIALS: Final = b"admin:123456"
 CHAT_SUBPROTOCOLS: Final = ("chat", "superchat")
 NAME_LIMIT: Final = 32  # characters
 TEXT_LIMIT: Final = 1_000
+WAITING_LIMIT: Final = 1_000  # events; all queues hold the same texts, so they cost little
+TOO_SLOW: Final = 1013  # try again later (IANA's registry of close codes)
 COMMAND_LIMIT: Final = 16_384  # fits a text of the limit with each character escaped the long way: \ud83d\ude00
 HEADERS_SHOWN: Final = ("host", "origin", "sec-websocket-extensions", "sec-websocket-protocol", "user-agent")
 
@@ -71,7 +73,7 @@ async def clock(scope: Scope, receive: Receive, send: Send) -> None:
             pass
 
     await accept(scope, receive, send)
-    # That the client has left is heard through receive() alone, so one stays awaited while the seconds pass.
+    # Only receive() reports that the client has left, so one stays awaited while the seconds pass.
     left = asyncio.create_task(wait_until_left())
     try:
         while not left.done():
@@ -101,7 +103,7 @@ async def login(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def info(scope: Scope, receive: Receive, send: Send) -> None:
-    """Send one JSON object that tells what this connection negotiated, then close."""
+    """Send one JSON object with what this connection negotiated, then close."""
     subprotocol = await accept(scope, receive, send, CHAT_SUBPROTOCOLS)
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
     negotiated = {
@@ -129,13 +131,31 @@ class BadCommandError(ValueError):
     """A chat client sent something that the chat does not understand or allow; the message says what."""
 
 
-@dataclass(slots=True)
 class Member:
-    """One connected chat client; `name` is None while it has not joined."""
+    """One connected chat client, and the events that wait for it; `name` is None while it has not joined."""
 
-    number: int
-    send: Send
-    name: str | None = None
+    def __init__(self, number: int, send: Send) -> None:
+        self.number = number
+        self.name: str | None = None
+        self._send = send
+        self._waiting: asyncio.Queue[str] = asyncio.Queue(WAITING_LIMIT)
+        self._too_slow = False
+
+    def tell(self, text: str) -> None:
+        """Add an event for this client. Nobody waits for a client that is slow: one with too many is closed."""
+        try:
+            self._waiting.put_nowait(text)
+        except asyncio.QueueFull:
+            self._too_slow = True
+
+    async def write(self) -> None:
+        """Send what waits, until the client has left or was too slow."""
+        try:
+            while not self._too_slow:
+                await send_message(self._send, await self._waiting.get())
+            await self._send({"type": "websocket.close", "code": TOO_SLOW, "reason": "reads too slowly"})
+        except (OSError, RuntimeError):  # the second is what some servers raise in place of the first
+            pass  # the client has left; `chat` reads the same and takes it out
 
 
 class ChatRoom:
@@ -149,57 +169,57 @@ class ChatRoom:
         """Serve one client from its handshake until it has left."""
         await accept(scope, receive, send, CHAT_SUBPROTOCOLS)
         member = Member(next(self.numbers), send)
+        writing = asyncio.create_task(member.write())
         try:
             async for message in messages(receive):
                 try:
-                    await self.obey(member, parse_command(message))
+                    self.obey(member, parse_command(message))
                 except BadCommandError as error:
-                    await send_message(send, json.dumps({"type": "error", "reason": str(error)}))
+                    member.tell(json.dumps({"type": "error", "reason": str(error)}))
+                await asyncio.sleep(0)  # a turn for the writers, before a client that sends fast says more
         finally:
-            await self.leave(member)
+            self.leave(member)
+            writing.cancel()
 
-    async def obey(self, member: Member, command: dict[str, Any]) -> None:
+    def obey(self, member: Member, command: dict[str, Any]) -> None:
         """Carry out one command of a member."""
         match command.get("type"), member.name:
             case "join", None:
-                await self.join(member, parse_field(command, "name", NAME_LIMIT))
+                self.join(member, parse_field(command, "name", NAME_LIMIT))
             case "message", str():
-                await self.broadcast("message", member, text=parse_field(command, "text", TEXT_LIMIT))
+                self.broadcast("message", member, text=parse_field(command, "text", TEXT_LIMIT))
             case "leave", str():
-                await self.leave(member)
+                self.leave(member)
             case "join" | "message" | "leave", _:
                 raise BadCommandError("join first, and join once")
             case _:
                 raise BadCommandError("type is none of join, message, leave")
 
-    async def join(self, member: Member, name: str) -> None:
-        """Tell the member its number, then everybody, the member included, that it is here."""
+    def join(self, member: Member, name: str) -> None:
+        """Send the member its number, then everybody, the member included, that it is here."""
         if not name.isprintable():  # also refuses the invisible characters that reverse the text around them
             raise BadCommandError("name with unprintable characters")
-        await send_message(member.send, json.dumps({"type": "welcome", "id": member.number}))
+        member.tell(json.dumps({"type": "welcome", "id": member.number}))
         member.name = name
         self.members[member.number] = member
-        await self.broadcast("join", member)
+        self.broadcast("join", member)
 
-    async def leave(self, member: Member) -> None:
-        """Take the member out and tell those who stay; nothing happens when it was not in."""
+    def leave(self, member: Member) -> None:
+        """Take the member out and send that to those who stay; nothing happens when it was not in."""
         if self.members.pop(member.number, None):
-            await self.broadcast("leave", member)
+            self.broadcast("leave", member)
             member.name = None
 
-    async def broadcast(self, kind: str, author: Member, **more: str) -> None:
-        """Send one event to all members, encoded once."""
+    def broadcast(self, kind: str, author: Member, **more: str) -> None:
+        """Send one event to all members, serialised once."""
         event = {"type": kind, "id": author.number, "name": author.name, "online": len(self.members), **more}
         text = json.dumps(event)
-        for member in tuple(self.members.values()):  # a copy: members come and go while a send waits
-            try:
-                await send_message(member.send, text)
-            except (OSError, RuntimeError):  # the second is what some servers raise in place of the first
-                continue  # this one has left; its own handler is about to hear of it and takes it out
+        for member in self.members.values():
+            member.tell(text)
 
 
 def parse_command(message: str | bytes) -> dict[str, Any]:
-    """Give the JSON object in a chat client's message."""
+    """Return the JSON object in a chat client's message. Raises BadCommandError."""
     if len(message) > COMMAND_LIMIT:
         raise BadCommandError(f"command of {len(message)} characters, limit {COMMAND_LIMIT}")
     try:
@@ -212,7 +232,7 @@ def parse_command(message: str | bytes) -> dict[str, Any]:
 
 
 def parse_field(command: dict[str, Any], field: str, limit: int) -> str:
-    """Give the text of a command's field without the space around it."""
+    """Return the text of a command's field without the space around it. Raises BadCommandError."""
     text = command.get(field)
     if not isinstance(text, str) or not text.strip():
         raise BadCommandError(f"{field} is empty")
@@ -225,7 +245,7 @@ PAGE: Final = resources.files("asgiws.demo").joinpath("page.html").read_text(enc
 
 
 def inline_sources(element: str) -> str:
-    """Give the hashes by which a Content-Security-Policy allows what the page holds in `element`."""
+    """Return the hashes by which a Content-Security-Policy allows what the page holds in `element`."""
     contents = re.findall(f"<{element}>(.*?)</{element}>", PAGE, re.DOTALL)
     digests = (base64.b64encode(hashlib.sha256(content.encode()).digest()).decode() for content in contents)
     return " ".join(f"'sha256-{digest}'" for digest in digests)
@@ -265,7 +285,7 @@ async def lifespan(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def route_path(scope: Scope) -> str:
-    """Give the path below the prefix under which the application is mounted."""
+    """Return the path below the prefix under which the application is mounted."""
     path, prefix = str(scope["path"]), scope.get("root_path", "")
     return path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path
 

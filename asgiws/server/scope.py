@@ -22,7 +22,7 @@ GONE: Final = ("", 0)
 class Peer:
     """Who is at the two ends of a connection, and whether it is encrypted."""
 
-    __slots__ = ("client", "host", "neighbour", "root_path", "secure", "server", "tls")
+    __slots__ = ("client", "host", "root_path", "secure", "server", "tls", "via")
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Peer:
     ) -> None:
         self.client = client
         """Address and port, 0 when it is not known; None on a Unix socket."""
-        self.neighbour = client
+        self.via = client
         """The other end of the connection: the client or, when a trusted proxy forwards its request, that proxy."""
         self.server = server
         """Address and port, or path and None for a Unix socket (ASGI H6)."""
@@ -57,14 +57,19 @@ def peer_of(transport: asyncio.BaseTransport) -> Peer:
 
 def http_scope(worker: WorkerState, head: RequestHead, peer: Peer) -> Scope:
     """Make the scope of an HTTP request."""
-    # ASGI E3 to E6, each where it works: trailers and 103 need a client that understands them
-    extensions: dict[str, Any] = {"http.response.pathsend": {}, "http.response.zerocopysend": {}}
+    extensions: dict[str, Any] = {}
+    if worker.config.sendfile:
+        # ASGI E3, E4. Not by default: frameworks use them when they are offered, and middleware between the framework
+        # and the server that does not know the messages drops them, or does not compress.
+        extensions["http.response.pathsend"] = {}
+        extensions["http.response.zerocopysend"] = {}
+    # ASGI E5, E6, each where it works: 103 and trailers need a client that understands them
     if head.http_version == "1.1":
         extensions["http.response.early_hint"] = {}
         if head.te_trailers:
             extensions["http.response.trailers"] = {}
     scope = _scope(worker, head, peer, "http", "https" if peer.secure else "http", extensions)
-    scope["method"] = head.method.upper()
+    scope["method"] = head.method
     return scope
 
 

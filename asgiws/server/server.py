@@ -217,10 +217,10 @@ class Server:
         return self._certificates is not None
 
     async def _close_connections(self, worker: WorkerState) -> None:
-        """Tell every connection to end; WebSockets spread over time, so that they do not all come back at once."""
+        """End every connection; spread WebSockets and event streams over time, as their clients reconnect at once."""
         websockets: list[Connection] = []
         for connection in list(worker.registry.connections):
-            if isinstance(connection, WebSocketConnection):
+            if connection.spreads_drain:
                 websockets.append(connection)
             else:
                 connection.begin_shutdown()

@@ -208,7 +208,8 @@ def test_c6_app_that_returns_without_a_whole_response_is_logged_once_and_its_con
             assert head.startswith(b"HTTP/1.1 500 ")
     server.stop()
     (record,) = error_lines(caplog)
-    assert record.getMessage() == "application returned without a whole response to GET /"
+    last = "its last message was http.response.body" if begun else "it sent no message"
+    assert record.getMessage() == f"application returned without a whole response ({last}) to GET /"
 
 
 def test_c6_app_that_raises_on_an_open_websocket_closes_1011_and_ends_the_connection(

@@ -35,10 +35,11 @@ TE = ("TE: trailers", "Connection: TE")
     ],
     ids=["HTTP/1.1", "TE trailers", "TE list", "TE without trailers", "HTTP/1.0"],
 )
+@pytest.mark.parametrize("sendfile", [False, True])
 def test_extensions_in_the_scope_are_those_that_work_for_the_request(
-    serve: Serve, version: str, fields: tuple[str, ...], told: set[str]
+    serve: Serve, version: str, fields: tuple[str, ...], told: set[str], sendfile: bool
 ) -> None:
-    """ASGI E3 to E6: files always; 103 to HTTP/1.1; trailers to who asked for them (RFC 9110 §6.5.1)."""
+    """ASGI E3 to E6: files with the option; 103 in HTTP/1.1; trailers for clients that take them (RFC 9110 §6.5.1)."""
     seen = Recorder()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,10 +47,11 @@ def test_extensions_in_the_scope_are_those_that_work_for_the_request(
         seen.put(scope["extensions"])
         await answer(send)
 
-    with RawClient(serve(app).port) as client:
+    files = {"pathsend", "zerocopysend"} if sendfile else set()
+    with RawClient(serve(app, sendfile=sendfile).port) as client:
         client.send(get("/", *fields, version=version))
         client.read_answer()
-        assert seen.next() == {f"http.response.{name}": {} for name in {*told, "pathsend", "zerocopysend"}}
+        assert seen.next() == {f"http.response.{name}": {} for name in told | files}
 
 
 # ---- trailers

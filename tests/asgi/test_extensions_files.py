@@ -318,7 +318,7 @@ def test_e4_starlette_sends_a_file_by_pathsend(serve: Serve, tmp_path: Path) -> 
 
         await inner(scope, receive, record if scope["type"] == "http" else send)
 
-    with RawClient(serve(app).port) as client:
+    with RawClient(serve(app, sendfile=True).port) as client:
         client.send(get())
         answered = client.read_answer()
         assert (answered.header(b"content-length"), answered.body) == (b"%d" % (MIB + 1), path.read_bytes())

@@ -344,7 +344,7 @@ def test_h1_what_an_application_writes_into_its_scope_is_not_seen_by_the_next_re
         seen.put({name: copy.deepcopy(value) for name, value in scope.items() if name != "client"})
         scope["path"] = "/changed"
         scope["asgi"]["changed"] = scope["extensions"]["changed"] = True
-        scope["extensions"]["http.response.pathsend"]["changed"] = True
+        scope["extensions"]["http.response.early_hint"]["changed"] = True
         scope["headers"].append((b"x-changed", b"1"))
         await answer(send)
 

@@ -28,7 +28,7 @@ LENGTH_5 = (b"content-length", b"5")
     ("status", "line"),
     [
         (200, b"HTTP/1.1 200 OK"), (HTTPStatus.NOT_FOUND, b"HTTP/1.1 404 Not Found"), (299, b"HTTP/1.1 299 "),
-        (599, b"HTTP/1.1 599 "), (999, b"HTTP/1.1 999 "),
+        (599, b"HTTP/1.1 599 "), (418, b"HTTP/1.1 418 I'm a Teapot"),
     ],
 )  # fmt: skip
 def test_h10_status_line_has_the_status(serve: Serve, status: int, line: bytes) -> None:
@@ -273,7 +273,6 @@ MISMATCHES = {
     "too short": [b"hell"],
     "too short in pieces": [b"he", b"", b"l"],
     "empty": [b""],
-    "no body event at all": [],
 }
 
 
@@ -306,8 +305,7 @@ def test_body_of_another_length_than_promised_raises_and_ends_the_connection(
         assert b"hello".startswith(body_sent)
         assert body_sent != b"hello" or pieces[0] == b"hello"
         assert sent.count(b"HTTP/1.1") <= 1
-        if pieces:
-            assert isinstance(seen.next(), ValueError)
+        assert isinstance(seen.next(), ValueError)
 
 
 @pytest.mark.parametrize("pieces", [[b"hello", SMUGGLED], [b"hell"]], ids=["too long", "too short"])

@@ -137,7 +137,7 @@ def files(serve: Serve, big_file: Path) -> Iterator[httpx.Client]:
     async def gone(request: Request) -> Response:
         return FileResponse(big_file.with_name("gone"))
 
-    with ask(serve(Starlette(routes=routes(big, small, gone)))) as client:
+    with ask(serve(Starlette(routes=routes(big, small, gone)), sendfile=True)) as client:
         yield client
 
 

@@ -20,12 +20,15 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from asgiws.demo import app as shared_app
-from asgiws.demo.app import COMMAND_LIMIT, NAME_LIMIT, TEXT_LIMIT, ChatRoom, Demo, Event, Member, Receive, Scope, Send
+from asgiws.demo.app import COMMAND_LIMIT, NAME_LIMIT, TEXT_LIMIT, WAITING_LIMIT, Demo, Event, Receive, Scope, Send
+from tests.raw import RawClient, text
 
 if TYPE_CHECKING:
     from tests.conftest import Serve
 
 PATIENCE_S = 10
+MORE_THAN_WAIT = WAITING_LIMIT + 600
+"""Messages of 12 kB: what waits for a member in the server, and 7 MB for the buffers of the kernel."""
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def hear(client: ClientConnection) -> dict[str, Any]:
 
 
 def hear_of(client: ClientConnection, *kinds: str) -> list[dict[str, Any]]:
-    """Give the next events, which have to be of these kinds."""
+    """Return the next events, which have to be of these kinds."""
     events = [hear(client) for _ in kinds]
     assert [event["type"] for event in events] == list(kinds)
     return events
@@ -256,21 +259,22 @@ def test_chat_goes_on_when_a_peer_is_lost_without_a_close(serve: Serve) -> None:
         hear_of(ada, "message")
 
 
-@pytest.mark.parametrize("error", [OSError("gone"), RuntimeError("gone")])
-def test_chat_reaches_the_others_when_a_send_fails(error: Exception) -> None:
-    received: list[Event] = []
-
-    async def fail(event: Event) -> None:
-        raise error
-
-    async def keep(event: Event) -> None:
-        received.append(event)
-
-    room = ChatRoom()
-    room.members = {1: Member(1, fail, "Dead"), 2: Member(2, keep, "Ada")}
-    asyncio.run(room.broadcast("message", room.members[2], text="hello"))
-
-    assert [json.loads(event["text"])["text"] for event in received] == ["hello"]
+def test_chat_waits_for_no_member_that_reads_nothing(serve: Serve) -> None:
+    server = serve(Demo(), write_timeout=600)
+    with RawClient(server.port, receive_buffer=4096) as silent, connect(f"{server.ws_url}/ws/chat") as ada:
+        silent.open_websocket("/ws/chat")
+        silent.send(text(json.dumps({"type": "join", "name": "Silent"})))
+        silent.read_text()  # its number; it reads nothing more
+        tell(ada, type="join", name="Ada")
+        hear_of(ada, "welcome", "join")
+        for _ in range(MORE_THAN_WAIT):
+            tell(ada, type="message", text="\U0001f600" * TEXT_LIMIT)
+            hear_of(ada, "message")
+        # It reads at last: what had waited for it, and then why it is closed.
+        opcode = 0
+        while opcode != 0x88:
+            opcode, payload = silent.read_frame()
+        assert (int.from_bytes(payload[:2], "big"), payload[2:]) == (1013, b"reads too slowly")
 
 
 def test_chat_lets_a_member_leave_and_join_under_another_name(serve: Serve) -> None:
@@ -342,7 +346,7 @@ def test_chat_refuses_a_second_join(serve: Serve) -> None:
 
 
 def run(scope: Scope, *events: Event) -> list[Event]:
-    """Give what the application sends when it receives these events."""
+    """Return what the application sends when it receives these events."""
     inbox, sent = iter(events), list[Event]()
 
     async def receive() -> Event:

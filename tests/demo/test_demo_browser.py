@@ -59,7 +59,7 @@ class Tab:
         self.click("chat-send")
 
     def said(self, selector: str = "#chat-log .said p") -> list[str]:
-        """Give the texts of the messages in the chat."""
+        """Return the texts of the messages in the chat."""
         self.driver.switch_to.window(self.handle)
         return [message.text for message in self.driver.find_elements(By.CSS_SELECTOR, selector)]
 

@@ -31,7 +31,7 @@ class Site:
         self._arguments = (app, *options)
 
     def admin(self, name: str) -> str:
-        """Give the admin address of a server."""
+        """Return the admin address of a server."""
         return f"{ADDRESSES[name]}:{self.admin_port}"
 
     def start_server(self, name: str) -> ServerProcess:

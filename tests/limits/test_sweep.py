@@ -28,6 +28,8 @@ class Place:
 class FakeConnection:
     """Counts its ticks."""
 
+    spreads_drain = False
+
     def __init__(self, place: Place) -> None:
         self.place = place
         self.ticks = 0

@@ -279,7 +279,7 @@ def test_replaced_server_accepts_no_more(serve: Serve, replace: Callable[..., Fu
         stop.result(PATIENCE_S)
 
 
-def test_replaced_server_waits_about_a_second_for_silent_clients(
+def test_replaced_server_waits_some_seconds_for_silent_clients(
     serve: Serve, replace: Callable[..., Future[None]]
 ) -> None:
     server = serve(echo, graceful_timeout=600, head_timeout=600, keep_alive_timeout=600)
@@ -290,7 +290,7 @@ def test_replaced_server_waits_about_a_second_for_silent_clients(
         assert silent.read_to_end() == b""
         assert active.read_to_end() == b""
         stop.result(PATIENCE_S)
-        assert time.monotonic() - began_s < 5
+        assert 1 <= time.monotonic() - began_s < 15
 
 
 class Undecided:

@@ -137,9 +137,15 @@ def test_asterisk_form_comes_with_options() -> None:
     refused(parse(request(line=b"OPTIONS ** HTTP/1.1")), "bad-target", 400, "target **", "* with OPTIONS")
 
 
-def test_method_keeps_its_case() -> None:
-    """RFC 9110 §9.1: the method token is case-sensitive."""
-    assert accepted(parse(request(line=b"get / HTTP/1.1"))).method == "get"
+@pytest.mark.parametrize("method", [b"get", b"Get", b"GET"])
+def test_method_is_one_whatever_its_case(method: bytes) -> None:
+    """ASGI H1 has it in upper case: framing, limits and the application must not see two methods."""
+    assert accepted(parse(request(line=method + b" / HTTP/1.1"))).method == "GET"
+
+
+def test_method_in_lower_case_has_the_rules_of_that_in_upper_case() -> None:
+    assert accepted(parse(request(line=b"options * HTTP/1.1"))).method == "OPTIONS"
+    refused(parse(request(line=b"connect a:1 HTTP/1.1")), "connect-unsupported", 501, "CONNECT", "not a proxy")
 
 
 # ---- lines and bytes

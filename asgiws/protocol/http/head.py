@@ -40,6 +40,7 @@ class RequestHead(NamedTuple):
     """A request head that passed every check."""
 
     method: str
+    """In upper case, as ASGI has it and as everything here compares it."""
     target: bytes
     """The path as it came, without the query (ASGI `raw_path`)."""
     path: str
@@ -147,6 +148,7 @@ class HeadReader:
     def _read_start(self, start: bytes, known: RequestHead) -> RequestHead | None:
         """Give a head with the fields of a known one behind another start; None for one that has to be parsed whole."""
         method, _, target = start.partition(b" ")
+        method = method.upper()
         located = _locate(method, target)
         # " HTTP/1.1" is 9 bytes long.
         if isinstance(located, Violation) or len(start) + 9 > self._limits.request_line_bytes or not is_token(method):
@@ -207,6 +209,8 @@ def parse_head(head: bytes, limits: Limits) -> RequestHead | Violation:
         return _bad_version(version)
     if method != b"GET" and not is_token(method):
         return Violation(errors.BAD_METHOD, f"method {printable(method)}, allowed: a token")
+    # RFC 9110 §9.1: methods are case-sensitive; ASGI has them in upper case, so `get` is GET from here on for everybody
+    method = method.upper()
 
     fields = parse_fields(lines[1:])
     if isinstance(fields, Violation):

@@ -1,13 +1,13 @@
-"""Responses of HTTP/1.1: what an application says, as bytes (RFC 9112 §4, §6 and §7; RFC 9110 §8.6).
+"""Responses of HTTP/1.1: the messages of an application as bytes (RFC 9112 §4, §6 and §7; RFC 9110 §8.6).
 
 `Response` frames one response: by Content-Length where the application gives one or sends the body in one piece,
 chunked for HTTP/1.1 otherwise, by the end of the connection for HTTP/1.0. It never writes: each method returns the
-bytes to send. What would make the response ambiguous (a control character in a field, a second length, more or fewer
-bytes than promised) raises, whatever the application does.
+bytes to send. Input that would make the response ambiguous (a control character in a field, a second length, more or
+fewer bytes than promised) raises.
 
-States, moved only by the methods here:
+States (`ResponseState`), moved only by the methods here:
 
-    HEAD -> start() -> BODY -> body(more=False) -> DONE, or TRAILERS -> trailers(more=False) -> DONE
+    NOT_STARTED -> start() -> BODY -> body(more=False) -> DONE, or TRAILERS -> trailers(more=False) -> DONE
 """
 
 from __future__ import annotations
@@ -19,27 +19,22 @@ from typing import Final
 from asgiws.protocol.errors import Violation
 from asgiws.protocol.http.fields import LOWER_NAMES, TEXT_BYTES, TOKEN_BYTES, Header, header_tokens, printable
 
-__all__ = [
-    "BODY",
-    "DONE",
-    "HEAD",
-    "TRAILERS",
-    "Response",
-    "encode_fields",
-    "encode_rejection",
-    "status_line",
-    "without_field",
-]
+__all__ = ["Response", "ResponseState", "encode_fields", "encode_rejection", "status_line", "without_field"]
 
-HEAD, BODY, TRAILERS, DONE = range(4)
+
+class ResponseState:
+    """What the application owes next: the head, body, trailers or nothing."""
+
+    NOT_STARTED, BODY, TRAILERS, DONE = range(4)
+
 
 _STATUS_LINES: Final[Mapping[int, bytes]] = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
 }
-# What an application may not decide: framing and the connection are the server's (RFC 9110 §7.6.1, ASGI H11).
+# Fields that an application may not set: framing and the connection are the server's (RFC 9110 §7.6.1, ASGI H11).
 _CONNECTION_FIELDS: Final = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding"))
-# The fields of a response that the server reads itself.
-_DECIDING: Final = _CONNECTION_FIELDS | frozenset((b"content-length", b"date", b"server"))
+# The fields of a response that the server reads.
+_DECIDING: Final = _CONNECTION_FIELDS | frozenset((b"content-length", b"content-type", b"date", b"server"))
 _TRAILER_FORBIDDEN: Final = _CONNECTION_FIELDS | frozenset(
     # RFC 9110 §6.5.1: fields needed for framing, routing, authentication or that describe the content
     b"content-length host trailer te authorization set-cookie content-type content-encoding content-range".split()
@@ -47,12 +42,12 @@ _TRAILER_FORBIDDEN: Final = _CONNECTION_FIELDS | frozenset(
 
 
 def status_line(status: int) -> bytes:
-    """Give the status line, with an empty reason phrase for a status that has none (RFC 9112 §4)."""
+    """Return the status line, with an empty reason phrase for a status that has none (RFC 9112 §4)."""
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
 def check_field(name: object, value: object) -> Header:
-    """Check one field from the application; gives it with its name in lower case. Raises ValueError or TypeError."""
+    """Return a field of the application with its name in lower case. Raises ValueError or TypeError."""
     if not isinstance(name, bytes) or not isinstance(value, bytes):
         raise TypeError(f"header {name!r}: {value!r}, allowed: name and value as bytes")
     field = LOWER_NAMES.get(name)
@@ -93,7 +88,7 @@ class Response:
 
     __slots__ = (
         "_bodyless", "_chunked", "_head", "_head_only", "_http_1_0", "_remaining", "_te_trailers", "_trailers",
-        "keep_alive", "state", "status",
+        "event_stream", "keep_alive", "length", "state", "status",
     )  # fmt: skip
 
     def __init__(self, *, head_only: bool, http_1_0: bool, keep_alive: bool, te_trailers: bool = False) -> None:
@@ -107,21 +102,26 @@ class Response:
         self._remaining: int | None = None
         self._head: list[bytes] = []
         """Lines that wait for the first piece of the body, with which the framing is known."""
+        self.event_stream = False
+        """Whether the body is a stream of server-sent events (WHATWG HTML §9.2): it has no end of its own."""
+        self.length: int | None = None
+        """The content-length that the application gave."""
         self.keep_alive = keep_alive
-        self.state = HEAD
+        self.state = ResponseState.NOT_STARTED
         self.status = 0
 
     def start(self, status: object, headers: Iterable[Iterable[object]], default_fields: bytes, trailers: bool) -> None:
-        """Take the head of the response; it is sent with the first body bytes (ASGI H13).
+        """Take the head of the response; it leaves with the first body bytes (ASGI H13).
 
-        `default_fields` are encoded fields that the server adds: Date and Server, less those the application gave.
-        Raises ValueError or TypeError, with the state unchanged, when the head could not be sent as it is.
+        `default_fields` are encoded fields that the server adds, less the Date and Server that the application gives.
+        Raises ValueError or TypeError, and the state stays, when the head cannot be sent as it is.
         """
-        if not isinstance(status, int) or not 200 <= status <= 999:
-            raise ValueError(f"status {status!r}, allowed: 200 to 999")
+        if not isinstance(status, int) or not 200 <= status <= 599:
+            # RFC 9110 §15: values outside the range 100..599 are invalid
+            raise ValueError(f"status {status!r}, allowed: 200 to 599")
         length: int | None = None
         lines = [status_line(status)]
-        close = False
+        close = event_stream = False
         for name, value in headers:
             field, text = check_field(name, value)
             if field not in _DECIDING:
@@ -132,6 +132,9 @@ class Response:
                 if length is not None or not text.isdigit():
                     raise ValueError(f"content-length {printable(text)}, allowed: one decimal number, once")
                 length = int(text)
+            elif field == b"content-type":
+                lines.append(b"content-type: %s\r\n" % text)
+                event_stream = text[:17].lower() == b"text/event-stream"
             else:
                 default_fields = without_field(default_fields, field)
                 lines.append(b"%s: %s\r\n" % (field, text))
@@ -141,18 +144,18 @@ class Response:
 
         self.status = int(status)  # from an application also http.HTTPStatus
         self.keep_alive = self.keep_alive and not close
+        self.event_stream = event_stream and length is None
         # RFC 9110 §8.6 and §15.3.5, §15.4.5: 204 and 304 have no body; HEAD has the fields of a body, not the body
         self._bodyless = self._head_only or status in (204, 304)
-        self._remaining = length
+        self.length = self._remaining = length
         self._trailers = trailers
         self._head = lines
-        self.state = BODY
+        self.state = ResponseState.BODY
 
     def body(self, data: bytes, more: bool) -> bytes:
-        """Give the bytes that send `data`, the head before it if it was not sent yet.
+        """Return the bytes that send `data`, after the head if that was not sent yet.
 
-        Raises ValueError when `data` exceeds the promised length, or when the body ends short of it; nothing counts
-        as sent then.
+        Raises ValueError when the body is longer or shorter than its content-length; nothing counts as sent then.
         """
         before, after = self.reserve(len(data), more)
         if self._bodyless:
@@ -160,7 +163,7 @@ class Response:
         return b"".join((before, data, after)) if before or after else data
 
     def reserve(self, count: int, more: bool) -> tuple[bytes, bytes]:
-        """Give what to send before and after `count` bytes that are sent from a file, beside this object.
+        """Return what to send before and after `count` bytes that do not pass through this object, as those of a file.
 
         Raises as `body` does.
         """
@@ -169,12 +172,12 @@ class Response:
         before = self._end_head(count, more) if self._head else b""
         after = b""
         if not more:
-            self.state = TRAILERS if self._trailers else DONE
+            self.state = ResponseState.TRAILERS if self._trailers else ResponseState.DONE
         if self._chunked:
             if count:
                 before, after = b"%s%x\r\n" % (before, count), b"\r\n"
             if not more:
-                after += b"0\r\n" if self.state == TRAILERS and self._te_trailers else b"0\r\n\r\n"
+                after += b"0\r\n" if self.state == ResponseState.TRAILERS and self._te_trailers else b"0\r\n\r\n"
         return before, after
 
     def _end_head(self, count: int, more: bool) -> bytes:
@@ -197,10 +200,16 @@ class Response:
         lines.append(b"\r\n")
         return b"".join(lines)
 
+    def end_stream(self) -> bytes:
+        """Return the bytes that end an event stream between two events, as the application would have ended it."""
+        self.keep_alive = False
+        head = self._end_head(0, more=True) if self._head else b""
+        return head + b"0\r\n\r\n" if self._chunked else head
+
     @property
     def head_pending(self) -> bool:
-        """Whether no byte of the response was given out yet, so that a 100 may still stand before it."""
-        return self.state == HEAD or bool(self._head)
+        """Whether the head was not returned yet: another response may still take the place of this one."""
+        return self.state == ResponseState.NOT_STARTED or bool(self._head)
 
     @property
     def sends_body(self) -> bool:
@@ -208,13 +217,13 @@ class Response:
         return not self._bodyless
 
     def trailers(self, fields: Iterable[tuple[object, object]], more: bool) -> bytes:
-        """Give the bytes of trailer fields; b"" where the client or the framing has no place for them (ASGI E6)."""
+        """Return the bytes of trailer fields; b"" where the client or the framing has no place for them (ASGI E6)."""
         checked = [check_field(name, value) for name, value in fields]
         for name, _ in checked:
             if name in _TRAILER_FORBIDDEN:
                 raise ValueError(f"trailer {name.decode()}, allowed: no framing, routing or content field")
         if not more:
-            self.state = DONE
+            self.state = ResponseState.DONE
         if not self._chunked or self._bodyless or not self._te_trailers:
             return b""
         return encode_fields(checked) + (b"" if more else b"\r\n")
@@ -230,5 +239,5 @@ class Response:
 
 
 def without_field(fields: bytes, name: bytes) -> bytes:
-    """Give encoded fields less those of one name: the application's own goes before the server's."""
+    """Return encoded fields without those of one name: the application's own takes precedence over the server's."""
     return b"".join(line + b"\r\n" for line in fields.split(b"\r\n") if line and not line.startswith(name + b":"))

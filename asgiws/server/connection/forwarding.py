@@ -39,7 +39,7 @@ def peer_for(worker: WorkerState, head: RequestHead, proxy: Peer) -> Peer:
         proxy.secure if source.secure is None else source.secure,
         proxy.tls,
     )
-    peer.neighbour = proxy.client
+    peer.via = proxy.client
     peer.root_path = source.prefix
     peer.host = source.host
     return peer

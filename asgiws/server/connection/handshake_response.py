@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from asgiws.protocol.http.fields import Header
-from asgiws.protocol.http.response import DONE, Response
+from asgiws.protocol.http.response import Response, ResponseState
 from asgiws.protocol.websocket.deflate import Agreement, negotiate
 from asgiws.protocol.websocket.handshake import Handshake, encode_accept
 from asgiws.server.asgi import Event
@@ -36,7 +36,7 @@ class HandshakeResponse:
     @property
     def denied(self) -> bool:
         """Whether the whole HTTP response was encoded."""
-        return self._response is not None and self._response.state == DONE
+        return self._response is not None and self._response.state == ResponseState.DONE
 
     def accept(self, message: Event) -> tuple[bytes, Agreement | None, str | None]:
         """Encode the 101; return it with what was negotiated. Raises ValueError or TypeError for a bad message."""

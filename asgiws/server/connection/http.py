@@ -1,41 +1,33 @@
-"""One HTTP/1.1 connection: request heads and bodies in, responses out, and the door to WebSocket.
+"""One HTTP/1.1 connection: request heads and bodies in, responses out, and the upgrade to WebSocket.
 
-Reads one request at a time and answers in order (RFC 9112 §9.3): while an exchange is open, what comes behind its body
-stays unparsed in the buffer, and reading stops once that holds a head's worth. A request that asks for WebSocket
-leaves this object for good: its head, and the bytes behind it, go to a `WebSocketConnection` on the same transport.
+Reads one request at a time and answers in order (RFC 9112 §9.3): while a request is with the application, what follows
+its body stays unparsed in the buffer, and reading stops once that holds a head's worth. A request that asks for
+WebSocket leaves this object for good: its head, and the bytes behind it, go to a `WebSocketConnection` on the same
+transport.
 
-States:
-
-    NEW         connected, no byte has come
-    IDLE        between requests, no byte of the next has come
-    HEAD        part of a request head is there
-    EXCHANGE    a request is with the application
-    SKIPPING    the response is done, the rest of its request's body is read and dropped
-    LINGERING   the last answer is out; what still comes is discarded until the client closes or time is up
-    UPGRADED    the WebSocket connection has taken over
-    LOST        the TCP connection is gone
+The states are those of `asgiws.protocol.http.connection_state`; `_enter` is the only place that moves them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from bisect import bisect_left
-from typing import IO, Final, cast
+from typing import Final, cast
 
 from asgiws.protocol import errors
 from asgiws.protocol.errors import Violation
 from asgiws.protocol.http.body import BodyReader, body_reader
+from asgiws.protocol.http.connection_state import NEXT, Moved, State
 from asgiws.protocol.http.fields import Header
 from asgiws.protocol.http.head import HeadReader, RequestHead
-from asgiws.protocol.http.response import HEAD as NOT_STARTED
 from asgiws.protocol.http.response import encode_rejection
 from asgiws.protocol.printable import escape
 from asgiws.protocol.websocket.handshake import asks_for_websocket, check_handshake, origin_allowed
 from asgiws.server.connection.flow_control import FlowControl
 from asgiws.server.connection.forwarding import is_proxy, peer_for
+from asgiws.server.connection.lingering_close import LingeringClose
 from asgiws.server.connection.request import RequestCycle
-from asgiws.server.connection.sendfile import send_part
+from asgiws.server.connection.sendfile import FilePart, send_part
 from asgiws.server.connection.session import WebSocketSession
 from asgiws.server.connection.websocket import WebSocketConnection
 from asgiws.server.scope import Peer, http_scope, peer_of, websocket_scope
@@ -44,9 +36,7 @@ from asgiws.telemetry.access_log import log_http
 
 __all__ = ["HTTPConnection"]
 
-NEW, IDLE, HEAD, EXCHANGE, SKIPPING, LINGERING, UPGRADED, LOST = range(8)
-
-# Connections that were refused and are still being told so; beyond that, they are cut off without a word.
+# Refused connections that are still being answered; above this number they are aborted without an answer.
 _REFUSED_MOST: Final = 256
 # A body that the application did not read is read to its end to keep the connection, but not more than this of it.
 _SKIP_MOST_BYTES: Final = 64 * 1024
@@ -56,14 +46,14 @@ class HTTPConnection(asyncio.Protocol):
     """A TCP connection that speaks HTTP/1.1."""
 
     __slots__ = (
-        "_admitted", "_body", "_cycle", "_flow", "_half_closed", "_via", "_peer", "_proxied", "_reader",
-        "_skipped_bytes", "_state", "_ticks", "_transport", "worker",
+        "_admitted", "_body", "_cycle", "_flow", "_half_closed", "_lingering", "_peer", "_proxied", "_reader",
+        "_skipped_bytes", "_state", "_ticks", "_transport", "_via", "worker",
     )  # fmt: skip
 
     def __init__(self, worker: WorkerState) -> None:
         self.worker = worker
         self._reader = HeadReader(worker.limits, worker.known_heads)
-        self._state = NEW
+        self._state = State.NEW
         self._ticks = 0
         """Ticks in the present wait: for a head, a body, a next request, or the client to take what was sent."""
         self._cycle: RequestCycle | None = None
@@ -77,14 +67,16 @@ class HTTPConnection(asyncio.Protocol):
         self._proxied = False
         """Whether that is a trusted proxy."""
         self._peer: Peer
-        """Who the present request comes from."""
+        """Where the present request comes from."""
+        self._lingering: LingeringClose
+        """Set in LINGERING."""
         self._flow: FlowControl
         self._transport: asyncio.Transport
 
     # ---- called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin with the two ends that the transport has."""
+        """Begin with the two ends of the transport."""
         # uvloop's transports are not subclasses of asyncio.Transport, only the same in every method.
         self.begin(cast("asyncio.Transport", transport), peer_of(transport))
 
@@ -107,26 +99,26 @@ class HTTPConnection(asyncio.Protocol):
         if violation is not None:
             self._reject(violation)
         elif worker.registry.stopping and not worker.registry.replaced:
-            transport.close()
+            self._finish(discard=False)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes of a head, of a body, or of what will come after it."""
+        """Take bytes of a head, of a body, or of what follows it."""
         state = self._state
-        if state <= HEAD:
+        if state <= State.HEAD:
             self._advance(data)
-        elif state == EXCHANGE:
+        elif state == State.REQUEST:
             self._read_body(data)
-        elif state == SKIPPING:
+        elif state == State.SKIPPING:
             self._reader.buffer += data
             self._skip_body()
 
     def eof_received(self) -> bool:
-        """Keep our side open while a response is on its way: a client may half-close (RFC 9112 §9.6).
+        """Keep our side open while a response is being sent: a client may half-close (RFC 9112 §9.6).
 
-        The application is told `http.disconnect`, because this is also how most clients leave.
+        The application receives `http.disconnect`, because this is also how most clients leave.
         """
         self._half_closed = True
-        if self._state != EXCHANGE or self._cycle is None:
+        if self._state != State.REQUEST or self._cycle is None:
             return False
         self._cycle.disconnect()
         return self._cycle.body_complete
@@ -136,70 +128,73 @@ class HTTPConnection(asyncio.Protocol):
         self._flow.pause_writing()
 
     def resume_writing(self) -> None:
-        """Let `send` go on, and the requests behind a response that was not read."""
+        """Let `send` continue, and the requests that follow a response that was not read."""
         self._flow.resume_writing()
-        if self._state in (IDLE, HEAD):
+        if self._state in (State.IDLE, State.HEAD):
             self._advance()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End: tell whoever waits."""
-        self._state = LOST
+        """End, and let the application find out."""
+        self._enter(Moved.TCP_LOST)
         self._flow.end()
         self.worker.registry.remove(self)
         if self._admitted:
             self.worker.admission.release(self._via.client)
         if self._cycle is not None:
-            self._cycle.disconnect()
-            self._report_response(self._cycle, complete=False)
-            self._cycle = None
+            self._end_cycle(self._cycle, complete=self._cycle.whole)
 
     # ---- called by the sweep and the server
 
     def on_tick(self, second_passed: bool) -> None:
         """Count one tick towards the deadline of the present state."""
         self._ticks += 1
-        deadlines, state = self.worker.deadlines, self._state
-        if self._flow.write_paused and state != LINGERING:
+        deadlines, state, config = self.worker.deadlines, self._state, self.worker.config
+        if state == State.LINGERING:
+            self._lingering.on_tick()
+        elif self._flow.write_paused:
             self._ticks = 0
             if deadlines.write and self._flow.ticks_without_progress() >= deadlines.write:
                 self.worker.incidents.on_slow_consumer(self._peer.client)
                 self.abort()
-        elif state == LINGERING:
-            if self._flow.progresses():
-                self._ticks = 0
-            elif self._ticks >= deadlines.close:
-                self.abort()
-        elif state == EXCHANGE:
-            exchange = self._cycle
-            if exchange is None or not exchange.waits_for_body:
+        elif state == State.REQUEST:
+            if self._cycle is None or not self._cycle.waits_for_body:
                 self._ticks = 0
             elif deadlines.body and self._ticks >= deadlines.body:
-                self._reject(Violation(errors.BODY_TIMEOUT, f"no body byte for {self.worker.config.body_timeout:g} s"))
-        elif state == HEAD:
+                self._reject(Violation(errors.BODY_TIMEOUT, f"no body byte for {config.body_timeout:g} s"))
+        elif state == State.HEAD:
             if deadlines.head and self._ticks >= deadlines.head:
-                self._reject(Violation(errors.HEAD_TIMEOUT, f"no whole head in {self.worker.config.head_timeout:g} s"))
+                self._reject(Violation(errors.HEAD_TIMEOUT, f"no whole head in {config.head_timeout:g} s"))
         else:
-            deadline = {NEW: deadlines.head, IDLE: deadlines.keep_alive}.get(state, deadlines.close)
+            deadline = {State.NEW: deadlines.head, State.IDLE: deadlines.keep_alive}.get(state, deadlines.close)
             if self.worker.registry.stopping:
-                deadline = min(deadline or deadlines.last, deadlines.last)
+                deadline = deadlines.last
             if deadline and self._ticks >= deadline:
-                self._end_after_answer(discard=False)
+                self._finish(discard=False)
 
     def begin_drain(self) -> None:
-        """Say with the open answer, unless it has begun, that the connection ends behind it."""
-        if self._cycle is not None and self._cycle.response.state == NOT_STARTED:
+        """Announce the end of the connection with the present response, unless its head is written already."""
+        if self._cycle is not None and self._cycle.response.head_pending:
             self._cycle.response.keep_alive = False
 
-    def begin_shutdown(self) -> None:
-        """End when the open response is done, at once when there is none.
+    @property
+    def spreads_drain(self) -> bool:
+        """Whether `begin_shutdown` ends an event stream, whose client reconnects at once."""
+        return self._cycle is not None and self._cycle.response.event_stream
 
-        Where another process goes on in this one's place, nobody should notice: the next request of a client that was
-        active a moment ago is probably on its way. It is awaited for a second and answered with `connection: close`.
+    def begin_shutdown(self) -> None:
+        """End after the open response; at once when there is none, or when it is an event stream, which has no end.
+
+        Where another process takes over, no request may be lost: one that the client has sent on a connection that we
+        have kept for it can be on its way. So such a connection waits for its last request, which is answered with
+        `connection: close`, for as long as `Deadlines.last` says, counted from now.
         """
-        if self._state in (NEW, IDLE, HEAD, SKIPPING) and not (
-            self.worker.registry.replaced and self._ticks < self.worker.deadlines.last
-        ):
-            self._end_after_answer(discard=False)
+        if self.spreads_drain:
+            self._end_event_stream()
+        elif self._state in (State.NEW, State.IDLE, State.HEAD, State.SKIPPING):
+            if not self.worker.registry.replaced:
+                self._finish(discard=False)
+            elif self._state != State.HEAD:
+                self._ticks = 0
 
     def abort(self) -> None:
         """End the TCP connection now."""
@@ -208,33 +203,34 @@ class HTTPConnection(asyncio.Protocol):
     @property
     def busy(self) -> bool:
         """Whether a request is with the application."""
-        return self._state == EXCHANGE
+        return self._state == State.REQUEST
 
     @property
     def unsent_bytes(self) -> int:
-        """What waits for the client to take it."""
+        """Bytes that wait for the client to take them."""
         return self._transport.get_write_buffer_size()
 
-    # ---- called by the exchange
+    # ---- called by the request cycle
 
     def ended(self) -> bool:
-        """Whether nothing can be sent any more: the last answer is out, or the TCP connection is gone or about to go.
+        """Whether nothing can be sent any more: the last response is out, or the TCP connection is gone or closing.
 
-        The loop tells of a loss only when the application pauses; the transport knows before.
+        The loop reports a loss only when the application pauses; the transport knows before.
         """
-        return self._state in (LINGERING, LOST) or (self._state == EXCHANGE and self._transport.is_closing())
+        state = self._state
+        return state in (State.LINGERING, State.CLOSED) or (state == State.REQUEST and self._transport.is_closing())
 
-    async def send_part(self, file: IO[bytes], offset: int, count: int) -> None:
+    async def send_part(self, part: FilePart) -> None:
         """Send a part of a file as it is."""
-        await send_part(self.worker, self._transport, self._flow, file, offset, count, self.ended)
+        await send_part(self.worker, self._transport, self._flow, self._peer.client, part, self.ended)
 
     def write(self, data: bytes) -> None:
         """Write, or do nothing once the connection has ended."""
-        if data and self._state == EXCHANGE and not self._transport.is_closing():
+        if data and self._state == State.REQUEST and not self._transport.is_closing():
             self._transport.write(data)
 
     def skips_body(self) -> bool:
-        """Tell whether what is left of the request body is little enough to be read and dropped."""
+        """Return whether what is left of the request body is little enough to be read and dropped."""
         return self._body is None or not self._body.is_longer_than(_SKIP_MOST_BYTES)
 
     def on_body_taken(self) -> None:
@@ -243,51 +239,70 @@ class HTTPConnection(asyncio.Protocol):
         if self._flow.reading_paused:
             self._read_body()
 
-    def on_response_done(self, exchange: RequestCycle) -> None:
-        """Log the response, and go on with the next request or end."""
-        if self._cycle is not exchange:
+    def on_response_done(self, cycle: RequestCycle) -> None:
+        """Continue with the next request, or end the connection."""
+        if self._cycle is not cycle:
             return
-        worker, response = self.worker, exchange.response
-        worker.counters.http_responses[response.status] += 1
-        seconds = time.monotonic() - exchange.began_s
-        requests = worker.counters.requests  # what `Histogram.add` does, written out: a call less for each request
-        requests.counts[bisect_left(requests.bounds, seconds)] += 1
-        requests.total += seconds
-        self._report_response(exchange, complete=True)
-        self._cycle = None
-        exchange.wake()
-        if not response.keep_alive or worker.registry.stopping or self._half_closed:
-            self._end_after_answer(discard=not exchange.body_complete)
-        elif exchange.body_complete:
+        registry = self.worker.registry
+        self._end_cycle(cycle, complete=True)
+        # A client that was promised a kept connection may have sent its next request already: a server that is
+        # replaced keeps the promise and closes after that request.
+        if not cycle.response.keep_alive or self._half_closed or (registry.stopping and not registry.replaced):
+            self._finish(discard=not cycle.body_complete or bool(self._reader.buffer))
+        elif cycle.body_complete:
             self._next_request()
         else:
-            self._state = SKIPPING
-            self._skipped_bytes = self._ticks = 0
+            self._enter(Moved.BODY_LEFT)
+            self._skipped_bytes = 0
             self._flow.resume_reading()
             self._skip_body()
 
-    def _report_response(self, exchange: RequestCycle, *, complete: bool) -> None:
+    def on_response_abandoned(self, cycle: RequestCycle) -> None:
+        """End the connection: the client has left, and the application with it."""
+        self._end_cycle(cycle, complete=cycle.whole)
+        self._finish(discard=False)
+
+    def _end_event_stream(self) -> None:
+        """End the response between two events, as if it were complete, and the connection with it."""
+        cycle = self._cycle
+        assert cycle is not None
+        self.write(cycle.response.end_stream())
+        self._end_cycle(cycle, complete=True)
+        self._finish(discard=not cycle.body_complete)
+
+    def _end_cycle(self, cycle: RequestCycle, *, complete: bool) -> None:
+        """Count and log the present request, and let its application know that it is over."""
+        self._cycle = None
+        counters, response = self.worker.counters, cycle.response
+        seconds = time.monotonic() - cycle.began_s
+        if complete:
+            counters.http_responses[response.status] += 1
+            counters.requests.add(seconds)
         if self.worker.config.access_log:
-            head = exchange.head
+            head = cycle.head
             log_http(
                 self._peer.client, head.method, head.target, head.query, head.http_version,
-                status=exchange.response.status, bytes_out=exchange.sent_bytes,
-                seconds=time.monotonic() - exchange.began_s, complete=complete,
+                status=response.status, bytes_out=cycle.sent_bytes, seconds=seconds, complete=complete,
             )  # fmt: skip
+        cycle.disconnect()
+
+    def _enter(self, moved: int) -> None:
+        self._state = NEXT[self._state, moved]
+        self._ticks = 0
 
     # ---- requests
 
     def _advance(self, data: bytes = b"") -> None:
-        """Take what came; begin the next request, once its head is whole and the answers before it are on their way."""
+        """Take bytes that arrived; begin the next request once its head is whole and the response before it is sent."""
         if self._flow.write_paused:
-            # A client that sends requests and reads no answers waits here, with one head's worth of bytes.
+            # A client that sends requests and reads no responses waits here, with one head's worth of bytes.
             self._reader.buffer += data
             self._flow.pause_reading()
             return
         head = self._reader.feed(data)
         if head is None:
-            if self._reader.buffer and self._state != HEAD:
-                self._state, self._ticks = HEAD, 0
+            if self._reader.buffer and self._state != State.HEAD:
+                self._enter(Moved.HEAD_BEGAN)
             self._flow.resume_reading()
             return
         if isinstance(head, Violation):
@@ -298,9 +313,9 @@ class HTTPConnection(asyncio.Protocol):
         if asks_for_websocket(head):
             self._begin_websocket(head)
         else:
-            self._begin_exchange(head)
+            self._begin_request(head)
 
-    def _begin_exchange(self, head: RequestHead) -> None:
+    def _begin_request(self, head: RequestHead) -> None:
         worker = self.worker
         worker.counters.http_requests += 1
         if head.upgrade_lost:
@@ -308,27 +323,27 @@ class HTTPConnection(asyncio.Protocol):
         self._body = body = (
             None if head.content_length in (None, 0) and not head.chunked else body_reader(head, worker.limits)
         )
-        self._state, self._ticks = EXCHANGE, 0
-        self._cycle = exchange = RequestCycle(self, self._flow, head, body is None)
+        self._enter(Moved.REQUEST_BEGAN)
+        self._cycle = cycle = RequestCycle(self, self._flow, head, body is None)
         if worker.registry.draining:
-            exchange.response.keep_alive = False
+            cycle.response.keep_alive = False
         if self._reader.buffer:
             self._read_body()
         elif self._flow.reading_paused:
             self._flow.resume_reading()
-        if self._cycle is exchange:
-            worker.registry.start(exchange.run(http_scope(worker, head, self._peer)))
+        if self._cycle is cycle:
+            worker.registry.start(cycle.run(http_scope(worker, head, self._peer)))
 
     def _read_body(self, data: bytes = b"") -> None:
-        """Take what came; give the application what there is of its body, and hold what comes behind."""
-        exchange, body, buffer = self._cycle, self._body, self._reader.buffer
-        if exchange is not None and body is not None and not body.complete:
+        """Take bytes that arrived; pass on those of the body, and hold those of the next request."""
+        cycle, body, buffer = self._cycle, self._body, self._reader.buffer
+        if cycle is not None and body is not None and not body.complete:
             self._ticks = 0
             taken = body.feed(data, buffer)
             if isinstance(taken, Violation):
                 self._reject(taken)
                 return
-            behind = exchange.feed(taken, body.complete) and not body.complete
+            behind = cycle.feed(taken, body.complete) and not body.complete
         else:
             buffer += data
             behind = False
@@ -338,12 +353,12 @@ class HTTPConnection(asyncio.Protocol):
             self._flow.resume_reading()
 
     def _skip_body(self) -> None:
-        """Drop the rest of a body that nobody reads, to reach the next request."""
+        """Drop the rest of a body that the application did not read, to reach the next request."""
         body = self._body
         assert body is not None
         data = body.read(self._reader.buffer)
         if isinstance(data, Violation) or self._skipped_bytes + len(data) > _SKIP_MOST_BYTES:
-            self._end_after_answer(discard=True)
+            self._finish(discard=True)
             return
         self._skipped_bytes += len(data)
         if body.complete:
@@ -352,14 +367,14 @@ class HTTPConnection(asyncio.Protocol):
     def _next_request(self) -> None:
         self._body = None
         self._peer = self._via
-        self._state, self._ticks = IDLE, 0
+        self._enter(Moved.REQUEST_DONE)
         if self._reader.buffer:
             self._advance()
         elif self._flow.reading_paused:
             self._flow.resume_reading()
 
     def _begin_websocket(self, head: RequestHead) -> None:
-        """Hand the connection over, once the handshake is known to be proper (RFC 6455 §4.2.1)."""
+        """Check the handshake (RFC 6455 §4.2.1), and hand the connection over."""
         worker, peer = self.worker, self._peer
         handshake = check_handshake(head)
         if isinstance(handshake, Violation):
@@ -374,9 +389,9 @@ class HTTPConnection(asyncio.Protocol):
             self._reject_handshake(violation, head.target)
             return
         if worker.registry.stopping and not worker.registry.replaced:
-            self._transport.close()
+            self._finish(discard=False)
             return
-        self._state = UPGRADED
+        self._enter(Moved.UPGRADE)
         worker.registry.remove(self)
         scope = websocket_scope(worker, head, peer, handshake.subprotocols)
         websocket = WebSocketConnection(worker, self._transport, self._flow, peer, head.target, handshake)
@@ -393,33 +408,27 @@ class HTTPConnection(asyncio.Protocol):
 
     def _reject(self, violation: Violation, path: bytes = b"") -> None:
         """Answer a request that broke a rule, and end the connection: what follows cannot be trusted."""
-        exchange = self._cycle
-        self.worker.incidents.reject(violation, self._peer.client, path if exchange is None else exchange.head.target)
-        if exchange is None or exchange.response.state == NOT_STARTED:
+        cycle, self._cycle = self._cycle, None
+        self.worker.incidents.reject(violation, self._peer.client, path if cycle is None else cycle.head.target)
+        if cycle is None or cycle.response.head_pending:
             self._transport.write(encode_rejection(violation, _extra_fields(violation)))
-        self._cycle = None
-        self._end_after_answer(discard=True)
-        if exchange is not None:
-            exchange.disconnect()
+        self._finish(discard=True)
+        if cycle is not None:
+            cycle.disconnect()
 
-    def _end_after_answer(self, *, discard: bool) -> None:
-        """Close once everything written has left.
-
-        With `discard`, the client may still be sending: closing now would reset the connection and destroy the answer
-        on its way. So our side is closed first and what comes is thrown away (RFC 9112 §9.6).
-        """
-        self._state, self._ticks = LINGERING, 0
+    def _finish(self, *, discard: bool) -> None:
+        """Close once everything written has left; with `discard`, the client may still be sending."""
+        self._enter(Moved.LAST_WRITTEN)
         self._reader.buffer.clear()
         self._body = None
-        if discard and self._transport.can_write_eof() and not self._half_closed:
-            self._transport.write_eof()
-            self._flow.resume_reading()
-        else:
-            self._transport.close()
+        self._flow.release_senders()
+        self._lingering = LingeringClose(
+            self._transport, self.worker.deadlines.close, discard=discard and not self._half_closed
+        )
 
 
 def _extra_fields(violation: Violation) -> list[Header]:
-    """Give the fields that a status asks for."""
+    """Return the fields that a status asks for."""
     if violation.rule.code == 426:
         # RFC 9110 §15.5.22 and RFC 6455 §4.4
         return [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")]

@@ -1,43 +1,36 @@
 """One HTTP request and its response: the `receive` and `send` of an application (ASGI HTTP 2.5).
 
-Made by the HTTP connection for each request and forgotten by it when the response is complete, so that an application
-that goes on working after its response (a background task) cannot touch the next request. The connection feeds it body
-bytes; it gives the connection bytes to write and says when it is done.
+Made by the HTTP connection for each request and dropped by it when the response is complete, so that an application
+that continues after its response (a background task) cannot touch the next request. The connection feeds it body bytes;
+it writes to the connection and reports when it is done.
+
+`send` is a table: `_ON_MESSAGE` has what the application may send in each state of its response, and what that does.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import Callable
-from typing import IO, Final, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, Protocol
 
 from asgiws.protocol.http.head import RequestHead
-from asgiws.protocol.http.response import BODY, DONE, HEAD, TRAILERS, Response, encode_fields
+from asgiws.protocol.http.response import Response, ResponseState, encode_fields
 from asgiws.server.asgi import ClientDisconnected, Event, Scope
 from asgiws.server.connection.flow_control import FlowControl, turn_now_and_then, wait_in, wake
-from asgiws.server.connection.sendfile import file_size
+from asgiws.server.connection.sendfile import FilePart, open_part
 from asgiws.server.state.worker_state import WorkerState
 
 __all__ = ["RequestCycle"]
-
-_Size = TypeVar("_Size", bytes, int)
-_Encoded = TypeVar("_Encoded")
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _FAILED: Final = b"Internal Server Error"
 # Every 128th piece of a response lets the loop turn.
 _TURN_MASK: Final = 127
-_ALLOWED: Final = {
-    HEAD: "http.response.start",
-    BODY: "http.response.body, .pathsend and .zerocopysend",
-    TRAILERS: "http.response.trailers",
-}
 
 
 class Wire(Protocol):
-    """What an exchange needs of its connection."""
+    """The connection, as a request uses it."""
 
     worker: WorkerState
 
@@ -47,17 +40,23 @@ class Wire(Protocol):
     def write(self, data: bytes) -> None:
         """Write at once."""
 
-    async def send_part(self, file: IO[bytes], offset: int, count: int) -> None:
+    async def send_part(self, part: FilePart) -> None:
         """Send a part of a file."""
 
     def on_body_taken(self) -> None:
         """Make room for more of the request body."""
 
-    def on_response_done(self, exchange: RequestCycle) -> None:
-        """Go on behind a response that is complete."""
+    def on_response_done(self, cycle: RequestCycle) -> None:
+        """Continue after a response that is complete."""
+
+    def on_response_abandoned(self, cycle: RequestCycle) -> None:
+        """End after a response that the application has left because its client has left."""
 
     def skips_body(self) -> bool:
-        """Tell whether what is left of the request body will be read and dropped to keep the connection."""
+        """Return whether what is left of the request body will be read and dropped to keep the connection."""
+
+    def begin_shutdown(self) -> None:
+        """End as the server stops."""
 
     def abort(self) -> None:
         """End the TCP connection."""
@@ -67,8 +66,8 @@ class RequestCycle:
     """One request and its response."""
 
     __slots__ = (
-        "_body", "_body_bytes", "_connection", "_disconnected", "_flow", "_unpaused", "_waiters", "began_s",
-        "body_complete", "body_delivered", "expects_continue", "head", "response", "sent_bytes",
+        "_body", "_body_bytes", "_client_left", "_connection", "_flow", "_last_sent", "_told", "_unpaused", "_waiters",
+        "began_s", "body_complete", "body_delivered", "expects_continue", "head", "response", "sent_bytes",
     )  # fmt: skip
 
     def __init__(self, connection: Wire, flow: FlowControl, head: RequestHead, body_complete: bool) -> None:
@@ -84,34 +83,38 @@ class RequestCycle:
         self._body: list[bytes] = []
         self._body_bytes = 0
         self.body_complete = body_complete
-        """Whether the whole request body has come."""
+        """Whether the whole request body has arrived."""
         self.body_delivered = False
-        """Whether the application has had the last of it."""
+        """Whether the application has received the last of it."""
         self.expects_continue = head.expect_continue and not body_complete
         """Whether the client waits for 100 Continue before it sends the body (RFC 9110 §10.1.1)."""
         self._waiters: list[asyncio.Future[None]] = []
-        self._disconnected = False
+        self._client_left = False
+        self._told = False
+        """Whether the application knows, before its response was complete, that the client has left."""
+        self._last_sent = ""
+        """The type of the last message that the application sent."""
         self._unpaused = 0
         """Calls of `receive` and `send` that may come without a pause between them; every 128th lets the loop turn."""
         self.sent_bytes = 0
         self.began_s = time.monotonic()
 
     async def run(self, scope: Scope) -> None:
-        """Call the application, and end the exchange that it left (ASGI C6, C8)."""
+        """Call the application, and end the response that it left incomplete (ASGI C6, C8)."""
         worker = self._connection.worker
         error: BaseException | None = None
         try:
             await worker.app(scope, self.receive, self.send)
         except BaseException as raised:
-            error = worker.incidents.judge(raised)
-        if error is not None or self.response.state != DONE:
-            self._end_unfinished(error)
+            error = worker.incidents.judge(raised, client_left=self._told)
+        if error is not None or self.response.state != ResponseState.DONE:
+            self._end_unfinished(error, "http.response.pathsend" in scope["extensions"])
         worker.registry.on_application_end()
 
     async def receive(self) -> Event:
-        """ASGI `receive`: the request body in pieces, then the disconnect once the exchange is over."""
+        """ASGI `receive`: the request body in pieces, then the disconnect once the response is done."""
         while True:
-            if self.response.state == DONE:
+            if self.response.state == ResponseState.DONE:
                 return await self._disconnect_event()
             if self._body or (self.body_complete and not self.body_delivered):
                 body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
@@ -121,7 +124,8 @@ class RequestCycle:
                 if not self.body_complete:
                     self._connection.on_body_taken()
                 return {"type": "http.request", "body": body, "more_body": not self.body_complete}
-            if self._disconnected:
+            if self._client_left:
+                self._told = True
                 return await self._disconnect_event()
             if self.expects_continue:
                 self.expects_continue = False
@@ -130,118 +134,96 @@ class RequestCycle:
             await wait_in(self._waiters, self._connection.worker.loop)
 
     async def send(self, message: Event) -> None:
-        """ASGI `send`. Raises ClientDisconnected once the client is gone, ValueError and the like for misuse."""
+        """ASGI `send`. Raises ClientDisconnected once the client has left, ValueError and the like for misuse."""
         kind = message["type"]
-        response, connection = self.response, self._connection
-        if response.state == DONE:
+        response, connection, flow = self.response, self._connection, self._flow
+        self._unpaused += 1
+        if response.state == ResponseState.DONE:
             # ASGI H15: messages after the response are ignored; the loop turns, however many there are.
-            self._unpaused += 1
             await turn_now_and_then(self._unpaused)
             return
         if connection.ended():
-            raise ClientDisconnected(f"{kind} after the client left")
-        if kind == "http.response.body" and response.state == BODY:
-            body = message.get("body", b"")
-            if type(body) is not bytes:
-                body = _as_bytes(body)
-            connection.write(self._checked(response.body, body, bool(message.get("more_body", False))))
-            self.sent_bytes += len(body)
-        elif kind == "http.response.start" and response.state == HEAD:
-            if self.expects_continue or (not self.body_complete and not connection.skips_body()):
-                # The client has not sent its body and need not, and what it sends next cannot be told from a body; or
-                # there is too much of it to be read to its end for the sake of the next request.
-                response.keep_alive = False
-            response.start(
-                message["status"],
-                message.get("headers", ()),
-                connection.worker.default_fields,
-                bool(message.get("trailers", False)),
-            )
-            return  # it leaves with the first piece of the body
-        elif kind == "http.response.trailers" and response.state == TRAILERS:
-            more = bool(message.get("more_trailers", False))
-            connection.write(response.trailers(message.get("headers", ()), more))
-        elif kind in ("http.response.pathsend", "http.response.zerocopysend") and response.state == BODY:
-            await self._send_file(message)
-        elif kind == "http.response.early_hint" and response.state == HEAD:
-            if self.head.http_version == "1.1":
-                # RFC 8297 §2; the application sends it before it starts the response
-                links = encode_fields((b"link", link) for link in message["links"])
-                connection.write(b"HTTP/1.1 103 Early Hints\r\n" + links + b"\r\n")
-        else:
-            raise RuntimeError(f"{kind} out of order, allowed now: {_ALLOWED[response.state]}")
-        self._unpaused += 1
-        flow = self._flow
-        if response.state == DONE:
-            # Once the response is whole, the end of the connection is no news to the application.
+            self._raise_left(kind)
+        on_message = _ON_MESSAGE[response.state].get(kind)
+        if on_message is None:
+            if self._told:
+                self._raise_left(kind)
+            raise RuntimeError(f"{kind} out of order, allowed now: {', '.join(_ON_MESSAGE[response.state])}")
+        self._last_sent = kind
+        sending = on_message(self, message)
+        if sending is not None:
+            await sending
+        if response.state == ResponseState.DONE:
+            # Once the response is complete, the end of the connection is no news to the application.
             connection.on_response_done(self)
             if flow.write_paused:
                 await flow.wait_writable()
-        elif flow.write_paused or connection.ended() or not self._unpaused & _TURN_MASK:
-            # Without a pause, others were never served and the application never learned that its client has gone.
+        elif flow.write_paused or not self._unpaused & _TURN_MASK:
+            # Without a pause, other connections would starve, and the application would not learn that its client left.
             await (flow.wait_writable() if flow.write_paused else asyncio.sleep(0))
             if connection.ended():
-                raise ClientDisconnected("client left while a response was sent")
+                self._raise_left(kind)
 
-    async def _disconnect_event(self) -> Event:
-        """Give the last event, however often it is asked for."""
-        self._unpaused += 1
-        await turn_now_and_then(self._unpaused)
-        return {"type": "http.disconnect"}
+    # ---- the messages of an application
 
-    async def _send_file(self, message: Event) -> None:
-        """Send a file, or a part of an open one (ASGI E3, E4)."""
-        if message["type"] == "http.response.pathsend":
-            # Opening a local file takes microseconds; reading it does not happen on the loop.
-            with open(message["path"], "rb") as file:  # noqa: ASYNC230
-                await self._send_part(file, 0, file_size(file), more=False)
-            return
-        opened = message["file"]
-        descriptor = opened if isinstance(opened, int) else opened.fileno()
-        with open(descriptor, "rb", closefd=False) as file:  # noqa: ASYNC230
-            # A file object reads ahead: it and its descriptor stand in two places.
-            stands = os.lseek(descriptor, 0, os.SEEK_CUR)
-            offset, count = message.get("offset"), message.get("count")
-            start = offset if offset is not None else stands if opened is descriptor else opened.tell()
-            size = max(0, file_size(file) - start) if count is None else count
-            if start < 0 or size < 0:
-                raise ValueError(f"offset {offset}, count {count}, allowed: 0 or more")
-            try:
-                await self._send_part(file, start, size, bool(message.get("more_body", False)))
-            finally:
-                os.lseek(descriptor, stands, os.SEEK_SET)  # asyncio moves it, uvloop does not
-        if offset is None:
-            # As sendfile(2) does
-            if opened is descriptor:
-                os.lseek(descriptor, start + size, os.SEEK_SET)
-            else:
-                opened.seek(start + size)
+    def _on_start(self, message: Event) -> None:
+        """Take the head; it leaves with the first piece of the body."""
+        response, connection = self.response, self._connection
+        worker = connection.worker
+        if self.expects_continue or (not self.body_complete and not connection.skips_body()):
+            # The client has not sent its body and need not, and what it sends next cannot be told from a body; or
+            # there is too much of it to be read to its end for the sake of the next request.
+            response.keep_alive = False
+        response.start(
+            message["status"], message.get("headers", ()), worker.default_fields, bool(message.get("trailers", False))
+        )
+        if response.event_stream and worker.registry.stopping:
+            connection.begin_shutdown()
 
-    async def _send_part(self, file: IO[bytes], offset: int, count: int, more: bool) -> None:
-        before, after = self._checked(self.response.reserve, count, more)
-        self._connection.write(before)
+    def _on_early_hint(self, message: Event) -> None:
+        """Send 103 Early Hints (RFC 8297 §2, ASGI E5) to a client that knows interim responses."""
+        if self.head.http_version == "1.1":
+            links = encode_fields((b"link", link) for link in message["links"])
+            self._connection.write(b"HTTP/1.1 103 Early Hints\r\n" + links + b"\r\n")
+
+    def _on_body(self, message: Event) -> None:
+        body = message.get("body", b"")
+        if type(body) is not bytes:
+            body = _as_bytes(body)
+        try:
+            data = self.response.body(body, bool(message.get("more_body", False)))
+        except ValueError:
+            self._connection.abort()  # a body of another length than the head says must not pass for a whole response
+            raise
+        self._connection.write(data)
         if self.response.sends_body:
+            self.sent_bytes += len(body)
+
+    def _on_trailers(self, message: Event) -> None:
+        more = bool(message.get("more_trailers", False))
+        self._connection.write(self.response.trailers(message.get("headers", ()), more))
+
+    async def _on_file(self, message: Event) -> None:
+        """Send a file, or a part of an open one (ASGI E3, E4)."""
+        response, connection = self.response, self._connection
+        more = message["type"] == "http.response.zerocopysend" and bool(message.get("more_body", False))
+        with open_part(message) as part:
             try:
-                await self._connection.send_part(file, offset, count)
+                before, after = response.reserve(part.size, more)
+                connection.write(before)
+                if response.sends_body:
+                    await connection.send_part(part)
+                    self.sent_bytes += part.size
+                    connection.write(after)
             except BaseException:
                 # A part of what was promised is missing, whatever the reason is: also a cancelled application.
-                self._connection.abort()
+                connection.abort()
                 raise
-            self.sent_bytes += count
-            self._connection.write(after)
-
-    def _checked(self, encode: Callable[[_Size, bool], _Encoded], size: _Size, more: bool) -> _Encoded:
-        """Encode; a body of another length than the head has promised must not pass for a whole response."""
-        try:
-            return encode(size, more)
-        except ValueError:
-            self._connection.abort()
-            raise
 
     # ---- called by the connection
 
     def feed(self, data: bytes, complete: bool) -> bool:
-        """Take body bytes; gives whether the application is behind and reading should stop."""
+        """Take body bytes; return whether the application is behind and reading should stop."""
         if data:
             self._body.append(data)
             self._body_bytes += len(data)
@@ -254,46 +236,83 @@ class RequestCycle:
         return self._body_bytes >= self._connection.worker.limits.body_buffer_bytes
 
     def disconnect(self) -> None:
-        """Tell the application that the client is gone."""
-        self._disconnected = True
-        wake(self._waiters)
-
-    def wake(self) -> None:
-        """Let `receive` look again: the response is done."""
+        """Let `receive` return the disconnect: the client has left, or the response is over."""
+        self._client_left = True
         if self._waiters:
             wake(self._waiters)
 
     @property
     def waits_for_body(self) -> bool:
-        """Whether the application sleeps in `receive` until more of the body comes."""
+        """Whether the application sleeps in `receive` until more of the body arrives."""
         return bool(self._waiters) and not self.body_complete
 
-    def _end_unfinished(self, error: BaseException | None) -> None:
-        """Log what the application raised, or that it sent no whole response, and end that."""
-        worker, name = self._connection.worker, self.head.method.encode() + b" " + self.head.target
+    @property
+    def whole(self) -> bool:
+        """Whether every byte of a response of known length was written, even if the application has not ended it."""
+        response = self.response
+        return not response.head_pending and (not response.sends_body or self.sent_bytes == response.length)
+
+    # ---- ends
+
+    async def _disconnect_event(self) -> Event:
+        """Return the last event, however often it is asked for."""
+        self._unpaused += 1
+        await turn_now_and_then(self._unpaused)
+        return {"type": "http.disconnect"}
+
+    def _raise_left(self, kind: str) -> None:
+        self._told = True
+        raise ClientDisconnected(f"{kind} after the client left")
+
+    def _end_unfinished(self, error: BaseException | None, offers_files: bool) -> None:
+        """Log what the application raised, or that its response is incomplete, and end the response."""
+        worker, connection, response = self._connection.worker, self._connection, self.response
+        name = self.head.method.encode() + b" " + self.head.target
         if error is not None:
             worker.incidents.report_fault("raised in", name, error)
-        if self.response.state == DONE or self._connection.ended():
+        if response.state == ResponseState.DONE or connection.ended():
+            return
+        if self._told:
+            connection.on_response_abandoned(self)
             return
         if error is None and not worker.registry.stopping:
-            worker.incidents.report_fault("returned without a whole response to", name)
-        if self.response.state == HEAD:
+            last = f"its last message was {self._last_sent}" if self._last_sent else "it sent no message"
+            if offers_files and self._last_sent == "http.response.start":
+                last += "; a middleware that does not know http.response.pathsend may have dropped it, serve without "
+                last += "--sendfile"
+            worker.incidents.report_fault(f"returned without a whole response ({last}) to", name)
+        if response.head_pending:
             self._fail()
         else:
-            self._connection.abort()
+            connection.abort()
 
     def _fail(self) -> None:
-        response = self.response
-        response.keep_alive = False
+        """Answer 500 in place of a response of which nothing was written."""
+        http_1_0 = self.head.http_version == "1.0"
+        self.response = response = Response(head_only=self.head.method == "HEAD", http_1_0=http_1_0, keep_alive=False)
         response.start(
             500,
             [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(_FAILED))],
             self._connection.worker.default_fields,
             trailers=False,
         )
-        self._connection.write(response.body(_FAILED, more=False))
-        self.sent_bytes = len(_FAILED)
+        self._on_body({"body": _FAILED})
         self._connection.on_response_done(self)
+
+
+_OnMessage = Callable[[RequestCycle, Event], Awaitable[None] | None]
+_ON_MESSAGE: Final[Mapping[int, Mapping[str, _OnMessage]]] = {
+    ResponseState.NOT_STARTED: {
+        "http.response.start": RequestCycle._on_start,
+        "http.response.early_hint": RequestCycle._on_early_hint,
+    },
+    ResponseState.BODY: {
+        "http.response.body": RequestCycle._on_body,
+        "http.response.pathsend": RequestCycle._on_file,
+        "http.response.zerocopysend": RequestCycle._on_file,
+    },
+    ResponseState.TRAILERS: {"http.response.trailers": RequestCycle._on_trailers},
+}
 
 
 def _as_bytes(body: object) -> bytes:

@@ -159,7 +159,7 @@ class WebSocketConnection(asyncio.Protocol):
         self.flow.end()
         wake(self.waiters)
         worker.registry.remove(self)
-        worker.admission.release(self.peer.neighbour)
+        worker.admission.release(self.peer.via)
         counters.messages_in += receiver.messages_in
         counters.bytes_in += receiver.bytes_in
         counters.messages_out += self.messages_out

@@ -11,8 +11,8 @@ __all__ = ["Deadlines"]
 
 _SWEEP_MOST_S: Final = 1.0
 _SWEEP_LEAST_S: Final = 0.02
-# For a request that is on its way when another process takes over
-_LAST_REQUEST_S: Final = 1.0
+# For the next request on a kept connection when another process takes over; at most a quarter of the graceful timeout
+_LAST_REQUEST_S: Final = 5.0
 
 
 class Deadlines:
@@ -44,5 +44,5 @@ class Deadlines:
         self.idle = ticks(config.idle_timeout, tick_s)
         self.lifetime = ticks(config.max_lifetime, tick_s)
         self.answer = ticks(config.answer_timeout, tick_s) or 1
-        self.last = ticks(_LAST_REQUEST_S, tick_s)
+        self.last = ticks(min(_LAST_REQUEST_S, config.graceful_timeout / 4), tick_s) + 1  # the first tick comes early
         self.keepalive = KeepalivePolicy(ticks(config.ping_interval, tick_s), ticks(config.ping_timeout, tick_s))

@@ -29,12 +29,13 @@ class Incidents:
         self._fault_lines = LineLimit("application errors")
         self._rejection_lines = LineLimit("rejections")
 
-    def judge(self, raised: BaseException) -> BaseException | None:
+    def judge(self, raised: BaseException, *, client_left: bool = False) -> BaseException | None:
         """Give what an application raised if it is a fault of the application, and count it.
 
         Its own ClientDisconnected passing through it is none (ASGI C8), alone or as all that a task group raises, nor
         is the cancellation when the server stops, nor GeneratorExit, with which one that ignored it is destroyed. What
-        was raised in its place is the framework's word for it most of the time, and gets a line without a traceback.
+        was raised in its place is the framework's word for it most of the time, and gets a line at debug level. What an
+        application raises that knows that its `client_left` gets one without a traceback.
         """
         if isinstance(raised, ClientDisconnected | GeneratorExit):
             return None
@@ -47,9 +48,10 @@ class Incidents:
             followed = rest.split(_follows_disconnect)[1] is None
         else:
             followed = _follows_disconnect(raised)
-        if followed:
-            if self._fault_lines.admits(logging.INFO):
-                LOG.info("application ended with %s after its client had left", printable(type(raised).__name__))
+        if followed or client_left:
+            level = logging.DEBUG if followed else logging.INFO
+            if self._fault_lines.admits(level):
+                LOG.log(level, "application ended with %s after its client had left", printable(type(raised).__name__))
             return None
         self._counters.app_errors += 1
         return raised

@@ -15,6 +15,10 @@ class Connection(Protocol):
     def on_tick(self, second_passed: bool) -> None:
         """Count one tick towards every deadline."""
 
+    @property
+    def spreads_drain(self) -> bool:
+        """Whether `begin_shutdown` makes its client reconnect: a WebSocket, an event stream."""
+
     def begin_shutdown(self) -> None:
         """Finish what is open and then end: the server stops."""
 
