@@ -15,6 +15,7 @@ from asgiws.config.option import spelled
 from asgiws.config.options import OPTIONS, Config
 from asgiws.config.sources import Settings
 from asgiws.protocol import errors
+from asgiws.telemetry.prometheus import METRICS
 from tests.docs import ROOT, TABLES, with_table
 
 DOCUMENTS = sorted(
@@ -73,6 +74,13 @@ def test_named_options_exist(document: Path) -> None:
     known = known.union(*FLAGS_OF_OTHERS.values())
     for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", document.read_text()):
         assert flag in known, f"{document.name} names {flag}"
+
+
+@pytest.mark.parametrize("document", PAGES, ids=name_of)
+def test_named_metrics_exist(document: Path) -> None:
+    known = {metric.name for metric in METRICS}
+    for name in re.findall(r"`(asgiws_[a-z_]+)`", document.read_text()):
+        assert name in known, f"{document.name} names {name}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
