@@ -109,6 +109,10 @@ class Server:
         """
         return make_report(self.worker, self._certificates, ready=self.ready)
 
+    def stop_accepting(self) -> None:
+        """Leave new connections to another process that accepts on the same sockets; open ones go on."""
+        self._stop_listening()
+
     def close_connection(self, number: int, code: int, reason: str) -> bool:
         """Close one WebSocket by the number that the report gives it; tells whether it was open."""
         for connection in list(self.worker.registry.connections):

@@ -1,10 +1,10 @@
-"""`--reload`: one worker, which is started anew when the application's files change. For development.
+"""`--reload`: one worker, which is restarted when the application's files change. For development.
 
-The old worker goes first, so that what it holds (a port, a lock, a file) is free for the new one: its WebSockets get
-1012, and what does not end within a moment is ended, so that a connection that stays open, or an application that
-blocks, never keeps the new code waiting. The listening socket stays: who connects meanwhile is served by the new one.
-Nothing compiled is kept: two changes within a second would leave the first one's code. An application that cannot
-start says why, and the next change is awaited.
+The old worker ends before the new one starts, so that what it holds (a port, a lock, a file) is free: its WebSockets
+get 1012, and what does not end within a moment is killed, so that neither an open connection nor an application that
+blocks delays the new code. The listening socket stays open: clients that connect meanwhile wait for the new worker. No
+bytecode is written: after two changes within a second it would be that of the first. An application that cannot start
+prints why, and the reloader waits for the next change.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from asgiws.server.sockets.listeners import CannotListen, Listeners
 from asgiws.telemetry.logging_setup import reopen
 from asgiws.telemetry.logs import LOG
 from asgiws.workers.file_watcher import Watched
-from asgiws.workers.worker_process import ENDED, SERVING, STARTING, Child, describe_exit
+from asgiws.workers.worker_process import ENDED, SERVING, STARTING, WorkerProcess, describe_exit
 
 __all__ = ["check_folders", "reload_on_change"]
 
-# For the old worker's connections to end, and for all of it: its lifespan has the same again. With 0.1 s until a change
-# is told, and 0.1 s for a small application to start, the new code serves in a second whatever the old one does.
+# For the old worker's connections to end, and for the whole worker: its lifespan has the same again. With 0.1 s until a
+# change is noticed, and 0.1 s for a small application to start, the new code serves within a second in any case.
 _GRACE_S: Final = 0.3
 _KILL_S: Final = 2 * _GRACE_S
 
 
 def reload_on_change(target: str, config: Config) -> int:
-    """Serve the application that `target` names, and start it anew on each change; gives the exit code."""
+    """Serve the application that `target` names, and restart it on each change; return the exit code."""
     if code := check_folders(config):
         return code
     try:
@@ -47,7 +47,7 @@ def reload_on_change(target: str, config: Config) -> int:
 
 
 def check_folders(config: Config) -> int:
-    """Find a folder that cannot be watched; gives the exit code."""
+    """Find a folder that cannot be watched; return the exit code."""
     for folder in config.reload_dir:
         if not Path(folder).is_dir():
             return fail(USAGE, f"--reload-dir: {folder!r} was given, allowed: a folder that exists")
@@ -65,11 +65,11 @@ class _Reloader:
         self._watched = Watched(config)
         self._terminal = Terminal()
         self._moved = asyncio.Event()
-        """Set with each change of what follows, and of the worker."""
-        self._child: Child | None = None
+        """Set when something below changes, or the state of the worker."""
+        self._worker: WorkerProcess | None = None
         self._stopping = False
         self._changed: list[str] = []
-        """Files that have changed since the worker was started."""
+        """Files that changed since the worker was started."""
 
     async def run(self) -> int:
         """Serve until told to stop."""
@@ -78,7 +78,7 @@ class _Reloader:
             loop.add_signal_handler(number, self._on_signal, number)
         loop.add_signal_handler(signal.SIGUSR1, self._on_reopen)
         watching = asyncio.create_task(self._watched.watch(self._on_files))
-        watching.add_done_callback(_tell_end)
+        watching.add_done_callback(_log_end)
         LOG.info("watching %s", ", ".join(str(folder) for folder in self._watched.folders))
         try:
             while not self._stopping:
@@ -93,23 +93,23 @@ class _Reloader:
 
     async def _serve_until_changed(self) -> None:
         """Start a worker, and end it when files have changed or everything stops."""
-        self._child = child = Child(1, self._config, lambda child: self._moved.set())
-        await child.start(self._target, self._listeners.sockets, "-B")
-        told = STARTING
+        self._worker = worker = WorkerProcess(1, self._config, lambda worker: self._moved.set())
+        await worker.spawn(self._target, self._listeners.sockets, "-B")
+        logged = STARTING
         while not (self._changed or self._stopping):
-            if child.state != told:
-                told = child.state
-                if told == SERVING:
+            if worker.state != logged:
+                logged = worker.state
+                if logged == SERVING:
                     loop = loop_name(loop_factory(self._config.loop))
                     LOG.info("listening on %s (%s)", ", ".join(self._listeners.urls()), describe_process(loop))
-                elif told == ENDED:
-                    LOG.error("worker ended: %s; it is started anew on the next change", describe_exit(child.code))
+                elif logged == ENDED:
+                    LOG.error("worker exited: %s; it is restarted on the next change", describe_exit(worker.code))
             await self._moved.wait()
             self._moved.clear()
         LOG.info("stopping" if self._stopping else f"changed: {_shown(self._changed)}")
-        if child.state != ENDED:
-            child.stop(replaced=True, most_s=_KILL_S)
-            await child.ended.wait()
+        if worker.state != ENDED:
+            worker.drain(replaced=True, most_s=_KILL_S)
+            await worker.ended.wait()
 
     def _on_files(self, paths: list[str]) -> None:
         self._changed += paths
@@ -124,18 +124,18 @@ class _Reloader:
 
     def _on_reopen(self) -> None:
         reopen()
-        if self._child is not None:
-            self._child.send({"do": "reopen"})
+        if self._worker is not None:
+            self._worker.send({"do": "reopen"})
 
 
-def _tell_end(watching: asyncio.Task[None]) -> None:
-    """Say why files are watched no more; the system may have no room for another watch (inotify(7))."""
+def _log_end(watching: asyncio.Task[None]) -> None:
+    """Log why watching ended; the system may have reached its limit of watches (inotify(7))."""
     if not watching.cancelled():
-        LOG.error("files are watched no more: %s; restart the server", watching.exception())
+        LOG.error("files are no longer watched: %s; restart the server", watching.exception())
 
 
 def _shown(paths: list[str]) -> str:
-    """Name the files that have changed, relative to the current folder where they stand in it, and not too many."""
+    """Return the names of at most three files that changed, relative to the current folder where they are in it."""
     names = [os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path for path in paths]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return escape(", ".join(names[:3])) + more

@@ -1,14 +1,14 @@
-"""The supervisor: it owns the sockets, keeps a worker serving on each slot, and passes orders on. It serves nobody.
+"""The supervisor: it owns the listening sockets, keeps a worker serving on each slot, and serves no client itself.
 
-    SIGTERM, SIGINT     every worker drains and ends; a second one: at once
-    SIGHUP              rolling restart: for one slot after the other, a new worker, and then the old one drains;
-                        it begins anew when another SIGHUP comes; from a terminal that has gone: stop
-    SIGTTIN, SIGTTOU    one worker more, one less
-    SIGUSR1             every process opens its log files anew
+    SIGTERM, SIGINT     all workers drain and exit; a second one: at once
+    SIGHUP              rolling restart (`asgiws.workers.rolling_restart`), which a further SIGHUP starts over; stop,
+                        when the terminal was closed
+    SIGTTIN, SIGTTOU    add a worker, remove one
+    SIGUSR1             all processes reopen their log files
 
-The first worker starts alone, so that what keeps an application from starting is said once; its exit code is then that
-of the server. Later on nothing of the kind ends the server: a worker that dies is started again, with a growing pause,
-and a rolling restart whose new worker does not start leaves the others as they are.
+The first worker starts alone, so that what keeps an application from starting is printed once; its exit code is then
+that of the server. Later nothing of the kind ends the server: a worker that dies is replaced, with a growing pause, and
+a rolling restart whose new workers do not start leaves the old ones serving.
 """
 
 from __future__ import annotations
@@ -36,14 +36,17 @@ from asgiws.server.tls.certificates import Certificates
 from asgiws.telemetry.logging_setup import reopen
 from asgiws.telemetry.logs import LOG
 from asgiws.telemetry.scoreboard import WORKER_STATES, Scoreboard, Status, Worker
+from asgiws.workers.rolling_restart import prepare_successors, switch_over
 from asgiws.workers.slot import Slot
 from asgiws.workers.worker import HEARTBEAT_S
-from asgiws.workers.worker_process import SERVING, Child
+from asgiws.workers.worker_process import SERVING, WorkerProcess
 
 __all__ = ["Supervisor", "supervise"]
 
 _TICK_S: Final = 1.0
-# Options of the supervisor itself, which it takes once
+# Between two workers that are recycled, beside the time over which their WebSockets are closed (--drain-spread)
+_RECYCLE_APART_S: Final = 2.0
+# Options of the supervisor itself, which are read once
 _KEPT: Final = (
     "host", "port", "uds", "uds_mode", "uds_owner", "fd", "backlog", "workers", "admin", "log_level", "log_format",
     "use_colors", "log_file", "log_config",
@@ -51,13 +54,13 @@ _KEPT: Final = (
 
 
 def supervise(target: str, config: Config, load: Callable[[], Config] | None = None) -> int:
-    """Serve the application that `target` names with `config.workers` workers; gives the exit code.
+    """Serve the application that `target` names with `config.workers` workers; return the exit code.
 
-    `load` reads the options anew, for a rolling restart. What listens and how this process logs is not changed by it.
+    `load` reads the options again, for a rolling restart. The sockets and the log of this process stay as they are.
     """
     try:
         if config.ssl_certfile:
-            Certificates(config)  # so that a fault in its files is told once, and not by each worker
+            Certificates(config)  # so that an error in its files is printed once, and not by each worker
         return asyncio.run(Supervisor(target, config, load).run())
     except CannotListen as error:
         return fail(CANNOT_START, str(error))
@@ -69,7 +72,7 @@ class Supervisor:
     def __init__(self, target: str, config: Config, load: Callable[[], Config] | None = None) -> None:
         self.slots: list[Slot] = []
         self.scoreboard = Scoreboard()
-        self._taken_away: set[Slot] = set()
+        self._removed: set[Slot] = set()
         """Slots whose last worker drains."""
         self._target = target
         self._config = config
@@ -86,10 +89,14 @@ class Supervisor:
         self._told_to_stop = asyncio.Event()
         self._exit_code = 0
         self._restarts_wanted = 0
+        self._recycling = False
+        self._recycled: Slot | None = None
+        """The slot whose worker was recycled last; others wait until `_recycle_from_s`."""
+        self._recycle_from_s = 0.0
         self._tick_at_s = time.monotonic()
 
     async def run(self) -> int:
-        """Serve until told to stop; gives the exit code."""
+        """Serve until told to stop; return the exit code."""
         loop = asyncio.get_running_loop()
         for number, handler in self._handlers().items():
             loop.add_signal_handler(number, handler)
@@ -102,19 +109,25 @@ class Supervisor:
         return self._exit_code
 
     async def _serve(self) -> None:
-        starting = asyncio.create_task(self._start())
-        telling = asyncio.create_task(self._told_to_stop.wait())
+        starting = asyncio.create_task(self._start_workers())
+        stopping = asyncio.create_task(self._told_to_stop.wait())
         try:
-            await asyncio.wait((starting, telling), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
             if starting.done() and starting.result():
                 self._started.set()
                 self._say_ready()
                 self._tick()
-                await telling
+                await stopping
         finally:
             self._told_to_stop.set()
-            await self._stop()
+            await self._end_workers()
             starting.cancel()
+
+    def workers(self) -> list[WorkerProcess]:
+        """Return all workers, also those that drain."""
+        return [worker for slot in (*self.slots, *self._removed) for worker in slot.workers()]
+
+    # ---- what the admin address asks for
 
     @property
     def addresses(self) -> list[str]:
@@ -123,24 +136,24 @@ class Supervisor:
 
     @property
     def ready(self) -> bool:
-        """Whether every slot has a worker that serves, and nobody has told it to stop."""
+        """Whether every slot has a worker that serves, and no stop was ordered."""
         started = bool(self.slots) and all(slot.serves for slot in self.slots)
         return started and not self._told_to_stop.is_set()
 
     def status(self) -> Status:
-        """Give the sum of what all workers have reported."""
-        workers = [
-            Worker(child, child.number, child.pid, WORKER_STATES[child.state], max(0.0, child.silent_s() - HEARTBEAT_S))
-            for child in self._children()
+        """Return the sum of what all workers have reported."""
+        rows = [
+            Worker(each, each.number, each.pid, WORKER_STATES[each.state], max(0.0, each.silent_s() - HEARTBEAT_S))
+            for each in self.workers()
         ]
-        workers.sort(key=lambda worker: (worker.number, worker.pid))
-        return self.scoreboard.status(workers, ready=self.ready, draining=self._told_to_stop.is_set())
+        rows.sort(key=lambda row: (row.number, row.pid))
+        return self.scoreboard.status(rows, ready=self.ready, draining=self._told_to_stop.is_set())
 
     async def close_connection(self, pid: int, number: int, code: int, reason: str) -> bool:
         """Have a worker close a WebSocket; return whether it was open. Raises TimeoutError when it does not answer."""
-        for child in self._children():
-            if child.pid == pid:
-                return bool(await child.ask({"do": "close", "number": number, "code": code, "reason": reason}))
+        for worker in self.workers():
+            if worker.pid == pid:
+                return bool(await worker.ask({"do": "close", "number": number, "code": code, "reason": reason}))
         return False
 
     async def close_many(
@@ -151,14 +164,14 @@ class Supervisor:
         Raises ValueError for a value that is not allowed, TimeoutError when none of the workers answers.
         """
         which = dataclasses.asdict(BulkClose(path, client, percent, over_s, code, reason))
-        asked = [child for child in self._children() if child.state == SERVING and pid in (None, child.pid)]
-        orders = (child.ask({"do": "close_many", "which": which}) for child in asked)
+        asked = [worker for worker in self.workers() if worker.state == SERVING and pid in (None, worker.pid)]
+        orders = (worker.ask({"do": "close_many", "which": which}) for worker in asked)
         answers = await asyncio.gather(*orders, return_exceptions=True)
         counts = [answer for answer in answers if isinstance(answer, int)]
-        for child, answer in zip(asked, answers, strict=True):
+        for worker, answer in zip(asked, answers, strict=True):
             if isinstance(answer, BaseException):
                 LOG.warning(
-                    "worker %d (process %d) does not answer; its WebSockets may stay open", child.number, child.pid
+                    "worker %d (process %d) does not answer; its WebSockets may stay open", worker.number, worker.pid
                 )
         if asked and not counts:
             raise TimeoutError
@@ -172,20 +185,15 @@ class Supervisor:
                 return True
         return False
 
-    def _children(self) -> list[Child]:
-        """Give all workers, also those that drain."""
-        return [child for slot in (*self.slots, *self._taken_away) for child in slot.children()]
+    # ---- the first start and the end
 
-    # ---- start and stop
-
-    async def _start(self) -> bool:
-        """Start the first worker, and then the others; gives whether they serve."""
+    async def _start_workers(self) -> bool:
+        """Start the first worker, and then the others; return whether they serve."""
         for number in range(1, self._config.workers + 1):
-            listeners = self._listeners if number == 1 else self._listeners.again()
-            self.slots.append(Slot(number, listeners, self._target, self._config, self.scoreboard))
+            self._add_slot(number, self._listeners if number == 1 else self._listeners.again())
         first = self.slots[0]
         for slots in (self.slots[:1], self.slots[1:]):
-            await asyncio.gather(*(slot.replace() for slot in slots))
+            await asyncio.gather(*(slot.prepare(self._config) for slot in slots))
             for slot in slots:
                 said_why = CANNOT_START <= slot.last_code <= STARTUP_FAILED
                 if slot.serving is None and (said_why or slot is first) and not self._told_to_stop.is_set():
@@ -194,11 +202,16 @@ class Supervisor:
                 self._run(slot.keep())
         return True
 
-    async def _stop(self) -> None:
-        """End every worker."""
+    def _add_slot(self, number: int, listeners: Listeners) -> Slot:
+        slot = Slot(number, listeners, self._target, self._config, self.scoreboard, self._recycle_next)
+        self.slots.append(slot)
+        return slot
+
+    async def _end_workers(self) -> None:
+        """Drain every worker, and wait until all have exited."""
         self._notifier.stopping()
-        LOG.info("stopping %d workers", len(self._children()))
-        ended_well = await asyncio.gather(*(slot.close() for slot in (*self.slots, *self._taken_away)))
+        LOG.info("stopping %d workers", len(self.workers()))
+        ended_well = await asyncio.gather(*(slot.close() for slot in (*self.slots, *self._removed)))
         if not all(ended_well) and not self._exit_code:
             self._exit_code = CANNOT_START
         for task in self._tasks:
@@ -217,22 +230,40 @@ class Supervisor:
         self._notifier.ready(status)
         self._notifier.keep_alive()
 
-    # ---- time
+    # ---- heartbeats and recycling
 
     def _tick(self) -> None:
-        """Look after the heartbeats, once a second."""
+        """Check the heartbeats, once a second."""
         asyncio.get_running_loop().call_later(_TICK_S, self._tick)
         now = time.monotonic()
         if now - self._tick_at_s > 2 * _TICK_S:
             # This process was stopped itself, as by Ctrl-Z, and perhaps the workers with it.
-            for child in self._children():
-                child.excuse_silence()
+            for worker in self.workers():
+                worker.excuse_silence()
         self._tick_at_s = now
         if self._config.worker_timeout:
             for slot in self.slots:
                 slot.check_heartbeat(self._config.worker_timeout)
 
-    # ---- orders
+    def _recycle_next(self) -> None:
+        """Replace a worker that has served enough, one at a time and with a pause between two slots."""
+        if self._recycling or self._restarts_wanted or self._told_to_stop.is_set():
+            return  # and comes back; or all are replaced; or all end
+        # The one that waits longest: else a short --worker-lifetime would be that of the first slot only.
+        slot = min((slot for slot in self.slots if slot.due), key=lambda slot: slot.due_since_s, default=None)
+        if slot is not None and (slot is self._recycled or time.monotonic() >= self._recycle_from_s):
+            self._recycling, self._recycled = True, slot
+            self._run(self._recycle(slot))
+
+    async def _recycle(self, slot: Slot) -> None:
+        await slot.recycle()
+        self._recycling = False
+        pause_s = _RECYCLE_APART_S + self._config.drain_spread
+        self._recycle_from_s = time.monotonic() + pause_s
+        asyncio.get_running_loop().call_later(pause_s, self._recycle_next)
+        self._recycle_next()
+
+    # ---- signals
 
     def _handlers(self) -> dict[int, Callable[[], None]]:
         return {
@@ -245,7 +276,7 @@ class Supervisor:
         }
 
     def _unless_stopping(self, handler: Callable[[], None]) -> Callable[[], None]:
-        """Do nothing more of the kind once the server was told to stop: it would outlive the stop."""
+        """Ignore a signal once a stop was ordered: what it starts would outlive the stop."""
 
         def handle() -> None:
             if not self._told_to_stop.is_set():
@@ -256,8 +287,8 @@ class Supervisor:
     def _on_stop(self) -> None:
         if self._told_to_stop.is_set():
             LOG.info("stopping at once")
-            for child in self._children():
-                child.force()
+            for worker in self.workers():
+                worker.force()
         self._told_to_stop.set()
 
     def _on_hangup(self) -> None:
@@ -274,8 +305,8 @@ class Supervisor:
 
     def _on_reopen(self) -> None:
         reopen()
-        for child in self._children():
-            child.send({"do": "reopen"})
+        for worker in self.workers():
+            worker.send({"do": "reopen"})
 
     def _on_more(self) -> None:
         try:
@@ -283,31 +314,29 @@ class Supervisor:
         except CannotListen as error:
             LOG.error("%s", error)
             return
-        number = max(slot.number for slot in self.slots) + 1
-        LOG.info("one worker more, %d now", len(self.slots) + 1)
-        slot = Slot(number, listeners, self._target, self._config, self.scoreboard)
-        self.slots.append(slot)
+        slot = self._add_slot(max(slot.number for slot in self.slots) + 1, listeners)
+        LOG.info("one worker more, %d now", len(self.slots))
         self._run(slot.keep())
 
     def _on_less(self) -> None:
         if len(self.slots) == 1:
-            LOG.warning("the last worker is not taken away; SIGTERM stops the server")
+            LOG.warning("the last worker is not removed; SIGTERM stops the server")
             return
         LOG.info("one worker less, %d now", len(self.slots) - 1)
-        # One that serves nobody first, as one whose worker cannot start; else the last.
+        # A slot without a worker first, such as one whose worker cannot start; else the last.
         slot = next((slot for slot in reversed(self.slots) if not slot.serves), self.slots[-1])
         self.slots.remove(slot)
-        self._taken_away.add(slot)
-        self._run(self._take_away(slot))
+        self._removed.add(slot)
+        self._run(self._remove(slot))
 
-    async def _take_away(self, slot: Slot) -> None:
+    async def _remove(self, slot: Slot) -> None:
         await slot.close(replaced=True)
-        self._taken_away.discard(slot)
+        self._removed.discard(slot)
 
     # ---- rolling restart
 
     async def _restart(self) -> None:
-        """Replace the workers, and begin anew when that is asked for meanwhile."""
+        """Replace the workers, and start over when that is asked for meanwhile."""
         await self._started.wait()
         while self._restarts_wanted:
             self._restarts_wanted = 1
@@ -317,29 +346,27 @@ class Supervisor:
                 return
             self._restarts_wanted -= 1
             self._notifier.ready(f"{len(self.slots)} workers")
+        self._recycle_next()
 
     async def _replace_all(self) -> None:
-        """Replace the workers, one after the other, until one does not start, or another restart is wanted."""
-        config = dataclasses.replace(self._read_config())  # an object of its own: who has it was started with it
+        """Replace all workers, or none when another order comes or a new one does not start."""
+        # An object of its own: the workers that have it were started with it.
+        before, self._config = self._config, dataclasses.replace(self._read_config())
         LOG.info("rolling restart of %d workers", len(self.slots))
-        while slot := next((slot for slot in self.slots if slot.config is not config), None):
-            if self._restarts_wanted > 1:
-                LOG.info("rolling restart begins anew")
-                return
-            before, slot.config = slot.config, config
-            if await slot.replace():
-                continue
-            if self._told_to_stop.is_set():
-                return
-            slot.config = before
-            if slot in self.slots and not slot.abandoned:  # neither taken away meanwhile, nor to begin anew
-                LOG.error("rolling restart given up; the workers that were not replaced go on")
-                return
-        self._config = config
-        LOG.info("rolling restart done")
+        if await prepare_successors(self.slots, self._config, self._is_interrupted):
+            draining = await switch_over(self.slots)
+            LOG.info("rolling restart: %d new workers serve, %d old ones drain", len(self.slots), len(draining))
+            self._run(_say_done(draining))
+            return
+        self._config = before
+        if self._restarts_wanted > 1 and not self._told_to_stop.is_set():
+            LOG.info("rolling restart starts over")
+
+    def _is_interrupted(self) -> bool:
+        return self._restarts_wanted > 1 or self._told_to_stop.is_set()
 
     def _read_config(self) -> Config:
-        """Read the options anew; what they were when they cannot be read."""
+        """Read the options again; return the last ones when they cannot be read."""
         if self._load is None:
             return self._config
         try:
@@ -347,22 +374,29 @@ class Supervisor:
         except OptionError as error:
             LOG.error("options stay as they were: %s", error)
             return self._config
-        self._take(config)
+        self._adopt(config)
         return dataclasses.replace(config, admin=self._begun_with.admin)
 
-    def _take(self, config: Config) -> None:
-        """Take what this process itself can take of new options, and say what it cannot."""
+    def _adopt(self, config: Config) -> None:
+        """Adopt new options as far as this process can, and log those that it cannot."""
         if self._access is not None and self._access.token != config.admin_token:
-            self._access.token = config.admin_token  # at once: the one before may have become known
+            self._access.token = config.admin_token  # at once: the old one may have become known
             LOG.info("admin address has another token, or none any more")
         kept = [name for name in _KEPT if getattr(config, name) != getattr(self._begun_with, name)]
         if _named(config.bind) != _named(self._begun_with.bind):
             kept.append("bind")
         if kept:
             names = ", ".join(map(spelled, kept))
-            LOG.warning("%s: the supervisor stays as it was until the server is restarted", names)
+            LOG.warning("%s: the supervisor keeps the old value until the server is restarted", names)
+
+
+async def _say_done(draining: list[WorkerProcess]) -> None:
+    """Log the end of a rolling restart, when its old workers have exited."""
+    for worker in draining:
+        await worker.ended.wait()
+    LOG.info("rolling restart done")
 
 
 def _named(bind: tuple[str, ...]) -> list[str]:
-    """Leave out sockets that were inherited, of which options read anew do not know."""
+    """Leave out inherited sockets, which options read again do not contain."""
     return [address for address in bind if not address.startswith("fd:")]

@@ -98,17 +98,23 @@ class Supervised:
             self._run.force()
         elif order["do"] == "reopen":
             reopen()
-        elif order["do"] == "close" and self._server is not None:
-            found = self._server.close_connection(order["number"], order["code"], order["reason"])
-            self._channel.send({"is": "answer", "ask": order["ask"], "value": found})
-        elif order["do"] == "close_many" and self._server is not None:
-            count = self._server.close_websockets(BulkClose(**order["which"]))
-            self._channel.send({"is": "answer", "ask": order["ask"], "value": count})
+        elif self._server is not None:
+            self._channel.send({"is": "answer", "ask": order["ask"], "value": _answer(self._server, order)})
 
     def _on_orphaned(self) -> None:
         if not self._run.told_to_stop.is_set():
             LOG.error("the supervisor has gone, so this worker stops")
             self._run.stop()
+
+
+def _answer(server: Server, order: Message) -> object:
+    """Carry out an order that the supervisor waits for; return the answer."""
+    if order["do"] == "close":
+        return server.close_connection(order["number"], order["code"], order["reason"])
+    if order["do"] == "close_many":
+        return server.close_websockets(BulkClose(**order["which"]))
+    server.stop_accepting()
+    return True
 
 
 def main() -> int:

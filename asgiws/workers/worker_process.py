@@ -1,11 +1,11 @@
-"""One worker process as its supervisor sees it, from the spawn to the end.
+"""One worker process as its supervisor sees it, from the spawn to the exit.
 
 States:
 
-    STARTING    the interpreter, the application's import and its lifespan startup
-    SERVING     it said that it is ready
-    STOPPING    it was told to stop, or is being ended
-    ENDED       the process is gone; `code` is its exit code
+    STARTING    the interpreter starts, imports the application and runs its lifespan startup
+    SERVING     it has reported that it is ready
+    STOPPING    it drains, or it is being killed
+    ENDED       the process has exited; `code` is its exit code
 """
 
 from __future__ import annotations
@@ -28,39 +28,42 @@ from asgiws.runner.watchdog import FORCED_MOST_S, stop_most_s
 from asgiws.telemetry.logs import LOG
 from asgiws.workers.channel import Channel, Message
 
-__all__ = ["ENDED", "SERVING", "STARTING", "STOPPING", "Child", "describe_exit"]
+__all__ = ["ENDED", "SERVING", "STARTING", "STOPPING", "WorkerProcess", "describe_exit"]
 
 STARTING, SERVING, STOPPING, ENDED = range(4)
 
 _ROOT: Final = str(Path(asgiws._version.__file__).parent.parent)
-# For a worker that is aborted to write where it hung, and for one that was forced to end
+# For a worker that is aborted to print its stacks, and for one that is forced to exit
 _LAST_WORDS_S: Final = 2.0
 # For a worker to answer an order, which it does at once unless its application blocks the loop
 _ANSWER_S: Final = 5.0
-# For the rest of what a worker said before it ended to be read; a process that it has forked may hold its end open.
+# For the rest of what a worker sent before it exited; a process that it forked may hold its end open.
 _UNREAD_S: Final = 1.0
 
 
-class Child:
-    """A worker process. `on_change` is called when it is ready, due or ended."""
+class WorkerProcess:
+    """A worker process. `on_change` is called when it is ready, wants a successor, or has exited."""
 
-    def __init__(self, number: int, config: Config, on_change: Callable[[Child], None]) -> None:
+    def __init__(self, number: int, config: Config, on_change: Callable[[WorkerProcess], None]) -> None:
         self.number = number
         """Of the slot that it serves in, from 1."""
+        self.config = config
         self.state = STARTING
         self.code = 0
-        """The exit code once it has ended, negative for a signal, as `subprocess` has it."""
+        """The exit code once it has ended, negative for a signal, as in `subprocess`."""
         self.due = ""
-        """Why it asks for a successor; empty while it does not."""
+        """Why it wants a successor; empty while it does not."""
+        self.due_since_s = 0.0
         self.imported = False
-        """Whether it has imported the application; before that it takes no orders and has nothing to end in order."""
+        """Whether it has imported the application; before that it reads no orders and has nothing to shut down."""
         self.hung = False
-        """Whether it was ended because it gave no heartbeat."""
+        """Whether it was aborted because it sent no heartbeat."""
+        self.accepting = True
+        """Whether it may accept connections; False once it was told to leave them to its successor."""
         self.pid = 0
         self.on_report: Callable[[Message], None] = lambda report: None
-        """Called with what each heartbeat says, where there are reports (--admin)."""
+        """Called with the report of each heartbeat, where there are reports (--admin)."""
         self.ended = asyncio.Event()
-        self._config = config
         self._on_change = on_change
         self._alive_at_s = time.monotonic()
         self._ready_at_s = 0.0
@@ -70,10 +73,10 @@ class Child:
         self._asked: dict[int, asyncio.Future[Any]] = {}
         """Orders that were not answered yet, by their number."""
         self._kill_timer: asyncio.TimerHandle | None = None
-        self._watching: asyncio.Task[None]
+        self._waiting: asyncio.Task[None]
 
-    async def start(self, target: str, listeners: Sequence[socket.socket], *flags: str) -> None:
-        """Start the process, on listening sockets that it inherits. Raises OSError when the system has no process.
+    async def spawn(self, target: str, listeners: Sequence[socket.socket], *flags: str) -> None:
+        """Start the process, which inherits the listening sockets. Raises OSError when the system refuses a process.
 
         `flags` are for the interpreter.
         """
@@ -82,10 +85,10 @@ class Child:
             descriptors = [listener.fileno() for listener in listeners]
             # Its supervisor serves the admin address; a worker need not know the token.
             config = dataclasses.replace(
-                self._config, bind=tuple(f"fd:{fd}" for fd in descriptors), uds="", fd=-1, admin="",
+                self.config, bind=tuple(f"fd:{fd}" for fd in descriptors), uds="", fd=-1, admin="",
                 admin_token="",
             )  # fmt: skip
-            # -P: a module of the application must not stand in for one of the standard library.
+            # -P: a module of the application must not replace one of the standard library.
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", *flags, "-m", "asgiws.workers", str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL, pass_fds=(theirs.fileno(), *descriptors), env=_environment(),
@@ -96,42 +99,41 @@ class Child:
         finally:
             theirs.close()
         self.pid = process.pid
-        self._watching = asyncio.create_task(self._watch(process))
+        self._waiting = asyncio.create_task(self._wait_exit(process))
         self._channel = await Channel.connect(ours, self._on_message, self._channel_ended.set)
-        # Not into the socket before there is a reader: large options would fill it, and block this process for ever.
-        order = {"target": target, "config": dataclasses.asdict(config), "reports": bool(self._config.admin)}
-        self.send(order)
+        # Not into the socket before there is a reader: large options would fill it and block this process for ever.
+        self.send({"target": target, "config": dataclasses.asdict(config), "reports": bool(self.config.admin)})
         if self.state == STOPPING:
-            self._signal(signal.SIGKILL)  # it was told to stop before it could be told
+            self._signal(signal.SIGKILL)  # it was told to stop before it had a channel
 
     @property
     def served_s(self) -> float:
-        """How long it has served, until now or until its end."""
+        """How long it has served, until now or until its exit."""
         return (self._ended_at_s or time.monotonic()) - self._ready_at_s if self._ready_at_s else 0.0
 
     def silent_s(self) -> float:
-        """Give the seconds since its last sign of life; 0 while it is not expected to give any."""
+        """Return the seconds since its last sign of life; 0 while none is expected."""
         return time.monotonic() - self._alive_at_s if self.state == SERVING else 0.0
 
     def excuse_silence(self) -> None:
         """Count its silence from now on: the supervisor itself was not running."""
         self._alive_at_s = time.monotonic()
 
-    def stop(self, *, replaced: bool, most_s: float = 0) -> None:
-        """Tell it to drain and end; it is killed when it takes longer than it may, or than `most_s` seconds.
+    def drain(self, *, replaced: bool, most_s: float = 0) -> None:
+        """Tell it to drain and exit; kill it when that takes longer than its own deadline, or than `most_s` seconds.
 
-        One that still imports the application ends at once.
+        One that still imports the application exits at once.
         """
         if self.state < STOPPING:
             self.state = STOPPING
             self.send({"do": "stop", "replaced": replaced})
             if not self.imported:
-                # Should its lifespan begin in this very moment, SIGTERM does no harm, and it reads the order.
+                # Should its lifespan begin at this very moment, SIGTERM does no harm, and it reads the order.
                 self._signal(signal.SIGTERM)
-            self._kill_after(most_s or stop_most_s(self._config) + _LAST_WORDS_S)
+            self._kill_after(most_s or stop_most_s(self.config) + _LAST_WORDS_S)
 
     def force(self) -> None:
-        """Tell it to end at once."""
+        """Tell it to exit at once."""
         if self.state < ENDED:
             self.state = STOPPING
             if not self.imported:
@@ -139,30 +141,30 @@ class Child:
             self.send({"do": "force"})
             self._kill_after(FORCED_MOST_S + _LAST_WORDS_S)
 
-    def retire(self, why: str) -> None:
-        """Ask for a successor to this worker, which drains when that serves."""
-        self.due = why
-        self._on_change(self)
-
     def abort(self) -> None:
-        """End it because it hangs; it writes where."""
+        """End it because it hangs; it prints where."""
         if self.state < ENDED:
             self.state, self.hung = STOPPING, True
             self._signal(signal.SIGABRT)
             self._kill_after(_LAST_WORDS_S)
+
+    def retire(self, why: str) -> None:
+        """Ask for a successor to this worker, which drains when that serves."""
+        self.due, self.due_since_s = why, time.monotonic()
+        self._on_change(self)
 
     def send(self, order: Message) -> None:
         """Send an order."""
         if self._channel is not None:
             self._channel.send(order)
 
-    async def ask(self, order: Message) -> Any:
+    async def ask(self, order: Message, most_s: float = _ANSWER_S) -> Any:
         """Send an order that the worker answers; return the answer. Raises TimeoutError when there is none."""
         number = max(self._asked, default=0) + 1
         self._asked[number] = asyncio.get_running_loop().create_future()
         self.send({**order, "ask": number})
         try:
-            async with asyncio.timeout(_ANSWER_S):
+            async with asyncio.timeout(most_s):
                 return await self._asked[number]
         finally:
             del self._asked[number]
@@ -173,12 +175,12 @@ class Child:
         self._kill_timer = asyncio.get_running_loop().call_later(seconds, self._kill)
 
     def _kill(self) -> None:
-        LOG.error("worker %d (process %d) did not end, it is killed", self.number, self.pid)
+        LOG.error("worker %d (process %d) has not exited in time; killing it", self.number, self.pid)
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
         if self.pid and self.state < ENDED:
-            with contextlib.suppress(ProcessLookupError):  # it has ended, and we are told next
+            with contextlib.suppress(ProcessLookupError):  # it has exited, and `_wait_exit` returns next
                 os.kill(self.pid, number)
 
     def _on_message(self, message: Message) -> None:
@@ -199,7 +201,7 @@ class Child:
         elif kind == "due" and self.state in (STARTING, SERVING):
             self.retire(message["why"])
 
-    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+    async def _wait_exit(self, process: asyncio.subprocess.Process) -> None:
         self.code = await process.wait()
         self.state, self._ended_at_s = ENDED, time.monotonic()
         if self._kill_timer is not None:
@@ -214,7 +216,7 @@ class Child:
 
 
 def describe_exit(code: int) -> str:
-    """Say how a process ended."""
+    """Say how a process exited."""
     if code >= 0:
         return f"exit code {code}"
     try:
@@ -224,7 +226,7 @@ def describe_exit(code: int) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Give the environment of a worker: ours, and where this package was found if that was the current folder."""
+    """Return the environment of a worker: ours, and where this package was found if that was the current folder."""
     environ = dict(os.environ)
     if _ROOT not in sys.path[1:]:
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, (environ.get("PYTHONPATH"), _ROOT)))

@@ -327,7 +327,9 @@ def test_options_that_the_supervisor_keeps_are_named(start: Start, tmp_path: Pat
     options.write_text(f'app = "{ECHO}"\nbind = ["127.0.0.1:0"]\nlog_format = "json"\nidle_timeout = 60\n')
     process.signal(signal.SIGHUP)
     line = process.wait_stderr("until the server is restarted")
-    assert line.endswith("--admin, --log-format, --bind: the supervisor stays as it was until the server is restarted")
+    assert line.endswith(
+        "--admin, --log-format, --bind: the supervisor keeps the old value until the server is restarted"
+    )
     process.wait_stderr("rolling restart done")
     client, _ = open_one(process, admin)
     client.socket.close()

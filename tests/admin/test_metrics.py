@@ -106,7 +106,7 @@ def test_open_connections_are_told_while_they_are_open(start: Start) -> None:
 
 @pytest.mark.slow
 def test_no_counter_goes_backwards_when_workers_die_and_are_replaced(start: Start) -> None:
-    """Two workers under traffic; one is killed, then all are replaced; the sums are what was sent."""
+    """Two workers under traffic; one killing it, then all are replaced; the sums are what was sent."""
     process = start(ECHO, *ADMIN, "--workers", "2")
     admin = Admin(process)
     scrapes = [admin.samples()]
@@ -164,7 +164,7 @@ def test_last_messages_before_a_worker_ends_are_counted(start: Start) -> None:
         assert (first, payload[:2]) == (0x88, (1012).to_bytes(2))
         client.send(raw.close(1012))
         client.read_to_end()
-    process.wait_stderr("has left")
+    process.wait_stderr("has exited")
 
     assert value(admin.samples(), "asgiws_websocket_closes_total", by="server", code="1012") == 1
 

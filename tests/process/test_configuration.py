@@ -308,14 +308,14 @@ def test_rolling_restart_reads_the_files_again(start: Start, tmp_path: Path) -> 
         'app = "shop:app"\nenv_file = "shop.env"\nheader = ["X-From: after"]\nport = 1\n'
     )
     process.signal(signal.SIGHUP)
-    process.wait_stderr("has left")
+    process.wait_stderr("has exited")
     answer = get(process)
     assert (answer.body, answer.header(b"x-from")) == (b"paris", b"after")
 
     (tmp_path / "shop.env").write_text("ASGIWS_PRT=1")
     process.signal(signal.SIGHUP)
     process.wait_stderr("ASGIWS_PRT in env file shop.env is not used: .* did you mean ASGIWS_PORT")
-    process.wait_stderr("has left")
+    process.wait_stderr("has exited")
     assert get(process).body == b"none"
 
 

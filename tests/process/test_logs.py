@@ -199,7 +199,7 @@ def test_what_an_import_raises_is_escaped(run_command: RunCommand, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("more", "last"),
-    [(["--workers", "1"], "rolling restart given up"), (["--reload"], "worker ended: exit code 1")],
+    [(["--workers", "1"], "rolling restart given up"), (["--reload"], "worker exited: exit code 1")],
     ids=["rolling-restart", "reload"],
 )
 def test_new_code_that_cannot_be_imported_is_one_object(

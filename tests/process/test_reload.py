@@ -189,10 +189,10 @@ def test_error_is_shown_and_the_next_change_is_served(reloading: Reloading, edit
     process = reloading()
     edit("two", above="import missing_module")
     process.wait_stderr("ModuleNotFoundError: No module named 'missing_module'")
-    process.wait_stderr("worker ended: exit code 1; it is started anew on the next change")
+    process.wait_stderr("worker exited: exit code 1; it is restarted on the next change")
     edit("two", above="this is no Python")
     process.wait_stderr("SyntaxError")
-    process.wait_stderr("it is started anew on the next change")
+    process.wait_stderr("it is restarted on the next change")
     edit("two")
     wait_started_anew(process)
     assert version(process) == b"two"
@@ -206,7 +206,7 @@ def test_server_that_begins_with_an_error_recovers_too(
         "edited:app", "--reload", "--reload-delay", "0.05", "--app-dir", str(folder), environ=environ, wait_ready=False
     )
     process.wait_stderr("ZeroDivisionError")
-    process.wait_stderr("it is started anew on the next change")
+    process.wait_stderr("it is restarted on the next change")
     edit("one")
     process.wait_ready()
     assert version(process) == b"one"
@@ -216,7 +216,7 @@ def test_application_that_dies_is_started_on_the_next_change(reloading: Reloadin
     process = reloading(then="import os; os.abort()")
     with RawClient(process.port) as client:
         client.open_websocket()
-        process.wait_stderr("worker ended: SIGABRT; it is started anew on the next change")
+        process.wait_stderr("worker exited: SIGABRT; it is restarted on the next change")
     edit("two")
     wait_started_anew(process)
     assert version(process) == b"two"

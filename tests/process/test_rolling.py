@@ -104,7 +104,7 @@ def test_restart_whose_new_worker_fails_leaves_the_others_as_they_are(start: Sta
         order.write_text("fail")
         process.signal(signal.SIGHUP)
         process.wait_stderr("application startup failed: no database")
-        process.wait_stderr("rolling restart given up; the workers that were not replaced go on")
+        process.wait_stderr("rolling restart given up; the old workers go on")
         witness.send(text("still here"))
         assert witness.read_text() == "still here"
     assert {ask(process.port) for _ in range(20)} <= before
@@ -120,7 +120,7 @@ def test_hangup_during_a_restart_begins_it_anew(start: Start) -> None:
     process.wait_stderr("rolling restart of 2 workers")
     for _ in range(3):
         process.signal(signal.SIGHUP)
-    process.wait_stderr("rolling restart begins anew")
+    process.wait_stderr("rolling restart starts over")
     process.wait_stderr("rolling restart done")
     for pid in before:
         wait_gone(pid)

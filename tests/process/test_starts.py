@@ -31,7 +31,7 @@ def test_stop_does_not_wait_for_an_import(start: Start, tmp_path: Path) -> None:
     process = begin_restart(start, tmp_path / "order", "hang", "--graceful-timeout", "600")
     process.signal(signal.SIGTERM)
     assert process.wait() == 0
-    assert lines_of(process, "is killed") == []
+    assert lines_of(process, "killing it") == []
 
 
 def test_stop_of_the_first_start_does_not_wait_for_the_import(start: Start, tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_second_signal_ends_an_import_whatever_it_does(start: Start, tmp_path: P
     process.terminate()
     process.signal(signal.SIGTERM)
     assert process.wait() == 0
-    assert lines_of(process, "is killed") == []
+    assert lines_of(process, "killing it") == []
 
 
 def test_sigterm_to_all_processes_ends_the_successor_that_a_worker_asked_for(start: Start, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_restart_is_begun_anew_by_a_hangup(start: Start, tmp_path: Path) -> None
     successor = int(process.stdout[-1].split()[1])
     order.unlink()
     process.signal(signal.SIGHUP)
-    process.wait_stderr("rolling restart begins anew")
+    process.wait_stderr("rolling restart starts over")
     wait_gone(successor)
     first, second = next_worker(process, 1), next_worker(process, 2)
     process.wait_stderr("rolling restart done")
@@ -127,7 +127,7 @@ def test_restart_whose_successor_hangs_is_given_up_after_a_time(start: Start, tm
     """What it says shows where it hung, and the workers before it go on."""
     process = begin_restart(start, tmp_path / "order", "hang", "--worker-start-timeout", "2")
     before = set(workers_of_log(process.stderr))
-    process.wait_stderr(r"worker 1 \(.*\) did not start within 2 s \(--worker-start-timeout\), it is ended")
+    process.wait_stderr(r"worker 1 \(.*\) did not start within 2 s \(--worker-start-timeout\), it is aborted")
     process.wait_stderr("slow_import.py")
     process.wait_stderr("rolling restart given up")
     assert lines_of(process, "did not start: ") == []

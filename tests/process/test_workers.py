@@ -169,7 +169,7 @@ def test_worker_that_hangs_is_ended_with_a_traceback_of_where_and_replaced(start
     process = start(HANGING, "--workers", "1", "--worker-timeout", "1.5")
     with RawClient(process.port) as client:
         client.send(b"GET /hang HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        process.wait_stderr("gave no heartbeat for 1.5 s, it is ended")
+        process.wait_stderr("sent no heartbeat for 1.5 s")
         process.wait_stderr("in hang_here")
         process.wait_stderr("has died: SIGABRT")
         next_worker(process)
@@ -265,7 +265,7 @@ def test_worker_is_replaced_after_its_requests_and_none_is_lost(start: Start, ki
         elif pid := try_socket(process.port):
             seen.add(pid)
     process.wait_stderr(r"served \d+ requests and WebSockets, limit 5 \(--max-requests\)")
-    process.wait_stderr(rf"process {first}\) has left: exit code 0")
+    process.wait_stderr(rf"process {first}\) has exited: exit code 0")
 
 
 @pytest.mark.slow
@@ -327,7 +327,7 @@ def test_sigterm_to_a_worker_alone_asks_for_a_successor(start: Start) -> None:
         os.kill(pid, signal.SIGTERM)
         assert next_worker(process) != before
         client.be_closed(1012, "service restart")
-    process.wait_stderr(rf"process {before}\) has left: exit code 0")
+    process.wait_stderr(rf"process {before}\) has exited: exit code 0")
 
 
 # ---- the end of all
@@ -423,7 +423,7 @@ def test_ttin_adds_a_worker_and_ttou_takes_one_away(start: Start) -> None:
     wait_gone(second)
     assert {ask(process.port) for _ in range(20)} == {first}
     process.signal(signal.SIGTTOU)
-    process.wait_stderr("the last worker is not taken away")
+    process.wait_stderr("the last worker is not removed")
     assert ask(process.port) == first
 
 
