@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["MOST_CHARACTERS", "escape", "printable"]
+__all__ = ["MOST_CHARACTERS", "counted", "escape", "printable"]
 
 MOST_CHARACTERS: Final = 2048
 """Of one value in a line."""
@@ -28,3 +28,8 @@ def printable(text: str, most: int = MOST_CHARACTERS) -> str:
             for character in cut
         )
     return cut if len(text) <= most else cut + "..."
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number and its noun: "1 request", "2 requests"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

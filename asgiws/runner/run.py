@@ -25,9 +25,12 @@ from asgiws.server.server import Server
 from asgiws.server.sockets.listeners import CannotListen, check_addresses
 from asgiws.server.tls.certificates import Certificates
 from asgiws.telemetry.logging_setup import admit_application_records
+from asgiws.telemetry.logs import LOG
 
 __all__ = ["run_app", "run_target", "serve_app"]
 
+_QUICK_STOP_S: Final = 1.0
+"""A stop that takes longer says what it waits for."""
 # Their frames precede the application's own in the traceback of its import or its lifespan.
 _CALLERS: Final = (
     __name__, "asgiws.server.importer", "asgiws.server.lifespan", "importlib", "importlib._bootstrap",
@@ -95,8 +98,24 @@ async def _serve(app: ASGIApp, config: Config, watchdog: Watchdog, control: Cont
             await run.told_to_stop.wait()
         finally:
             control.on_stopping()
-            await server.stop(replaced=run.replaced)
+            await _stop(server, replaced=run.replaced)
             control.on_stopped()
+
+
+async def _stop(server: Server, *, replaced: bool) -> None:
+    """Stop the server, and log what it waits for if that takes longer than a second."""
+    delay_s = _QUICK_STOP_S + (0.0 if replaced else server.config.drain_delay)
+    timer = asyncio.get_running_loop().call_later(delay_s, _log_waiting, server, replaced)
+    try:
+        await server.stop(replaced=replaced)
+    finally:
+        timer.cancel()
+
+
+def _log_waiting(server: Server, replaced: bool) -> None:
+    if work := server.describe_open():
+        hint = "" if replaced else "; signal again to stop now"
+        LOG.info("waiting for %s, up to %g s%s", work, server.config.graceful_timeout, hint)
 
 
 async def _start(server: Server, told_to_stop: asyncio.Event) -> bool:

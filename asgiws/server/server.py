@@ -5,14 +5,12 @@
 
 Order of a start: lifespan startup, then listening. Order of a stop:
 
-    draining    for `drain_delay` seconds everything goes on, but each answer says `connection: close`
-    stopping    listening ends; idle HTTP connections close, open requests finish, WebSockets get Close 1012, spread
-                over `drain_spread` seconds; up to `graceful_timeout` seconds are waited for all of them
-    ending      what is left is aborted and its applications cancelled; then lifespan shutdown, in what is left of those
-                seconds, but a second at least
+    1. for `drain_delay` seconds connections are accepted as before, and responses carry `connection: close`
+    2. listening ends, and connections with it (`asgiws.server.shutdown`), in `graceful_timeout` seconds
+    3. lifespan shutdown, in what is left of these seconds, but at least one
 
-A server that is `replaced` has a successor on the same socket. It stops listening first, without a delay, and no client
-sees a refusal: a connection that was accepted but has sent nothing yet is still served, a handshake still completed.
+A server that is `replaced` has a successor on the same sockets. It stops listening first, without a delay, and no
+client sees a refusal: a connection that was accepted and has sent nothing yet is served, a handshake is completed.
 """
 
 from __future__ import annotations
@@ -26,15 +24,14 @@ from typing import Any, Self
 from asgiws.config.options import Config
 from asgiws.server.asgi import ASGIApp
 from asgiws.server.bulk_close import BulkClose
-from asgiws.server.connection.http import HTTPConnection
 from asgiws.server.connection.preamble import protocol_factory
 from asgiws.server.connection.websocket import WebSocketConnection
 from asgiws.server.health import with_health
-from asgiws.server.lifespan import Lifespan
+from asgiws.server.lifespan import Lifespan, StartupFailed
 from asgiws.server.recycling import Recycling
+from asgiws.server.shutdown import CANCEL_S, announce_end, cancel_connections, describe_open, finish_connections, pause
 from asgiws.server.sockets.acceptor import Acceptor
 from asgiws.server.sockets.listeners import Listeners
-from asgiws.server.state.registry import Connection
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.server.stats import make_report
 from asgiws.server.sweep import Sweep
@@ -43,10 +40,6 @@ from asgiws.telemetry.counters import Counters
 from asgiws.telemetry.logs import LOG
 
 __all__ = ["Server"]
-
-# For applications that were cancelled to end; who swallows the cancellation is left behind. The lifespan shutdown has
-# as long when the connections have taken all the time there was.
-_CANCEL_S = 1.0
 
 
 class Server:
@@ -144,7 +137,13 @@ class Server:
         await self.stop()
 
     async def start(self) -> None:
-        """Start the application and listen. Raises StartupFailed or CannotListen, with nothing left running."""
+        """Start the application and listen, once in the life of this object.
+
+        Raises StartupFailed or CannotListen, with nothing left running, and StartupFailed too when `stop` is called
+        meanwhile; RuntimeError when it was started before.
+        """
+        if self._worker is not None:
+            raise RuntimeError("the server was started before, make another Server")
         loop = asyncio.get_running_loop()
         app = with_health(self._app, self.config.health_path, lambda: self.ready)
         self._worker = worker = WorkerState(app, self.config, loop)
@@ -152,6 +151,8 @@ class Server:
             self._certificates = Certificates(self.config)
         try:
             await self._lifespan.start()
+            if worker.registry.draining:
+                raise StartupFailed("the server was stopped while the application started")
             worker.lifespan_state = self._lifespan.state
             self._listeners = listeners = Listeners.open(self.config)
             self.addresses, self.port = listeners.urls(), listeners.port
@@ -171,7 +172,7 @@ class Server:
             raise
 
     async def stop(self, *, replaced: bool = False) -> None:
-        """End gracefully; see the top of this file for the order. It always ends.
+        """Stop gracefully, in bounded time and in the order at the top of this file. Does nothing before `start`.
 
         `replaced`: another process accepts on the same sockets from now on.
         """
@@ -179,30 +180,21 @@ class Server:
         if worker is None:
             return
         worker.registry.draining = True
-        for connection in list(worker.registry.connections):
-            if isinstance(connection, HTTPConnection):
-                connection.begin_drain()
+        announce_end(worker)
         if self.config.drain_delay and not replaced and self._acceptors:
             LOG.info("draining: connections are accepted for another %g s", self.config.drain_delay)
-            await _pause(self.config.drain_delay, self._forced)
+            await pause(self.config.drain_delay, self._forced)
         worker.registry.stopping, worker.registry.replaced = True, replaced
         self._stop_listening()
         until_s = time.monotonic() + self.config.graceful_timeout
-        try:
-            async with asyncio.timeout(self.config.graceful_timeout):
-                await self._close_connections(worker)
-                # Those that somebody cancelled before they began have not told of their end.
-                worker.registry.tasks = {task for task in worker.registry.tasks if not task.done()}
-                while (worker.registry.connections or worker.registry.tasks) and not self._forced.is_set():
-                    worker.registry.quiet.clear()
-                    await worker.registry.quiet.wait()
-        except TimeoutError:
-            LOG.warning(
-                "%d connections and %d applications did not end within %g s, they are ended now",
-                len(worker.registry.connections), len(worker.registry.tasks), self.config.graceful_timeout,
-            )  # fmt: skip
-        await self._end_all(worker)
+        await finish_connections(worker, self._forced)
+        worker.second_passed()  # logs how many lines of the last second were left out
+        await cancel_connections(worker)
         await self._end(until_s - time.monotonic())
+
+    def describe_open(self) -> str:
+        """Return what a stop waits for, such as "1 request and 3 WebSockets"; empty when there is nothing."""
+        return describe_open(self.worker) if self.started else ""
 
     def force_stop(self) -> None:
         """Let `stop` wait for nobody any more."""
@@ -220,22 +212,6 @@ class Server:
             self._certificates.reload()
         return self._certificates is not None
 
-    async def _close_connections(self, worker: WorkerState) -> None:
-        """End every connection; spread WebSockets and event streams over time, as their clients reconnect at once."""
-        websockets: list[Connection] = []
-        for connection in list(worker.registry.connections):
-            if connection.spreads_drain:
-                websockets.append(connection)
-            else:
-                connection.begin_shutdown()
-        spread_s, began_s = self.config.drain_spread, time.monotonic()
-        for place, websocket in enumerate(websockets):
-            due_in_s = began_s + spread_s * place / len(websockets) - time.monotonic()
-            if due_in_s > 0 and websocket in worker.registry.connections:
-                await _pause(due_in_s, worker.registry.quiet)
-            if websocket in worker.registry.connections:
-                websocket.begin_shutdown()
-
     def _stop_listening(self) -> None:
         for acceptor in self._acceptors:
             acceptor.stop()
@@ -245,22 +221,10 @@ class Server:
 
     async def _end(self, left_s: float) -> None:
         """Stop the application, in what is left of the time, and the sweep."""
-        least_s = min(_CANCEL_S, self.config.graceful_timeout)
-        await self._lifespan.stop(_CANCEL_S if self._forced.is_set() else max(least_s, left_s))
+        least_s = min(CANCEL_S, self.config.graceful_timeout)
+        await self._lifespan.stop(CANCEL_S if self._forced.is_set() else max(least_s, left_s))
         if self._sweep is not None:
             self._sweep.stop()
-
-    async def _end_all(self, worker: WorkerState) -> None:
-        worker.second_passed()  # of lines that were left out in the last one, too, is told how many
-        for connection in list(worker.registry.connections):
-            connection.abort()
-        tasks = list(worker.registry.tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            _, pending = await asyncio.wait(tasks, timeout=_CANCEL_S)
-            if pending:
-                LOG.error("%d applications ignore their cancellation and are left behind", len(pending))
 
     def _on_second(self) -> None:
         """Do what is due once a second; the sweep calls it."""
@@ -272,12 +236,3 @@ class Server:
             return
         if why := self._recycling.due(self.worker.counters):
             self.retire(why)
-
-
-async def _pause(seconds: float, unless: asyncio.Event) -> None:
-    """Wait, but no longer than until an event is set."""
-    try:
-        async with asyncio.timeout(seconds):
-            await unless.wait()
-    except TimeoutError:
-        pass

@@ -169,7 +169,7 @@ def test_connections_and_shutdown_share_the_time_of_a_stop(serve: Serve, caplog:
         client.open_websocket()
         server.stop()  # waits for PATIENCE_S at most
     assert [record.getMessage() for record in error_lines(caplog)] == [
-        "1 connections and 1 applications did not end within 2.5 s, they are ended now",
+        "1 WebSocket did not end within 2.5 s, ending now: /",
         "application did not answer lifespan.shutdown within 1 s",
     ]
 

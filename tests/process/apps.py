@@ -334,6 +334,17 @@ def make_child() -> ASGIApp:
     return app
 
 
+async def stream_events(scope: Scope, receive: Receive, send: Send) -> None:
+    """Begins an event stream, and waits until its client leaves; says so."""
+    if scope["type"] == "lifespan":
+        await lifespan(receive, send)
+        return
+    await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+    await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+    tell((await receive())["type"])
+
+
 hoard: list[bytes] = []
 
 

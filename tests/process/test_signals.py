@@ -102,6 +102,39 @@ def test_graceful_timeout_cancels_applications_before_lifespan_shutdown(start: S
     assert_no_traceback(process)
 
 
+PATHS = r"/slow \(2\), /%0A, /$"
+
+
+def test_what_does_not_end_is_named_by_its_path(start: Start) -> None:
+    """The most frequent path first, each with how often it is there."""
+    process = start(f"{APPS}:deaf", "--graceful-timeout", "0.3")
+    with contextlib.ExitStack() as stack:
+        for path in (b"/slow", b"/%0A", b"/slow"):
+            client = stack.enter_context(RawClient(process.port))
+            client.send(b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path)
+            process.wait_stdout("deaf to http")
+        stack.enter_context(open_websocket(process))
+        process.wait_stdout("deaf to websocket")
+        process.signal(signal.SIGTERM)
+        process.wait_stderr("3 requests and 1 WebSocket did not end within 0.3 s, ending now: " + PATHS)
+        assert process.wait() == 0
+
+
+def test_stop_that_waits_says_for_what(start: Start) -> None:
+    process = start(f"{APPS}:deaf", "--graceful-timeout", "600")
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(open_websocket(process))
+            process.wait_stdout("deaf to websocket")
+        client = stack.enter_context(RawClient(process.port))
+        client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        process.wait_stdout("deaf to http")
+        process.signal(signal.SIGTERM)
+        process.wait_stderr("INFO +waiting for 1 request and 2 WebSockets, up to 600 s; signal again to stop now$")
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+
+
 @pytest.mark.parametrize("second", STOP_SIGNALS)
 def test_second_signal_waits_for_nobody(start: Start, second: signal.Signals) -> None:
     """A second signal ends the wait for applications at once; they are cancelled, and shut down in order."""
@@ -127,7 +160,8 @@ def test_application_that_swallows_its_cancellation_does_not_keep_the_process(st
     assert "swallowed" in lines
     assert "lifespan.shutdown" in lines
     assert_no_traceback(process)
-    assert [line for line in process.stderr if "ignore their cancellation" in line] != []
+    assert [line for line in process.stderr if "1 WebSocket did not end within 0.1 s, ending now: /" in line]
+    assert [line for line in process.stderr if "1 application did not end within 1 s of being cancelled" in line]
 
 
 @pytest.mark.slow

@@ -332,7 +332,7 @@ class HTTPConnection(asyncio.Protocol):
         elif self._flow.reading_paused:
             self._flow.resume_reading()
         if self._cycle is cycle:
-            worker.registry.start(cycle.run(http_scope(worker, head, self._peer)))
+            worker.registry.start(cycle.run(http_scope(worker, head, self._peer)), head.target)
 
     def _read_body(self, data: bytes = b"") -> None:
         """Take bytes that arrived; pass on those of the body, and hold those of the next request."""
@@ -398,7 +398,7 @@ class HTTPConnection(asyncio.Protocol):
         self._transport.set_protocol(websocket)
         self._flow.resume_reading()
         websocket.begin(bytes(self._reader.buffer))
-        worker.registry.start(WebSocketSession(websocket).run(scope))
+        worker.registry.start(WebSocketSession(websocket).run(scope), head.target)
 
     def _reject_handshake(self, violation: Violation, target: bytes) -> None:
         self.worker.counters.websockets_rejected += 1

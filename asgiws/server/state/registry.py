@@ -34,8 +34,9 @@ class Registry:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self.connections: set[Connection] = set()
-        self.tasks: set[asyncio.Task[None]] = set()
-        """The applications that run for a connection; held here so that none is collected while it waits."""
+        self.tasks: dict[asyncio.Task[None], str | bytes] = {}
+        """The applications that run for a connection, with the path of the request; referenced here so that none is
+        garbage-collected while it waits."""
         self.draining = False
         """Whether the server was asked to stop: responses from now on say that the connection ends."""
         self.stopping = False
@@ -45,17 +46,22 @@ class Registry:
         self.quiet = asyncio.Event()
         """Set when, while stopping, the last connection and the last application have ended."""
 
-    def start(self, application: Coroutine[Any, Any, None]) -> None:
+    def start(self, application: Coroutine[Any, Any, None], path: str | bytes = "") -> None:
         """Run an application's coroutine as a task of its own; at its end it calls `on_application_end`."""
-        self.tasks.add(self._loop.create_task(application))
+        self.tasks[self._loop.create_task(application)] = path
 
     def on_application_end(self) -> None:
         """Let go of the current task; a callback of the task would cost a turn through the loop."""
         task = asyncio.current_task(self._loop)
         if task is not None:  # an application that ignored its cancellation is destroyed outside of any task
-            self.tasks.discard(task)
+            self.tasks.pop(task, None)
         if self.stopping:
             self._check_quiet()
+
+    def forget_done(self) -> None:
+        """Remove applications that ended without a call of `on_application_end`: cancelled before their first step."""
+        for task in [task for task in self.tasks if task.done()]:
+            del self.tasks[task]
 
     def remove(self, connection: Connection) -> None:
         """Take an ended connection out of the registry."""

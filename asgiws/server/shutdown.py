@@ -1,0 +1,122 @@
+"""The end of the connections of a worker, in the order of a stop; each step is bounded.
+
+announce    each response from now on says that its connection ends
+finish      idle HTTP connections close, requests finish, WebSockets get Close 1012 and event streams end. Clients
+            of the latter two reconnect, so they are spread over `drain_spread` seconds. `graceful_timeout` seconds
+            for all of it
+cancel      what is left is aborted, and its applications are cancelled; a second for these to end
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final
+
+from asgiws.protocol.printable import counted, escape
+from asgiws.server.connection.http import HTTPConnection
+from asgiws.server.connection.websocket import WebSocketConnection
+from asgiws.server.state.worker_state import WorkerState
+from asgiws.telemetry.logs import LOG
+
+__all__ = ["CANCEL_S", "announce_end", "cancel_connections", "describe_open", "finish_connections", "pause"]
+
+CANCEL_S: Final = 1.0
+"""For applications that were cancelled to end."""
+_NAMED_MOST: Final = 5
+
+
+def announce_end(worker: WorkerState) -> None:
+    """Let open responses say that their connection ends."""
+    for connection in list(worker.registry.connections):
+        if isinstance(connection, HTTPConnection):
+            connection.begin_drain()
+
+
+async def finish_connections(worker: WorkerState, forced: asyncio.Event) -> None:
+    """Let connections and applications end, and wait for them up to `graceful_timeout` seconds or until `forced`."""
+    registry, timeout_s = worker.registry, worker.config.graceful_timeout
+    try:
+        async with asyncio.timeout(timeout_s):
+            await _begin_shutdown(worker)
+            registry.forget_done()
+            while (registry.connections or registry.tasks) and not forced.is_set():
+                registry.quiet.clear()
+                await registry.quiet.wait()
+    except TimeoutError:
+        paths = _paths(registry.tasks.values())
+        LOG.warning(
+            "%s did not end within %g s, ending now%s", describe_open(worker), timeout_s, paths and f": {paths}"
+        )
+
+
+async def cancel_connections(worker: WorkerState) -> None:
+    """End what is left."""
+    for connection in list(worker.registry.connections):
+        connection.abort()
+    tasks = dict(worker.registry.tasks)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        _, pending = await asyncio.wait(tasks, timeout=CANCEL_S)
+        if pending:
+            paths = _paths(tasks[task] for task in pending)
+            LOG.error(
+                "%s did not end within %g s of being cancelled, not waiting for it: %s",
+                counted(len(pending), "application"), CANCEL_S, paths,
+            )  # fmt: skip
+
+
+def describe_open(worker: WorkerState) -> str:
+    """Return what a stop waits for, such as "1 request and 3 WebSockets"; empty when there is nothing."""
+    connections, tasks = worker.registry.connections, worker.registry.tasks
+    requests = sum(isinstance(connection, HTTPConnection) and connection.busy for connection in connections)
+    websockets = sum(isinstance(connection, WebSocketConnection) for connection in connections)
+    others = len(connections) - requests - websockets
+    parts = [
+        counted(count, noun)
+        for count, noun in (
+            (requests, "request"),
+            (websockets, "WebSocket"),
+            (others, "other connection" if requests or websockets else "connection"),
+            (len(tasks) - requests - websockets, "application"),
+        )
+        if count > 0
+    ]
+    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
+
+
+async def pause(seconds: float, unless: asyncio.Event) -> None:
+    """Wait, but no longer than until an event is set."""
+    try:
+        async with asyncio.timeout(seconds):
+            await unless.wait()
+    except TimeoutError:
+        pass
+
+
+async def _begin_shutdown(worker: WorkerState) -> None:
+    """Let every connection end; those whose clients reconnect evenly over time, so that not all do so at once."""
+    connections = worker.registry.connections
+    spread = [connection for connection in connections if connection.spreads_drain]
+    for connection in list(connections):
+        if not connection.spreads_drain:
+            connection.begin_shutdown()
+    spread_s, began_s = worker.config.drain_spread, time.monotonic()
+    for place, connection in enumerate(spread):
+        due_in_s = began_s + spread_s * place / len(spread) - time.monotonic()
+        if due_in_s > 0 and connection in connections:
+            await pause(due_in_s, worker.registry.quiet)
+        if connection in connections:
+            connection.begin_shutdown()
+
+
+def _paths(targets: Iterable[str | bytes]) -> str:
+    """Name the paths, the most frequent first, each with how often it is there."""
+    paths = Counter(target for target in targets if target)
+    named = [escape(path) + (f" ({count})" if count > 1 else "") for path, count in paths.most_common(_NAMED_MOST)]
+    if len(paths) > _NAMED_MOST:
+        named.append(f"and {len(paths) - _NAMED_MOST} more")
+    return ", ".join(named)

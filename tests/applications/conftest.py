@@ -1,0 +1,5 @@
+"""Fixtures: those of the processes."""
+
+from tests.process.conftest import processes, start
+
+__all__ = ["processes", "start"]
