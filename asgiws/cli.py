@@ -41,16 +41,16 @@ from asgiws.telemetry.logging_setup import configure, say
 from asgiws.telemetry.logs import LOG
 from asgiws.workers.start import check, start
 
-__all__ = ["main", "make_parser"]
+__all__ = ["execute", "main", "make_parser"]
 
 _HINT: Final = "(asgiws --help all lists the options)"
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are raised as OptionError."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"asgiws: {message} {_HINT}\n")
+        raise OptionError(f"{message} {_HINT}")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -71,10 +71,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line as a process of its own; returns the exit code."""
+    words = sys.argv[1:] if argv is None else argv
     _prepare_process()
     try:
-        return leave(_run(argv))
+        if words and words[0] in COMMANDS:
+            return leave(run_command(words[0], words[1:], lambda flags: Settings.load(flags, os.environ).config))
+        _hold_signals()
+        return leave(execute(words))
     except KeyboardInterrupt:
         return leave(fail(CANNOT_START, "interrupted before the application was served"))
 
@@ -104,26 +108,21 @@ def _end() -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _run(argv: Sequence[str] | None) -> int:
-    words = sys.argv[1:] if argv is None else argv
-    if words and words[0] in COMMANDS:
-        return run_command(words[0], words[1:], lambda flags: Settings.load(flags, os.environ).config)
-    _hold_signals()
-    parser = make_parser()
-    known, unknown = parser.parse_known_args(words)
-    if "help" in known or "version" in known:
-        about = describe_installation() if "verbose" in known else f"asgiws {__version__}"
-        print(make_help(everything=known.help == "all") if "help" in known else about)  # noqa: T201 - asked for
-        return 0
-    if "verbose" in known:
-        unknown.insert(0, "--verbose")
-    if unknown:
-        parser.error(_not_taken(unknown))
-    options = _Options(vars(known), _typed(words))
-    check_only = "check_config" in known
+def execute(words: Sequence[str]) -> int:
+    """Serve, check or explain, as the arguments say; returns the exit code."""
     try:
+        parser = make_parser()
+        known, unknown = parser.parse_known_args(words)
+        if "help" in known:
+            return _print(make_help(everything=known.help == "all"))
+        if "version" in known:
+            return _print(describe_installation() if "verbose" in known else f"asgiws {__version__}")
+        if unknown or "verbose" in known:
+            parser.error(_not_taken(unknown or ["--verbose"]))
+        options = _Options(vars(known), _typed(words))
         settings = options.load()
         loop_factory(settings.config.loop)
+        check_only = "check_config" in known
         configure(_without_log_file(settings.config) if check_only else settings.config)
     except OptionError as error:
         return fail(USAGE, str(error))
@@ -132,7 +131,7 @@ def _run(argv: Sequence[str] | None) -> int:
     for warning in settings.warnings:
         say(warning, level=logging.WARNING)
     if check_only:
-        print(settings.listing())  # noqa: T201 - asked for
+        _print(settings.listing())
     if not settings.app:
         return fail(USAGE, f"no application was given, allowed: module:attribute, such as app:app {_HINT}")
     if check_only:
@@ -143,6 +142,11 @@ def _run(argv: Sequence[str] | None) -> int:
     config = dataclasses.replace(config, bind=(*config.bind, *inherited))
     take_process()
     return start(settings.app, config, options.load_again)
+
+
+def _print(text: str) -> int:
+    print(text)  # noqa: T201 - what the command was called for
+    return 0
 
 
 def _without_log_file(config: Config) -> Config:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import logging
+import os
 import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.process.helpers import Ended, RunCommand, ServerProcess, Start, module_command
+from asgiws.cli import execute
+from tests.process.helpers import ROOT, Ended, RunCommand, ServerProcess, Start, clean_environ, module_command
 
 
 @pytest.fixture
@@ -54,6 +60,42 @@ def run_command(processes: list[ServerProcess]) -> RunCommand:
     def run(*arguments: str, environ: Mapping[str, str] | None = None, folder: Path | None = None) -> Ended:
         process = ServerProcess(module_command(arguments), environ=environ, folder=folder)
         processes.append(process)
-        return Ended(process)
+        return Ended.of(process)
 
     return run
+
+
+@pytest.fixture
+def execute_here(capsys: pytest.CaptureFixture[str]) -> RunCommand:
+    """Run command lines that end before they serve: in this process, which takes a hundredth of the time."""
+
+    def run(*arguments: str, environ: Mapping[str, str] | None = None, folder: Path | None = None) -> Ended:
+        with _kept_state(folder or ROOT):
+            os.environ.clear()
+            os.environ.update(clean_environ() | dict(environ or {}))
+            code = execute(arguments)
+        said = capsys.readouterr()
+        return Ended(code, said.out.splitlines(), said.err.splitlines())
+
+    return run
+
+
+@contextlib.contextmanager
+def _kept_state(folder: Path) -> Iterator[None]:
+    """Put back what a command line changes in its process: environment, path, modules of the folder, logging."""
+    environ, path, modules = dict(os.environ), [*sys.path], set(sys.modules)
+    loggers = [logging.getLogger(name) for name in ("asgiws", "asyncio")]
+    before = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
+    importlib.invalidate_caches()
+    try:
+        with contextlib.chdir(folder):
+            yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environ)
+        sys.path[:] = path
+        for name in sys.modules.keys() - modules:
+            if str(getattr(sys.modules[name], "__file__", "")).startswith(str(folder)) and folder != ROOT:
+                del sys.modules[name]
+        for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+            logger.handlers, logger.level, logger.propagate = handlers, level, propagate

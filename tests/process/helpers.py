@@ -5,6 +5,7 @@ Two threads read what a process prints, so that a test waits for a line and for 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import queue
 import re
@@ -161,15 +162,21 @@ class ServerProcess:
         return lines
 
 
+@dataclasses.dataclass
 class Ended:
-    """A process that ended: its exit code and all it printed."""
+    """A command that ended: its exit code and all it printed."""
 
-    def __init__(self, process: ServerProcess) -> None:
-        self.code = process.wait()
+    code: int
+    stdout: list[str]
+    stderr: list[str]
+
+    @classmethod
+    def of(cls, process: ServerProcess) -> Ended:
+        """Wait for the end of a process."""
+        code = process.wait()
         process.rest_of_stdout()
         process.rest_of_stderr()
-        self.stdout = process.stdout
-        self.stderr = process.stderr
+        return cls(code, process.stdout, process.stderr)
 
 
 class Start(Protocol):
@@ -186,7 +193,7 @@ class Start(Protocol):
 
 
 class RunCommand(Protocol):
-    """The fixture `run_command`: runs `python -m asgiws` with arguments to its end."""
+    """The fixtures `run_command` and `execute_here`: run `asgiws` with arguments to its end."""
 
     def __call__(
         self, *arguments: str, environ: Mapping[str, str] | None = None, folder: Path | None = None

@@ -15,12 +15,13 @@ import pytest
 
 import asgiws
 from asgiws.cli import make_parser
+from asgiws.config.cpus import usable_cpus
 from asgiws.config.option import OptionError, spelled
 from asgiws.config.options import OPTIONS, Config
 from asgiws.config.other_servers import FLAGS_OF_OTHERS, instead_of
 from asgiws.config.sources import Settings
 from tests.conftest import PATIENCE_S
-from tests.process.helpers import APPS, ROOT, RunCommand, Start, assert_one_line, clean_environ
+from tests.process.helpers import APPS, ROOT, RunCommand, Start, assert_one_line, clean_environ, post
 from tests.raw import RawClient
 
 ECHO = f"{APPS}:echo"
@@ -84,10 +85,10 @@ def parse(*arguments: str, environ: dict[str, str] | None = None) -> Config:
     ids=lambda value: " ".join(value).replace("\n", "~") if isinstance(value, list) else None,
 )
 def test_usage_error_is_one_line_and_exit_code_2(
-    run_command: RunCommand, arguments: list[str], said: list[str]
+    execute_here: RunCommand, arguments: list[str], said: list[str]
 ) -> None:
     """What cannot be run is refused before it is tried (cli.py: exit codes)."""
-    assert_one_line(run_command(*arguments), 2, *said)
+    assert_one_line(execute_here(*arguments), 2, *said)
 
 
 @pytest.mark.parametrize(
@@ -114,16 +115,16 @@ def test_usage_error_is_one_line_and_exit_code_2(
         ),
     ],
 )
-def test_bad_value_is_one_line_and_exit_code_2(run_command: RunCommand, flag: str, value: str, said: str) -> None:
+def test_bad_value_is_one_line_and_exit_code_2(execute_here: RunCommand, flag: str, value: str, said: str) -> None:
     """One value of each kind that the option does not take."""
-    assert_one_line(run_command(ECHO, f"{flag}={value}"), 2, said)
+    assert_one_line(execute_here(ECHO, f"{flag}={value}"), 2, said)
 
 
-def test_bad_value_of_a_variable_names_the_variable(run_command: RunCommand) -> None:
+def test_bad_value_of_a_variable_names_the_variable(execute_here: RunCommand) -> None:
     """Who set it has to find it."""
-    ended = run_command(ECHO, environ={"ASGIWS_PORT": "http"})
+    ended = execute_here(ECHO, environ={"ASGIWS_PORT": "http"})
     assert_one_line(ended, 2, "ASGIWS_PORT, --port: 'http' was given, allowed: a number such as 32")
-    ended = run_command(ECHO, environ={"ASGIWS_ACCESS_LOG": "maybe"})
+    ended = execute_here(ECHO, environ={"ASGIWS_ACCESS_LOG": "maybe"})
     assert_one_line(ended, 2, "ASGIWS_ACCESS_LOG, --access-log: 'maybe' was given, allowed: true or false")
 
 
@@ -182,14 +183,14 @@ def traceback_files(lines: list[str]) -> list[str]:
     ids=["missing-dependency", "raises", "missing-name", "syntax-error", "missing-submodule"],
 )
 def test_fault_while_importing_shows_the_traceback_of_the_application_only(
-    run_command: RunCommand, tmp_path: Path, source: str, last: str
+    execute_here: RunCommand, tmp_path: Path, source: str, last: str
 ) -> None:
     """The traceback begins with the application's first frame: who reads it looks for a fault of their own."""
     module = tmp_path / "broken.py"
     module.write_text(source)
     (tmp_path / "helper.py").write_text("import missing_dependency\n")
     (tmp_path / "helper2.py").write_text("")
-    ended = run_command("broken:app", folder=tmp_path)
+    ended = execute_here("broken:app", folder=tmp_path)
     assert ended.code == 1
     files = traceback_files(ended.stderr)
     assert files[0] == str(module)
@@ -198,8 +199,8 @@ def test_fault_while_importing_shows_the_traceback_of_the_application_only(
     assert ended.stderr[-1] == "asgiws: application broken:app raised while it was imported, see above"
 
 
-def test_factory_that_raises_shows_its_traceback(run_command: RunCommand) -> None:
-    ended = run_command(f"{APPS}:make_failing", "--factory")
+def test_factory_that_raises_shows_its_traceback(execute_here: RunCommand) -> None:
+    ended = execute_here(f"{APPS}:make_failing", "--factory")
     assert ended.code == 1
     (file,) = traceback_files(ended.stderr)
     assert file.endswith("apps.py")
@@ -222,7 +223,9 @@ def test_failed_start_ends_in_spite_of_threads(run_command: RunCommand, tmp_path
         "import threading\nthreading.Thread(target=threading.Event().wait).start()\napp = print\n"
     )
     ended = run_command("threads:app", "--lifespan", "off", "--host", "203.0.113.1", folder=tmp_path)
-    assert_one_line(ended, 1, "cannot listen on 203.0.113.1")
+    assert ended.code == 1
+    assert ended.stderr[0].startswith("asgiws: cannot listen on 203.0.113.1")
+    assert "not waiting for 1 thread of the application" in ended.stderr[1]
 
 
 # ---- finding the application
@@ -257,6 +260,20 @@ def test_factory_makes_the_application_once(start: Start) -> None:
     assert process.stdout.count("factory called") == 1
 
 
+def test_factory_is_found_and_served_without_its_flag(start: Start) -> None:
+    """As uvicorn does; without, each request would be a 500."""
+    process = start(f"{APPS}:make_echo")
+    with RawClient(process.port) as client:
+        assert post(client, b"hi") == b"hi"
+    assert f"{APPS}:make_echo can be called without arguments: used as a factory" in "\n".join(process.stderr)
+
+
+def test_workers_auto_is_one_for_each_cpu_and_the_start_line_has_their_number(start: Start) -> None:
+    process = start(f"{APPS}:echo", "--workers", "auto", wait_ready=False)
+    line = process.wait_stderr("listening on .* with [0-9]+ workers")
+    assert f"with {usable_cpus()} workers" in line
+
+
 def test_application_can_come_from_the_environment(start: Start) -> None:
     start(environ={"ASGIWS_APP": f"{APPS}:facts"})
 
@@ -269,13 +286,17 @@ def test_application_can_be_a_nested_attribute(start: Start, tmp_path: Path) -> 
 # ---- options
 
 
+def test_process_ends_with_the_exit_code_of_a_usage_error(run_command: RunCommand) -> None:
+    assert_one_line(run_command(ECHO, "--port", "x"), 2, "--port: 'x' was given")
+
+
 def test_version_is_that_of_the_package(run_command: RunCommand) -> None:
     ended = run_command("--version")
     assert (ended.code, ended.stdout, ended.stderr) == (0, [f"asgiws {asgiws.__version__}"], [])
 
 
-def test_version_and_verbose_shows_what_the_server_runs_on(run_command: RunCommand) -> None:
-    ended = run_command("--version", "--verbose")
+def test_version_and_verbose_shows_what_the_server_runs_on(execute_here: RunCommand) -> None:
+    ended = execute_here("--version", "--verbose")
     rows = dict(line.split(maxsplit=1) for line in ended.stdout)
     assert (ended.code, ended.stderr) == (0, [])
     assert rows["asgiws"] == asgiws.__version__
@@ -299,20 +320,20 @@ def test_missing_c_module_is_said_by_version_verbose_and_once_at_start(tmp_path:
         assert (ended.stdout + ended.stderr).count("the C module is not built") == 1
 
 
-def test_help_is_one_screen_of_the_common_options(run_command: RunCommand) -> None:
+def test_help_is_one_screen_of_the_common_options(execute_here: RunCommand) -> None:
     """For a terminal of 80 columns; no option that is not in the table, and those of a first day are there."""
-    ended = run_command("--help")
+    ended = execute_here("--help")
     assert (ended.code, ended.stderr) == (0, [])
     assert len(ended.stdout) <= 46
     assert max(map(len, ended.stdout)) <= 80
     listed = flags_in(ended.stdout)
-    assert listed < flags_in(run_command("--help", "all").stdout)
+    assert listed < flags_in(execute_here("--help", "all").stdout)
     assert listed >= {"--host", "--port", "--workers", "--reload", "--log-level", "--factory", "--ssl-certfile"}
 
 
-def test_help_all_lists_every_option(run_command: RunCommand) -> None:
+def test_help_all_lists_every_option(execute_here: RunCommand) -> None:
     """Each flag and each other spelling of it, with its default, and nothing else that begins with two dashes."""
-    ended = run_command("-h", "all")
+    ended = execute_here("-h", "all")
     assert (ended.code, ended.stderr) == (0, [])
     assert max(map(len, ended.stdout)) <= 80
     allowed = {"--help", "--version", "--config", "--check-config"}
@@ -334,8 +355,8 @@ def flags_in(lines: list[str]) -> set[str]:
     return listed
 
 
-def test_units_of_numbers_are_in_the_help(run_command: RunCommand) -> None:
-    text = "\n".join(run_command("--help", "all").stdout)
+def test_units_of_numbers_are_in_the_help(execute_here: RunCommand) -> None:
+    text = "\n".join(execute_here("--help", "all").stdout)
     for shown in ("--port PORT", "--close-timeout SECONDS", "--max-message-size, --ws-max-size SIZE", "9..15", "FILE"):
         assert shown in text
     assert "COUNT" not in re.findall(r"--port.*", text)[0]

@@ -82,14 +82,14 @@ def test_file_can_be_named_in_the_environment(start: Start, tmp_path: Path) -> N
     ],
 )  # fmt: skip
 def test_fault_of_a_file_is_one_line_and_exit_code_2(
-    run_command: RunCommand, tmp_path: Path, toml: str, said: str
+    execute_here: RunCommand, tmp_path: Path, toml: str, said: str
 ) -> None:
     (tmp_path / "site.toml").write_text(toml)
-    assert_one_line(run_command(ECHO, "--config", "site.toml", folder=tmp_path), 2, said)
+    assert_one_line(execute_here(ECHO, "--config", "site.toml", folder=tmp_path), 2, said)
 
 
-def test_file_that_is_not_there_is_one_line_and_exit_code_2(run_command: RunCommand) -> None:
-    ended = run_command(ECHO, "--config", "no-such.toml")
+def test_file_that_is_not_there_is_one_line_and_exit_code_2(execute_here: RunCommand) -> None:
+    ended = execute_here(ECHO, "--config", "no-such.toml")
     assert_one_line(ended, 2, "--config: cannot read 'no-such.toml': No such file or directory")
 
 
@@ -111,31 +111,31 @@ def test_unknown_variable_is_a_warning_and_the_server_serves(start: Start) -> No
     ],
 )
 def test_sizes_and_durations_take_units(
-    run_command: RunCommand, arguments: list[str], size: int, deadline: float
+    execute_here: RunCommand, arguments: list[str], size: int, deadline: float
 ) -> None:
-    options = options_of(run_command(ECHO, "--check-config", *arguments))
+    options = options_of(execute_here(ECHO, "--check-config", *arguments))
     assert (options["max_message_size"], options["close_timeout"]) == (size, deadline)
 
 
-def test_variable_of_other_servers_is_taken_after_ours(run_command: RunCommand) -> None:
+def test_variable_of_other_servers_is_taken_after_ours(execute_here: RunCommand) -> None:
     """WEB_CONCURRENCY, which platforms set, is the number of workers."""
     platform = {"WEB_CONCURRENCY": "3"}
-    assert options_of(run_command(ECHO, "--check-config", environ=platform))["workers"] == 3
-    assert options_of(run_command(ECHO, "--check-config", environ=platform | {"ASGIWS_WORKERS": "2"}))["workers"] == 2
+    assert options_of(execute_here(ECHO, "--check-config", environ=platform))["workers"] == 3
+    assert options_of(execute_here(ECHO, "--check-config", environ=platform | {"ASGIWS_WORKERS": "2"}))["workers"] == 2
     assert_one_line(
-        run_command(ECHO, environ={"WEB_CONCURRENCY": "x"}), 2, "environment WEB_CONCURRENCY, --workers: 'x'"
+        execute_here(ECHO, environ={"WEB_CONCURRENCY": "x"}), 2, "environment WEB_CONCURRENCY, --workers: 'x'"
     )
 
 
 # ---- --check-config
 
 
-def test_check_prints_every_option_with_its_origin_and_serves_nothing(run_command: RunCommand, tmp_path: Path) -> None:
+def test_check_prints_every_option_with_its_origin_and_serves_nothing(execute_here: RunCommand, tmp_path: Path) -> None:
     """One of each layer, in the order of the table."""
     (tmp_path / "site.toml").write_text("backlog = 16\nport = 1\n")
     (tmp_path / "site.env").write_text("ASGIWS_CLOSE_TIMEOUT=3\n")
     (tmp_path / "shop.py").write_text("print('imported')\napp = print\n")
-    ended = run_command(
+    ended = execute_here(
         "shop:app", "--check-config", "--config", "site.toml", "--env-file", "site.env", "--max-queue", "5",
         environ={"ASGIWS_PORT": "9000"}, folder=tmp_path,
     )  # fmt: skip
@@ -155,9 +155,9 @@ def test_check_prints_every_option_with_its_origin_and_serves_nothing(run_comman
     }
 
 
-def test_origin_of_a_flag_is_what_was_typed(run_command: RunCommand) -> None:
+def test_origin_of_a_flag_is_what_was_typed(execute_here: RunCommand) -> None:
     """In each spelling; of several the last, which counts. What stands behind `--` is no flag."""
-    ended = run_command(
+    ended = execute_here(
         "--check-config", "--max-queue", "1", "--ws-max-queue", "2", "--ws-max-size=3", "--no-access-log",
         "--log-level", "debug", "--", ECHO,
     )  # fmt: skip
@@ -171,12 +171,12 @@ def test_origin_of_a_flag_is_what_was_typed(run_command: RunCommand) -> None:
     }
 
 
-def test_what_check_prints_is_a_file_that_gives_the_same(run_command: RunCommand, tmp_path: Path) -> None:
-    first = run_command(
+def test_what_check_prints_is_a_file_that_gives_the_same(execute_here: RunCommand, tmp_path: Path) -> None:
+    first = execute_here(
         ECHO, "--check-config", "--port", "1", "--header", "A: \xe9", "--ping-interval", "1.5", folder=tmp_path
     )
     (tmp_path / "printed.toml").write_text("\n".join(first.stdout))
-    second = run_command("--check-config", "--config", "printed.toml", folder=tmp_path)
+    second = execute_here("--check-config", "--config", "printed.toml", folder=tmp_path)
     assert options_of(first) == options_of(second)
     assert {line.rpartition("  # ")[2] for line in second.stdout} == {
         f"{name} in printed.toml" for name in ("app", *OPTIONS)
@@ -209,11 +209,11 @@ def test_check_ends_as_serving_does(run_command: RunCommand, tmp_path: Path, arg
     assert len(checking.stderr) == 1
 
 
-def test_check_tries_nothing_that_only_serving_can(run_command: RunCommand) -> None:
+def test_check_tries_nothing_that_only_serving_can(execute_here: RunCommand) -> None:
     """A port that is taken, a descriptor that only the service manager hands over, and an application's startup."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        ended = run_command(ECHO, "--check-config", "--bind", f"127.0.0.1:{port}", "--bind", "fd:900")
+        ended = execute_here(ECHO, "--check-config", "--bind", f"127.0.0.1:{port}", "--bind", "fd:900")
     assert (ended.code, ended.stderr) == (0, [])
     assert "lifespan.startup" not in ended.stdout
 
@@ -231,21 +231,21 @@ def test_check_makes_no_file(run_command: RunCommand, tmp_path: Path) -> None:
     assert (tmp_path / "old.log").read_text() == "kept"
 
 
-def test_check_refuses_what_serving_refuses(run_command: RunCommand) -> None:
+def test_check_refuses_what_serving_refuses(execute_here: RunCommand) -> None:
     """With the same line and the same exit code, and the options are printed only when they are allowed."""
-    assert_one_line(run_command(ECHO, "--check-config", "--port", "x"), 2, "--port: 'x' was given")
-    ended = run_command("no_such:app", "--check-config")
+    assert_one_line(execute_here(ECHO, "--check-config", "--port", "x"), 2, "--port: 'x' was given")
+    ended = execute_here("no_such:app", "--check-config")
     assert ended.code == 2
     assert len(ended.stdout) == len(OPTIONS) + 1
     assert len(ended.stderr) == 1
     assert "module 'no_such' was not found" in ended.stderr[0]
 
 
-def test_check_imports_the_application_with_its_environment(run_command: RunCommand, tmp_path: Path) -> None:
+def test_check_imports_the_application_with_its_environment(execute_here: RunCommand, tmp_path: Path) -> None:
     """What it raises is shown as ever."""
     (tmp_path / "site.env").write_text("SITE=berlin\n")
     (tmp_path / "shop.py").write_text("import os\nraise LookupError(os.environ['SITE'])\n")
-    ended = run_command("shop:app", "--check-config", "--env-file", "site.env", folder=tmp_path)
+    ended = execute_here("shop:app", "--check-config", "--env-file", "site.env", folder=tmp_path)
     assert ended.code == 1
     assert ended.stderr[-2:] == [
         "    LookupError: berlin", "asgiws: application shop:app raised while it was imported, see above",
@@ -277,17 +277,17 @@ def test_env_file_can_be_named_in_a_file(start: Start, tmp_path: Path) -> None:
     assert get(start("--config", "site.toml", folder=tmp_path)).body == b"berlin"
 
 
-def test_bad_line_of_an_env_file_is_one_line_that_does_not_show_it(run_command: RunCommand, tmp_path: Path) -> None:
+def test_bad_line_of_an_env_file_is_one_line_that_does_not_show_it(execute_here: RunCommand, tmp_path: Path) -> None:
     (tmp_path / "site.env").write_text("SITE=1\n\nPASSWORD='hunter2\n")
-    ended = run_command(ECHO, "--env-file", "site.env", folder=tmp_path)
+    ended = execute_here(ECHO, "--env-file", "site.env", folder=tmp_path)
     assert_one_line(
         ended, 2, "--env-file: 'site.env', line 3 is not allowed; allowed: NAME=value, a comment, an empty line"
     )
     assert "hunter2" not in ended.stderr[0]
 
 
-def test_env_file_that_is_not_there_is_one_line_and_exit_code_2(run_command: RunCommand) -> None:
-    ended = run_command(ECHO, "--env-file", "no-such.env")
+def test_env_file_that_is_not_there_is_one_line_and_exit_code_2(execute_here: RunCommand) -> None:
+    ended = execute_here(ECHO, "--env-file", "no-such.env")
     assert_one_line(ended, 2, "--env-file: cannot read 'no-such.env': No such file or directory")
 
 

@@ -151,7 +151,7 @@ def test_sockets_for_another_process_are_not_taken(start: Start) -> None:
 
 
 def assert_refused(process: ServerProcess, fault: str) -> None:
-    assert_one_line(Ended(process), 1, f"--bind: 3 {fault}")
+    assert_one_line(Ended.of(process), 1, f"--bind: 3 {fault}")
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["stream", "datagram"])
