@@ -1,4 +1,4 @@
-"""The server from Python: `asgiws.run`, `asgiws.serve` and `asgiws.Server`, and that they leave nothing behind."""
+"""The server from Python: `asgiws.run`, `asgiws.serve` and `asgiws.Server`, and that nothing of them is left."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class SlowSite(Site):
 
 
 def test_server_is_a_context_manager_that_knows_its_port(loop_name: str) -> None:
-    """Port 0 is a free one, and `port` and `addresses` say which; behind the block it is free again."""
+    """Port 0 is a free one, and `port` and `addresses` say which; after the block it is free again."""
     site = Site()
 
     async def main() -> None:

@@ -21,7 +21,7 @@ OF_KIND = {
     for kind in ("text", "choice", "flag", "count", "bytes", "seconds", "list")
 }
 
-# The documented bounds, apart from the table: who changes one changes a promise.
+# The documented bounds, apart from the table: a change of one is a change of a promise.
 LEAST = {
     "fd": -1, "backlog": 1, "shutdown_code": 1000, "compression_window_bits": 9,
     "close_timeout": 0.01, "max_head_size": 256, "max_headers": 1, "max_message_size": 1,
@@ -183,7 +183,7 @@ def test_duration_that_is_not_finite_is_refused(name: str, value: object) -> Non
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", [None, True, b"1", [1], {}])
 def test_value_of_another_type_is_no_number(name: str, value: object) -> None:
-    """True is no 1: who gives it means another option."""
+    """True is not 1: it was meant for another option."""
     assert refusal(name, value) == f"{spelled(name)}: {value!r} was given, allowed: a number"
 
 

@@ -1,4 +1,4 @@
-"""The layers of options: which goes before which, where each value came from, and the line that refuses one."""
+"""The sources of options: precedence, the origin of each value, and the line that refuses one."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_every_option_can_be_given_in_a_file() -> None:
 
 
 def test_variable_of_other_servers_is_taken_after_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It counts as environment, so it goes before a file; but what is said to asgiws alone goes before it."""
+    """It counts as environment and takes precedence over a file, but not over a variable of asgiws."""
     row = dataclasses.replace(OPTIONS["max_queue"], variables=("OTHERS",))
     monkeypatch.setitem(OPTIONS, "max_queue", row)
     settings = load(toml="max_queue = 2", environ={"OTHERS": "7"})
@@ -247,7 +247,7 @@ def test_file_that_cannot_be_read_is_named_with_who_named_it(tmp_path: Path) -> 
     ],
 )  # fmt: skip
 def test_fault_of_pyproject_is_one_line(text: str, said: str) -> None:
-    """Also of one that nobody named: to serve without what it says would be worse."""
+    """Even when no flag names the file: to serve without its options would be worse."""
     assert refusal(pyproject=text).startswith(said)
 
 
@@ -263,7 +263,7 @@ def test_fault_of_pyproject_is_one_line(text: str, said: str) -> None:
     ],
 )
 def test_options_that_do_not_go_together_are_named_with_their_origins(given: dict[str, object], said: str) -> None:
-    """The default has nobody to blame, and a flag is named by the line itself."""
+    """A default has no origin, and the line names the flags already."""
     line = refusal(**given)  # type: ignore[arg-type]  # a layer is one keyword
     assert line.startswith("--drain-spread: ")
     assert line.endswith(said)

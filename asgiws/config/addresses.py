@@ -1,4 +1,4 @@
-"""Addresses to listen on, as people write them: `host:port`, `[::1]:port`, `unix:/path` and `fd:3`."""
+"""Addresses to listen on: `host:port`, `[::1]:port`, `unix:/path` and `fd:3`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ALLOWED: Final = "host:port, [::1]:port, :port, unix:/path or fd:3"
 
 
 class Address(NamedTuple):
-    """One address; which of the fields count depends on its kind."""
+    """One address; its kind decides which of the other fields are used."""
 
     kind: str
     """TCP, UNIX or FD."""
@@ -44,7 +44,7 @@ def parse_address(text: str) -> Address:
 
 
 def check_address(text: str) -> str | None:
-    """Say what is allowed instead of `text`, or nothing: the check of an option."""
+    """Return what is allowed instead of `text`, or None: the check of an option."""
     try:
         parse_address(text)
     except ValueError as error:

@@ -28,7 +28,7 @@ ECHO = f"{APPS}:echo"
 
 
 def parse(*arguments: str, environ: dict[str, str] | None = None) -> Config:
-    """Give the Config that flags and environment make."""
+    """Return the Config that flags and environment make."""
     return Settings.load(vars(make_parser().parse_args(["app:app", *arguments])), environ or {}).config
 
 
@@ -146,7 +146,7 @@ def test_host_of_another_machine_is_one_line_and_exit_code_1(run_command: RunCom
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 64], ids=["empty-label", "long-label"])
 def test_host_that_is_no_name_is_one_line_and_exit_code_1(run_command: RunCommand, host: str) -> None:
-    """Python's resolver raises something else for these than for a name that nobody has."""
+    """Python's resolver raises something else for these than for an unknown name."""
     ended = run_command(ECHO, "--host", host, "--port", "0", "--lifespan", "off")
     assert_one_line(ended, 1, f"--host: {host!r} is no address of this machine")
 
@@ -185,7 +185,7 @@ def traceback_files(lines: list[str]) -> list[str]:
 def test_fault_while_importing_shows_the_traceback_of_the_application_only(
     execute_here: RunCommand, tmp_path: Path, source: str, last: str
 ) -> None:
-    """The traceback begins with the application's first frame: who reads it looks for a fault of their own."""
+    """The traceback begins with the application's first frame, because the fault is there."""
     module = tmp_path / "broken.py"
     module.write_text(source)
     (tmp_path / "helper.py").write_text("import missing_dependency\n")
@@ -396,7 +396,7 @@ def test_every_option_has_a_variable() -> None:
 
 
 def test_list_in_a_variable_is_joined_by_commas() -> None:
-    """With or without spaces behind them."""
+    """With or without spaces after them."""
     environ = {"ASGIWS_ALLOWED_ORIGINS": "https://a.example, https://b.example,*.c.example"}
     assert parse(environ=environ).allowed_origins == ("https://a.example", "https://b.example", "*.c.example")
 

@@ -156,7 +156,7 @@ def test_check_prints_every_option_with_its_origin_and_serves_nothing(execute_he
 
 
 def test_origin_of_a_flag_is_what_was_typed(execute_here: RunCommand) -> None:
-    """In each spelling; of several the last, which counts. What stands behind `--` is no flag."""
+    """In each spelling; the last one if there are several. What follows `--` is no flag."""
     ended = execute_here(
         "--check-config", "--max-queue", "1", "--ws-max-queue", "2", "--ws-max-size=3", "--no-access-log",
         "--log-level", "debug", "--", ECHO,
@@ -200,10 +200,12 @@ def test_what_check_prints_is_a_file_that_gives_the_same(execute_here: RunComman
     ],
     ids=["app", "certificate", "ciphers", "reload", "owner", "host", "twice", "admin", "no-folder", "null", "folder"],
 )
-def test_check_ends_as_serving_does(run_command: RunCommand, tmp_path: Path, arguments: list[str], code: int) -> None:
+def test_check_ends_as_serving_does(
+    run_command: RunCommand, execute_here: RunCommand, tmp_path: Path, arguments: list[str], code: int
+) -> None:
     """With the same exit code and the same line."""
     arguments = [word.format(folder=tmp_path) for word in arguments]
-    serving, checking = run_command(*arguments, "--lifespan", "off"), run_command(*arguments, "--check-config")
+    serving, checking = run_command(*arguments, "--lifespan", "off"), execute_here(*arguments, "--check-config")
     assert (serving.code, checking.code) == (code, code)
     assert checking.stderr == serving.stderr
     assert len(checking.stderr) == 1
@@ -256,7 +258,7 @@ def test_check_imports_the_application_with_its_environment(execute_here: RunCom
 
 
 def test_env_file_is_there_before_the_application_is_imported(start: Start, tmp_path: Path) -> None:
-    """And a variable that is really there goes before the file's."""
+    """A variable that is already set takes precedence over the file's."""
     (tmp_path / "shop.py").write_text(SHOW_VARIABLES)
     (tmp_path / "site.env").write_text("# where\nexport SITE='berlin #1'\n")
     arguments = ("shop:app", "--env-file", "site.env", "--lifespan", "off")
@@ -295,7 +297,7 @@ def test_env_file_that_is_not_there_is_one_line_and_exit_code_2(execute_here: Ru
 
 
 def test_rolling_restart_reads_the_files_again(start: Start, tmp_path: Path) -> None:
-    """What the env file no longer has is gone, and what it has anew is there."""
+    """Variables that the env file no longer has are unset, and new ones are set."""
     (tmp_path / "shop.py").write_text(SHOW_VARIABLES)
     (tmp_path / "shop.env").write_text("SITE=berlin")
     (tmp_path / "shop.toml").write_text('app = "shop:app"\nenv_file = "shop.env"\nheader = ["X-From: before"]\n')
