@@ -106,7 +106,7 @@ def test_front_page_is_short() -> None:
 
 def test_extras_of_the_front_page_are_all_that_users_need() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
-        extras = set(tomllib.load(file)["project"]["optional-dependencies"]) - {"test", "bench", "lint"}
+        extras = set(tomllib.load(file)["project"]["optional-dependencies"]) - {"test", "bench", "lint", "applications"}
     (listed,) = re.findall(r"Extras: (.*?\.)\s", README, re.DOTALL)
     assert set(re.findall(r"`(\w+)`", listed)) == extras
 

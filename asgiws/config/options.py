@@ -111,8 +111,8 @@ class Config:
         "list", (), "Send this header with every response; in a variable, one header per line",
         metavar="'NAME: VALUE'", aliases=("headers",), separator="\n", check=check_header,
     )  # fmt: skip
-    sendfile: bool = _serving("flag", False, "let applications hand over files (http.response.pathsend and "
-                              "zerocopysend), which all middleware has to know")  # fmt: skip
+    sendfile: bool = _serving("flag", False, "Let applications send files by name or descriptor "
+                              "(http.response.pathsend, zerocopysend); all middleware has to support it")  # fmt: skip
     allowed_origins: tuple[str, ...] = _serving(
         "list", (), "Accept WebSockets only from these origins", metavar="ORIGIN", unset="all",
         check=check_origin, common=True,
