@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -149,6 +150,23 @@ async def blocking(scope: Scope, receive: Receive, send: Send) -> None:
     tell("blocking")
     while True:
         time.sleep(3600)  # noqa: ASYNC251 - that is what it is for
+
+
+async def blocks_for_a_while(scope: Scope, receive: Receive, send: Send) -> None:
+    """Blocks the event loop for so long that a sweep comes more than two seconds late."""
+    if scope["type"] == "lifespan":
+        await lifespan(receive, send)
+        return
+    time.sleep(3.5)  # noqa: ASYNC251 - that is what it is for
+    await answer(send, b"")
+
+
+async def limits(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers how many files may be open."""
+    if scope["type"] == "lifespan":
+        await lifespan(receive, send)
+        return
+    await answer(send, json.dumps(resource.getrlimit(resource.RLIMIT_NOFILE)[0]).encode())
 
 
 async def spinning(scope: Scope, receive: Receive, send: Send) -> None:

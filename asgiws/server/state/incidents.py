@@ -62,6 +62,13 @@ class Incidents:
         if self._rejection_lines.admits(logging.INFO):
             log_slow_consumer(client, self._config.write_timeout)
 
+    def on_blocked_loop(self, seconds: float) -> None:
+        """Log that nothing was served for a while."""
+        LOG.warning(
+            "the event loop was blocked for %.1f s, and all connections with it; look in the application for calls "
+            "that wait without await, such as time.sleep or a synchronous client", seconds,
+        )  # fmt: skip
+
     def on_upgrade_lost(self, client: ClientAddress) -> None:
         """Log a handshake that has become an ordinary request, and is one to the application."""
         if self._rejection_lines.admits(logging.INFO):
