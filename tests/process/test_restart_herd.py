@@ -1,4 +1,4 @@
-"""Rolling restarts with hundreds of clients: each WebSocket is closed once a restart."""
+"""Rolling restarts with hundreds of clients: each WebSocket is closed once a restart, and no request is lost."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from tests.conftest import PATIENCE_S
 from tests.process.crew import WHOAMI
 from tests.process.helpers import ServerProcess, Start
 from tests.raw import close, handshake
+
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Herd:
@@ -73,6 +75,22 @@ class Herd:
                 writer.write(close(1012))
             self.counts["closed"] += 1
 
+    async def kept_alive(self, pause_s: float) -> None:
+        """Ask again and again on one connection, until an answer says that it is the last."""
+        while not self.ended:
+            async with self._connect() as (reader, writer):
+                kept = True
+                while kept and not self.ended:
+                    writer.write(GET)
+                    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                    assert head.startswith(b"http/1.1 200 ")
+                    fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
+                    await reader.readexactly(int(fields[b"content-length"]))
+                    kept = fields.get(b"connection") != b"close"
+                    self.counts["answers" if kept else "last answers"] += 1
+                    self.ready.add(asyncio.current_task())
+                    await asyncio.sleep(pause_s if kept else 0)
+
     @contextlib.asynccontextmanager
     async def _connect(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -109,6 +127,27 @@ def test_websockets_are_closed_once_a_restart(start: Start, workers: int) -> Non
     herd.end()
     assert herd.failures == []
     assert closed == clients * restarts
+
+
+@pytest.mark.slow
+def test_kept_connections_lose_no_request_whenever_a_restart_comes(start: Start) -> None:
+    """A connection that was used a moment ago is served until an answer says that it is the last.
+
+    The signals come at ten phases of a second, because deadlines are counted in ticks of a second.
+    """
+    process = start(WHOAMI, "--workers", "2", "--no-access-log")
+    herd = Herd(process.port)
+    herd.start(*(herd.kept_alive(0.05 + 0.005 * number) for number in range(100)))
+    began_s = time.monotonic()
+    for phase in range(10):
+        at_s = began_s + int(time.monotonic() - began_s) + 2 + phase / 10
+        while (left_s := at_s - time.monotonic()) > 0:
+            threading.Event().wait(left_s)  # the moment of the signal is what the test is about
+        process.signal(signal.SIGHUP)
+        finish_restart(process, 2)
+    herd.end()
+    assert herd.failures == []
+    assert herd.counts["last answers"] >= 100
 
 
 @pytest.mark.slow
