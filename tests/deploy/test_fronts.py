@@ -18,6 +18,7 @@ from tests.conftest import PATIENCE_S
 from tests.deploy.conftest import Site, StartSite
 from tests.deploy.fronts import DEPLOY, FILES
 from tests.process.crew import ask, open_socket, wait_gone
+from tests.process.load import Load
 from tests.programs import edited, find_program
 from tests.raw import RawClient, close, frame, text
 
@@ -97,6 +98,23 @@ def test_rolling_restart_refuses_nobody(site: StartSite) -> None:
         client.send(text("still here"))
         assert client.read_text() == "still here"
         client.socket.close()
+
+
+@pytest.mark.slow
+def test_second_server_may_be_restarted_as_soon_as_the_first_is_ready(site: StartSite, kind: str) -> None:
+    """With the options of README.md, and clients that connect all the time: not one is turned away."""
+    running = site(*([] if kind == "nginx" else ["--drain-delay", "3"]))
+    load = Load(running.front.port)
+    load.begin(*[load.websocket] * 4, load.request, load.request)
+    try:
+        for name in ("app-1", "app-2"):
+            running.servers[name].terminate()
+            assert running.servers[name].wait() == 0
+            running.start_server(name)
+    finally:
+        load.end()
+    assert load.failures == []
+    assert running.servers["app-1"].pid in load.pids  # what served while the second one was away
 
 
 def reconnect(running: Site, client: RawClient, old: int) -> tuple[RawClient, int]:
