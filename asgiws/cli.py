@@ -114,7 +114,7 @@ def execute(words: Sequence[str]) -> int:
         parser = make_parser()
         known, unknown = parser.parse_known_args(words)
         if "help" in known:
-            return _print(make_help(everything=known.help == "all"))
+            return _print(make_help(COMMANDS, everything=known.help == "all"))
         if "version" in known:
             return _print(describe_installation() if "verbose" in known else f"asgiws {__version__}")
         if unknown or "verbose" in known:

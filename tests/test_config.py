@@ -363,6 +363,8 @@ def test_config_is_frozen() -> None:
         ("max-queue", "did you mean max_queue?"),
         ("MAX_QUEUE", "did you mean max_queue?"),
         ("max_mesage_size", "did you mean max_message_size?"),
+        ("ws", "leave it out: WebSocket is built in, in one implementation"),
+        ("certfile", "use --ssl-certfile"),
         ("zzz", "asgiws --help all lists the options"),
     ],
 )

@@ -12,6 +12,7 @@ from uvicorn.main import main as uvicorn_command
 
 from asgiws.cli import make_parser
 from asgiws.config.options import Config
+from asgiws.config.other_servers import instead_of
 from asgiws.config.sources import Settings
 from asgiws.server.asgi import Scope
 from tests.apps import Receive, Send
@@ -122,6 +123,12 @@ def test_what_is_not_the_same_is_refused() -> None:
     """A flag that was taken and did nothing would be worse."""
     taken = set(make_parser()._option_string_actions)
     assert {flag for row in ROWS if row.taken != "same" for flag in row.flags} & taken == set()
+
+
+@pytest.mark.parametrize(("flag", "row"), [(flag, row) for row in ROWS if row.taken != "same" for flag in row.flags])
+def test_what_is_not_the_same_is_answered_with_what_to_write(flag: str, row: Row) -> None:
+    """An option of ours where the page names one, else that it can be left out."""
+    assert (row.here or "leave it out") in instead_of(flag)
 
 
 def test_every_flag_that_is_the_same_is_given_below() -> None:

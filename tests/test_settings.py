@@ -197,6 +197,7 @@ def test_file_is_read_again_at_each_call() -> None:
         ("prot = 1", "prot in asgiws.toml: there is no such option; did you mean port?"),
         ("max-mesage-size = 1", "max-mesage-size in asgiws.toml: there is no such option; did you mean max_message_si"),
         ("ws_max_sise = 1", "ws_max_sise in asgiws.toml: there is no such option; did you mean ws_max_size?"),
+        ("http = 'h11'", "http in asgiws.toml: there is no such option; leave it out: there is one HTTP parser"),
         ("App = 'a:a'", "App in asgiws.toml: there is no such option; did you mean app?"),
         ("qqq = 1", "qqq in asgiws.toml: there is no such option; asgiws --help all lists the options"),
         ('"caf\xe9\\n" = 1', "caf\\xe9\\n in asgiws.toml: there is no such option"),

@@ -26,7 +26,7 @@ PROGRAM_FLAGS: Final = {
 _WIDTH: Final = 80
 _USAGE: Final = """\
 usage: asgiws [options] module:attribute
-       asgiws top|health [address]
+       asgiws {commands} [address]
 
 The ASGI server for WebSocket applications.
 """
@@ -40,10 +40,10 @@ def flags_of(option: Option) -> tuple[str, ...]:
     return spelled(option.name), *(f"--{alias}" for alias in option.aliases)
 
 
-def make_help(*, everything: bool) -> str:
-    """Return the help: the common options on one screen, or every option."""
+def make_help(commands: Iterable[str], *, everything: bool) -> str:
+    """Return the help: the common options on one screen, or every option, below the names of other commands."""
     column = 32 if everything else 29
-    lines = [*_USAGE.splitlines(), ""]
+    lines = [*_USAGE.format(commands="|".join(commands)).splitlines(), ""]
     for flag, (placeholder, text) in PROGRAM_FLAGS.items():
         lines += _row(f"{flag} {placeholder}", text, column)
     defaults, group = Config(), ""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from asgiws.config.other_servers import instead_of
 from asgiws.protocol.http.fields import is_token
 from asgiws.protocol.limits import KIB, MIB
 
@@ -223,6 +224,11 @@ def spelled(name: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error: the name among `known` that was probably meant, or where to find it."""
+    """Return the end of an error: what to write instead of an unknown name, or where to find it.
+
+    For a name of another server that is what to write here, else the nearest name among `known`.
+    """
+    if instead := instead_of(spelled(name)):
+        return instead
     nearest = difflib.get_close_matches(name, known, 1)
     return f"did you mean {nearest[0]}?" if nearest else "asgiws --help all lists the options"
