@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -16,8 +16,54 @@ from asgiws.runner.loops import loop_factory
 from asgiws.server.asgi import ASGIApp
 from asgiws.server.server import Server
 
+FULL_KINDS = ("process", "browser", "slow")
+FULL_FOLDERS = {"bench", "conformance", "deploy"}
+PROMISE_LOOP = "asyncio"
+
 PATIENCE_S = 20.0
 """How long a test waits for what must happen; long, because it only matters when the test fails."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that start processes, and those that the default run leaves out (pyproject.toml, "markers")."""
+    for item in items:
+        if "processes" in getattr(item, "fixturenames", ()):
+            item.add_marker("process")
+        if is_full(item) and not is_promise(item):
+            item.add_marker("full")
+
+
+def is_full(item: pytest.Item) -> bool:
+    """Return whether a test is of a kind that the default run leaves out."""
+    return item.path.parent.name in FULL_FOLDERS or any(map(item.get_closest_marker, FULL_KINDS))
+
+
+def is_promise(item: pytest.Item) -> bool:
+    """Return whether the default run takes a test all the same: the proof of a promise, on one loop if not on both."""
+    mark = item.get_closest_marker("promise")
+    if mark is None:
+        return False
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return "on both loops" in mark.args or parameters.get("loop_name", PROMISE_LOOP) == PROMISE_LOOP
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Escape lone surrogates, which hypothesis likes to log, in reports: pytest-xdist cannot send them."""
+    return escaped((yield))
+
+
+def escaped(value: Any) -> Any:
+    """Return a JSON value whose strings can be encoded as UTF-8."""
+    match value:
+        case str():
+            return value.encode(errors="backslashreplace").decode()
+        case dict():
+            return {escaped(key): escaped(item) for key, item in value.items()}
+        case list() | tuple():
+            return [escaped(item) for item in value]
+    return value
 
 
 class RunningServer:

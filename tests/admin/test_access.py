@@ -27,6 +27,7 @@ def unix(tmp_path: Path) -> tuple[str, ...]:
 # ---- closing
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_connection_is_closed_through_the_unix_socket(start: Start, unix: tuple[str, ...], workers: str) -> None:
     process = start(ECHO, *unix, "--workers", workers)
@@ -40,6 +41,7 @@ def test_connection_is_closed_through_the_unix_socket(start: Start, unix: tuple[
     assert process.wait_stderr("closed 4001 by admin")
 
 
+@pytest.mark.promise
 def test_connection_is_closed_by_who_has_the_token(start: Start) -> None:
     process = start(ECHO, *TCP, environ={"ASGIWS_ADMIN_TOKEN": TOKEN})
     admin = Admin(process)
@@ -49,6 +51,7 @@ def test_connection_is_closed_by_who_has_the_token(start: Start) -> None:
         assert client.read_close()[0] == 1000
 
 
+@pytest.mark.promise
 def test_connection_is_not_closed_over_tcp_without_a_token(start: Start) -> None:
     process = start(ECHO, *TCP)
     admin = Admin(process)

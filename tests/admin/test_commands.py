@@ -83,6 +83,7 @@ def address(admin: Admin) -> str:
 # ---- top
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_top_once_prints_a_view_without_control_sequences(start: Start, run_command: RunCommand, workers: str) -> None:
     process = start(ECHO, *TCP, "--workers", workers)
@@ -259,6 +260,7 @@ def test_application_that_is_named_top_is_served(start: Start, tmp_path: Path) -
 # ---- health
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_health_of_a_server_that_is_ready(start: Start, run_command: RunCommand, workers: str) -> None:
     admin = Admin(start(ECHO, *TCP, "--workers", workers))

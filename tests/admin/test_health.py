@@ -59,6 +59,7 @@ def test_server_is_not_ready_before_every_worker_has_started(start: Start, tmp_p
     assert not admin.is_ready()
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_server_is_not_ready_while_it_drains(start: Start, workers: str) -> None:
     process = start(ECHO, *TCP, "--workers", workers, "--drain-delay", "60", "--health-path", "/healthz")

@@ -55,6 +55,7 @@ def assert_only_grew(scrapes: list[Samples]) -> None:
             assert not is_counter(key[0]) or after.get(key, -1.0) >= number, key
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_scrape_has_what_was_sent(start: Start, workers: str) -> None:
     process = start(ECHO, *ADMIN, "--workers", workers)
@@ -395,6 +396,7 @@ def test_scrape_without_prometheus_client_says_what_to_install(start: Start, tmp
     assert answer.body == b"prometheus-client is not installed: pip install 'asgiws[metrics]'\n"
 
 
+@pytest.mark.promise
 def test_nothing_of_it_is_on_the_public_port(start: Start) -> None:
     process = start(ECHO, *ADMIN)
     for path in ("/metrics", "/status", "/livez", "/readyz"):

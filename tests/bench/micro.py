@@ -1,4 +1,4 @@
-"""Micro-benchmarks without a kernel, with pytest-benchmark: `python -m pytest tests/bench/micro.py`.
+"""Micro-benchmarks without a kernel, with pytest-benchmark: `pytest -n 0 -m "" tests/bench/micro.py`.
 
 The parsers and the encoder alone, and whole connections on a transport that keeps what is written. To see what a change
 did: `--benchmark-save=before`, then `--benchmark-compare`. The name is not that of a test file, so that only who names

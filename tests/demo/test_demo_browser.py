@@ -74,6 +74,7 @@ def open_tab(chromium: Chrome) -> Iterator[OpenTab]:
         yield lambda url: Tab(chromium, url)
 
 
+@pytest.mark.promise
 def test_two_tabs_chat_with_each_other(serve: Serve, open_tab: OpenTab) -> None:
     url = serve(Demo()).url
     ada, bob = open_tab(url), open_tab(url)

@@ -281,6 +281,7 @@ def test_cancelled_receive_loses_no_message(serve: Serve) -> None:
             assert client.read_text() == str(number)
 
 
+@pytest.mark.promise
 @pytest.mark.slow
 def test_running_out_of_descriptors_is_survived_and_logged_once(start: Start) -> None:
     process = start("tests.apps:echo", "--no-access-log")

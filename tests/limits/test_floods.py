@@ -12,7 +12,7 @@ from tests.limits.memory import MIB, SLACK_BYTES, Memory, get, push
 from tests.process.helpers import ServerProcess, Start
 from tests.raw import MASK, RawClient, close, frame, mask, text
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.promise("on both loops"), pytest.mark.slow]
 
 APP = "tests.limits.apps:app"
 WEBSOCKET = websocket_terms(Config())

@@ -48,6 +48,7 @@ def cost_of_one(start: Start, *headers: str) -> tuple[float, float]:
             client.socket.close()
 
 
+@pytest.mark.promise
 def test_idle_connections_cost_less_than_8_kib_and_compression_nothing(start: Start) -> None:
     """10,000 connections that negotiated compression and 10,000 that did not: within 5 %, also after an echo."""
     plain, plain_after = cost_of_one(start)

@@ -104,6 +104,7 @@ def test_request_makes_one_line_in_the_log(start: Start, place: str) -> None:
     assert len(lines := records(process)) == expected, lines
 
 
+@pytest.mark.promise
 def test_request_makes_one_object_in_a_log_of_json(start: Start) -> None:
     """Each line is an object in printable ASCII; nothing that was sent adds a line or a key."""
     process = start(APP, "--allowed-origins", "https://example.com", "--lifespan", "off", "--log-format", "json")

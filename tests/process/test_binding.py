@@ -67,6 +67,7 @@ def serves(client: RawClient) -> bool:
 # ---- several
 
 
+@pytest.mark.promise
 def test_each_address_serves(start: Start, path: Path) -> None:
     """TCP, a Unix socket and an inherited socket at once, for HTTP and for WebSocket."""
     with socket.create_server(("127.0.0.1", 0)) as inherited:

@@ -249,6 +249,7 @@ def test_app_dir_comes_before_everything_else_on_the_path(start: Start, tmp_path
     start("this:app", "--app-dir", str(tmp_path))
 
 
+@pytest.mark.promise
 def test_factory_makes_the_application_once(start: Start) -> None:
     process = start(f"{APPS}:make_echo", "--factory")
     with RawClient(process.port) as client:

@@ -41,6 +41,7 @@ def options_of(ended: Ended) -> dict[str, object]:
 # ---- layers
 
 
+@pytest.mark.promise
 def test_server_serves_with_the_options_of_each_layer(start: Start, tmp_path: Path) -> None:
     """Flag before environment before file: each of three options is set once more in the layer below."""
     (tmp_path / "site.toml").write_text(

@@ -23,6 +23,7 @@ def path(tmp_path: Path) -> Path:
 # ---- --uds
 
 
+@pytest.mark.promise
 def test_unix_socket_serves_http_and_websocket(start: Start, path: Path) -> None:
     process = start(ECHO, "--uds", str(path))
     assert process.address == f"unix:{path}"
@@ -121,6 +122,7 @@ def test_path_that_cannot_be_is_one_line_and_exit_code_1(
 # ---- --fd
 
 
+@pytest.mark.promise
 def test_inherited_socket_serves(start: Start) -> None:
     """The parent listens, and hands its socket over: connections of before the start are served too."""
     with socket.create_server(("127.0.0.1", 0)) as listener, RawClient(listener.getsockname()[1]) as early:

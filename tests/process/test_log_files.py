@@ -56,6 +56,7 @@ def test_log_file_takes_all_lines_and_is_appended_to(start: Start, tmp_path: Pat
     assert "\x1b" not in "".join(lines)
 
 
+@pytest.mark.promise
 def test_usr1_opens_a_log_file_again_that_was_moved_away(start: Start, tmp_path: Path) -> None:
     """As logrotate does it: move, signal, and no line is lost."""
     path, moved = tmp_path / "asgiws.log", tmp_path / "asgiws.log.1"

@@ -51,6 +51,7 @@ EVENTS_OPTIONS = ("--ping-interval", "0.1", "--handshake-timeout", "0.2")
 # ---- text
 
 
+@pytest.mark.promise
 def test_line_for_each_event_tells_what_it_is_for(start: Start) -> None:
     """HTTP; a WebSocket's begin, end and refusal; who ended it, why, how long it took, and what it carried."""
     process = start(APP, *EVENTS_OPTIONS)
@@ -120,6 +121,7 @@ def kind_of(value: object) -> str:
     return kinds[type(value)]
 
 
+@pytest.mark.promise
 def test_json_has_the_keys_of_the_table(start: Start) -> None:
     """Every event with all of its keys and no others, each of its type (asgiws/telemetry/README.md)."""
     table = table_of_keys()

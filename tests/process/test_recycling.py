@@ -123,6 +123,7 @@ def lifetimes() -> list[float]:
 # ---- the end of the process
 
 
+@pytest.mark.promise
 def test_process_ends_after_so_many_requests_and_websockets(start: Start) -> None:
     process = start(ECHO, "--max-requests", "3", "--graceful-timeout", "600")
     with RawClient(process.port) as http, RawClient(process.port) as websocket:

@@ -118,6 +118,7 @@ def wait_started_anew(process: ServerProcess, path: str = "edited.py") -> None:
 Reloading = Callable[..., ServerProcess]
 
 
+@pytest.mark.promise
 def test_changed_file_is_served(reloading: Reloading, edit: Edit) -> None:
     process = reloading()
     assert version(process) == b"one"
@@ -130,6 +131,7 @@ def test_changed_file_is_served(reloading: Reloading, edit: Edit) -> None:
     assert_no_traceback(process)
 
 
+@pytest.mark.promise
 def test_open_websocket_gets_1012(reloading: Reloading, edit: Edit) -> None:
     process = reloading()
     with RawClient(process.port) as client:

@@ -42,6 +42,7 @@ def load() -> Iterator[Callable[[int], Load]]:
         each.end()
 
 
+@pytest.mark.promise
 @pytest.mark.slow
 def test_no_client_sees_a_failure_across_five_rolling_restarts(start: Start, load: Callable[[int], Load]) -> None:
     """WebSockets, new connections and kept-alive ones; 1012 on what was drained is the only thing to notice."""
@@ -60,6 +61,7 @@ def test_no_client_sees_a_failure_across_five_rolling_restarts(start: Start, loa
     assert_no_traceback(process)
 
 
+@pytest.mark.promise
 def test_open_websockets_are_closed_with_1012_and_come_back_to_a_new_worker(start: Start) -> None:
     process = start(WHOAMI, "--workers", "2")
     before = set(workers_of_log(process.stderr))
@@ -95,6 +97,7 @@ def test_connection_that_has_sent_nothing_yet_is_served_by_the_old_worker(start:
         assert silent.read_answer().status == 200
 
 
+@pytest.mark.promise
 def test_restart_whose_new_worker_fails_leaves_the_others_as_they_are(start: Start, tmp_path: Path) -> None:
     order = tmp_path / "order"
     process = start(FRAGILE, "--workers", "2", environ={"FRAGILE": str(order)})

@@ -51,6 +51,7 @@ def run_script(tmp_path: Path, loop_name: str, processes: list[ServerProcess]) -
     return start
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_run_serves_until_a_signal_and_returns(
     run_script: Callable[..., ServerProcess], number: signal.Signals

@@ -26,6 +26,7 @@ def open_websocket(process: ServerProcess) -> RawClient:
     return client
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_first_signal_stops_in_order(start: Start, number: signal.Signals) -> None:
     """Listening ends, open work is finished, applications end, then comes lifespan shutdown (design: server)."""
@@ -84,6 +85,7 @@ def test_connection_without_a_request_does_not_delay_the_stop(start: Start) -> N
         assert process.wait() == 0
 
 
+@pytest.mark.promise
 def test_graceful_timeout_cancels_applications_before_lifespan_shutdown(start: Start) -> None:
     """An application that ignores its disconnect is cancelled after --graceful-timeout, and the exit code is 0."""
     process = start(f"{APPS}:deaf", "--graceful-timeout", "0.3", "--close-timeout", "0.1")
@@ -135,6 +137,7 @@ def test_stop_that_waits_says_for_what(start: Start) -> None:
         assert process.wait() == 0
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize("second", STOP_SIGNALS)
 def test_second_signal_waits_for_nobody(start: Start, second: signal.Signals) -> None:
     """A second signal ends the wait for applications at once; they are cancelled, and shut down in order."""
@@ -181,6 +184,7 @@ def test_second_signal_ends_a_process_whose_loop_is_blocked(start: Start, app: s
     assert_no_traceback(process)
 
 
+@pytest.mark.promise
 @pytest.mark.slow
 def test_one_signal_ends_a_process_whose_loop_is_blocked(start: Start) -> None:
     """What sends SIGTERM once, and waits, sees the end too."""

@@ -80,6 +80,7 @@ def hand_over(processes: list[ServerProcess], loop_name: str) -> Callable[..., S
     return start
 
 
+@pytest.mark.promise
 def test_activated_service_serves_tcp_and_unix(activate: Activate, tmp_path: Path) -> None:
     """The connection that woke it is served too; the default host and port are not listened on."""
     port, path = free_port(), str(tmp_path / "app.sock")
@@ -250,6 +251,7 @@ def notices(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Notices]
     notices.close()
 
 
+@pytest.mark.promise
 def test_ready_is_said_when_the_application_has_started_and_the_port_listens(
     start: Start, notices: Notices, tmp_path: Path
 ) -> None:

@@ -47,6 +47,7 @@ def many_files() -> Iterator[None]:
 # ---- what they serve
 
 
+@pytest.mark.promise
 @pytest.mark.slow
 def test_connections_spread_evenly_over_the_workers(start: Start, many_files: None) -> None:
     """1,000 connections that stay open, on 4 workers: each has within 30 % of the mean."""
@@ -136,6 +137,7 @@ def test_module_of_the_application_does_not_stand_in_for_one_of_the_standard_lib
 # ---- those that end
 
 
+@pytest.mark.promise
 def test_dead_worker_is_replaced_and_the_others_go_on(start: Start) -> None:
     process = start(WHOAMI, "--workers", "2")
     first, second = workers_of_log(process.stderr)
@@ -151,6 +153,7 @@ def test_dead_worker_is_replaced_and_the_others_go_on(start: Start) -> None:
         assert {ask(process.port) for _ in range(40)} == {pid, successor}
 
 
+@pytest.mark.promise
 def test_worker_that_crashes_says_where(start: Start) -> None:
     """A fault in a C module ends a process without a traceback; faulthandler writes one."""
     process = start(HANGING, "--workers", "1")
@@ -164,6 +167,7 @@ def test_worker_that_crashes_says_where(start: Start) -> None:
     assert ask(process.port)
 
 
+@pytest.mark.promise
 @pytest.mark.slow
 def test_worker_that_hangs_is_ended_with_a_traceback_of_where_and_replaced(start: Start) -> None:
     process = start(HANGING, "--workers", "1", "--worker-timeout", "1.5")
@@ -192,6 +196,7 @@ def test_supervisor_that_was_stopped_itself_does_not_take_its_workers_for_hung(s
     assert lines_of(process, "heartbeat") == []
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize(("app", "code", "line"), [
     (f"{APPS}:startup_fails", 3, "application startup failed: no database"),
     (f"{WORKERS}:missing", 2, "has no attribute 'missing'"),
@@ -253,6 +258,7 @@ def test_worker_that_dies_soon_after_its_start_is_tried_again_with_a_growing_pau
 # ---- those that have served enough
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 def test_worker_is_replaced_after_its_requests_and_none_is_lost(start: Start, kind: str) -> None:
     """WebSockets count like requests. The successor is ready before the worker drains."""
@@ -333,6 +339,7 @@ def test_sigterm_to_a_worker_alone_asks_for_a_successor(start: Start) -> None:
 # ---- the end of all
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_every_worker_in_order(start: Start, number: signal.Signals) -> None:
     process = start(WHOAMI, "--workers", "2", "--graceful-timeout", "600")

@@ -55,6 +55,7 @@ def ask_websocket(front: Front, *fields: str) -> dict[str, Any]:
         return facts
 
 
+@pytest.mark.promise
 def test_client_address_scheme_and_host_are_the_clients_own(site: StartSite) -> None:
     front = site().front
     with front.connect(CLIENT) as client:

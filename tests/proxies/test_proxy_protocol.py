@@ -42,6 +42,7 @@ def facts_over(client: RawClient) -> dict[str, object]:
     return facts
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize("version", VERSIONS)
 def test_client_address_comes_from_the_header(start: Start, haproxy: StartFront, version: str) -> None:
     """The balancer's own checks, which send the header too or nothing at all, disturb nobody."""

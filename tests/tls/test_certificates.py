@@ -201,6 +201,7 @@ def test_replaced_files_are_shown_to_new_connections_and_old_ones_stay(
         assert before.read_text() == "still here"
 
 
+@pytest.mark.promise
 def test_every_worker_shows_the_replaced_files(start: Start, authority: Authority, own: Issued, server: Issued) -> None:
     process = start(ECHO, "--workers", "2", *own.flags)
     assert process.address.startswith("https://")
