@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Future
 from typing import Any, Protocol
 
+import hypothesis
 import pytest
 
 from asgiws.config.options import Config
@@ -22,6 +23,11 @@ PROMISE_LOOP = "asyncio"
 
 PATIENCE_S = 20.0
 """How long a test waits for what must happen; long, because it only matters when the test fails."""
+
+
+# A time says more about the machine than about what is tested.
+hypothesis.settings.register_profile("asgiws", deadline=None)
+hypothesis.settings.load_profile("asgiws")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -167,7 +173,8 @@ def serve(loop_name: str) -> Iterator[Serve]:
     running: list[RunningServer] = []
 
     def start(app: ASGIApp, /, **options: object) -> RunningServer:
-        options = {"port": 0, "graceful_timeout": 2, "access_log": False, **options}
+        # No pings: where the machine is slow, one would come into a test that is about something else.
+        options = {"port": 0, "graceful_timeout": 2, "access_log": False, "ping_interval": 0, **options}
         server = RunningServer(app, loop_name, Config.from_options(options))
         server.start()
         running.append(server)

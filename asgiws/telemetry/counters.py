@@ -130,7 +130,7 @@ class Counters:
     ]
 
     def __init__(self) -> None:
-        for name, kind in get_type_hints(type(self)).items():
+        for name, kind in _KINDS.items():
             setattr(self, name, kind())
 
     def as_counts(self, live: Levels) -> Counts:
@@ -199,6 +199,7 @@ def _declared(kind: type) -> list[tuple[str, Metric, str]]:
     return [(name, mark[0], (*mark, "")[1]) for name, mark in marks.items() if mark]
 
 
+_KINDS: Final = get_type_hints(Counters)
 _COUNTERS: Final = _declared(Counters)
 _COUNTS: Final = [each for each in _COUNTERS if each[1].kind == "counter"]
 _HISTOGRAMS: Final = [each for each in _COUNTERS if each[1].kind == "histogram"]

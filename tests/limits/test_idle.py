@@ -24,7 +24,7 @@ def proportional_set_bytes(process: ServerProcess) -> int:
 
 def cost_of_one(start: Start, *headers: str) -> tuple[float, float]:
     """Bytes for each idle connection, before and after it has echoed one message."""
-    process = start("tests.apps:echo", "--no-access-log")
+    process = start("tests.apps:echo", "--no-access-log", "--ping-interval", "0")
     clients: list[RawClient] = []
     try:
         for _ in range(50):
