@@ -1,4 +1,4 @@
-"""What one connection can cost in memory at most, as a sum of terms that follow from the options.
+"""The most memory that one connection can take, as a sum of terms that follow from the options.
 
 The README of this folder explains each term, and `tests/limits/test_floods.py` drives a server to each of them.
 """
@@ -14,12 +14,12 @@ from asgiws.protocol.websocket.utf8 import DECODED_MOST_BYTES
 __all__ = ["CONNECTION_BYTES", "READ_BYTES", "TLS_BYTES", "Terms", "http_terms", "websocket_terms"]
 
 Terms = dict[str, int]
-"""Bytes by what holds them."""
+"""Bytes by purpose."""
 
 CONNECTION_BYTES: Final = 8 * KIB
-"""An idle connection with its transport and the task of its application, less what the application keeps itself."""
+"""An idle connection with its transport and its application's task, without what the application itself keeps."""
 READ_BYTES: Final = 256 * KIB
-"""The most that an event loop hands over at once: asyncio reads up to 256 KiB, uvloop 64."""
+"""The most that an event loop reads at once: asyncio up to 256 KiB, uvloop 64."""
 TLS_BYTES: Final = 128 * KIB
 """OpenSSL's state, 8 KiB while little is sent, and buffers that keep the size that one large message gave them."""
 _CORK_BYTES: Final = 64 * KIB
@@ -28,11 +28,11 @@ _CHARACTER_BYTES: Final = 4
 
 
 def websocket_terms(config: Config) -> Terms:
-    """Give the terms for an open WebSocket, less one message that the application itself is sending."""
+    """Return the terms for an open WebSocket, without the message that the application is sending."""
     message = config.max_message_size
     dedicated = 0
     if config.compression == "dedicated":
-        # deflate and inflate state as zlib.h gives it, with both windows
+        # deflate and inflate state by zlib.h, with both windows
         settings = config.deflate_settings()
         dedicated = (4 << settings.window_bits) + (512 << settings.memory_level) + 44 * KIB
     return {
@@ -41,9 +41,9 @@ def websocket_terms(config: Config) -> Terms:
         "tls": _tls(config),
         # The read that filled the inbox, the one that had begun, and both while they are joined
         "unparsed": 4 * READ_BYTES,
-        # A bytearray grows by an eighth; a text that is decoded as it comes, by a quarter
+        # A bytearray grows by an eighth; a text that is decoded as it arrives, by a quarter
         "message in progress": max(message * 9 // 8, min(message, DECODED_MOST_BYTES) * _CHARACTER_BYTES * 5 // 4),
-        # Parsing stops when the inbox holds its measure, and the message that filled it may be of any size allowed.
+        # Parsing stops when the inbox is full, and the message that filled it may have any size allowed.
         # Python keeps a text in up to 4 bytes a character.
         "inbox": (config.max_queue_bytes + message) * _CHARACTER_BYTES + config.max_queue * _ITEM_BYTES,
         "unsent": config.write_high_water + _CORK_BYTES,
@@ -51,11 +51,11 @@ def websocket_terms(config: Config) -> Terms:
 
 
 def http_terms(config: Config) -> Terms:
-    """Give the terms for an HTTP connection, less one body piece that the application itself is sending."""
+    """Return the terms for an HTTP connection, without the body piece that the application is sending."""
     return {
         "connection": CONNECTION_BYTES,
         "tls": _tls(config),
-        # A head, or the head of the next request behind an open one, and the read that overran it
+        # A head, or the head of the next request while one is open, and the read that overran it
         "head": config.max_head_size + 2 * READ_BYTES,
         "body": config.limits().body_buffer_bytes + 2 * READ_BYTES,
         "unsent": config.write_high_water,

@@ -1,16 +1,15 @@
-"""The closing handshake (RFC 6455 §5.5.1 and §7): Close frames, close codes, and the states of a connection's life.
+"""The closing handshake (RFC 6455 §5.5.1 and §7): Close frames, close codes, and the states of a connection.
 
-States of a WebSocket connection, and who moves it:
+States of a WebSocket connection:
 
-    CONNECTING  the handshake was read, the application owes an answer
+    CONNECTING  the handshake was read, the application has not answered
     DENYING     the application answers with an HTTP response instead (`websocket.http.response`)
     OPEN        both sides may send messages
     CLOSING     our Close is out, the peer's is awaited
-    LINGERING   nothing more will be said; what still arrives is discarded until the TCP connection ends
+    LINGERING   nothing more is sent; what still arrives is discarded until the TCP connection ends
     CLOSED      the TCP connection is gone
 
-`NEXT` is the whole table: what is not in it cannot happen, and `advance` raises. The connection acts on the new state;
-this module only knows which one it is.
+`NEXT` is the whole table; `advance` raises for a transition that is not in it. The connection acts on the new state.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ CONNECTING, DENYING, OPEN, CLOSING, LINGERING, CLOSED = range(6)
 STATE_NAMES: Final = ("connecting", "denying", "open", "closing", "lingering", "closed")
 
 ACCEPTED, DENY_BEGAN, REFUSED, CLOSE_SENT, CLOSE_DONE, TCP_LOST = range(6)
-"""What moves the state: the 101 is out; the head of an HTTP answer is out; its last byte is out; our Close is out and
-the peer owes one; it is out and the peer owes none; the transport is gone."""
+"""Events: the 101 was sent; the head of an HTTP response was sent; its last byte was sent; our Close was sent and the
+peer's is awaited; both were sent; the transport is gone."""
 
 NEXT: Final[Mapping[tuple[int, int], int]] = {
     (CONNECTING, ACCEPTED): OPEN,
@@ -48,7 +47,7 @@ NEXT: Final[Mapping[tuple[int, int], int]] = {
 
 
 def advance(state: int, event: int) -> int:
-    """Give the state after `event`. Raises RuntimeError where the table has none: a fault of this program."""
+    """Return the state after `event`. Raises RuntimeError for one that is not in the table: a bug of the server."""
     try:
         return NEXT[state, event]
     except KeyError:
@@ -63,7 +62,7 @@ class Close(NamedTuple):
 
 
 def is_close_code(code: int) -> bool:
-    """Tell whether `code` may stand in a Close frame (RFC 6455 §7.4, and the registry of close codes)."""
+    """Return whether `code` is allowed in a Close frame (RFC 6455 §7.4, and the registry of close codes)."""
     return 3000 <= code <= 4999 or (1000 <= code <= 1014 and code not in (1004, 1005, 1006))
 
 
@@ -83,7 +82,7 @@ def parse_close(payload: bytes) -> Close | Violation:
 
 
 def check_close(code: object, reason: object) -> Close:
-    """Check what the application wants to close with. Raises ValueError or TypeError when no frame can carry it."""
+    """Check an application's close code and reason. Raises ValueError or TypeError when no frame can carry them."""
     if not isinstance(code, int):
         raise TypeError(f"close code {code!r}, allowed: an int")
     if not is_close_code(code):
@@ -98,9 +97,9 @@ def check_close(code: object, reason: object) -> Close:
 
 
 def encode_close(close: Close) -> bytes:
-    """Encode a Close frame; 1005 gives an empty one (RFC 6455 §7.4.1: 1005 is never sent).
+    """Encode a Close frame, without payload for 1005, which is never sent (RFC 6455 §7.4.1).
 
-    A reason of our own making that is too long is cut at a character.
+    A reason of the server's own that is too long is cut between two characters.
     """
     if close.code == 1005:
         return encode_frame(FIN | CLOSE, b"")

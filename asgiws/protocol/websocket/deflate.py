@@ -3,12 +3,12 @@
 Two modes, chosen by the operator:
 
 * shared (default): no context takeover in either direction. One compressor per worker serves every connection; each
-  message ends with a full flush, so it inflates alone and can be sent to many connections. An idle connection holds
-  no compression state at all.
-* dedicated: context takeover, a better ratio for similar small messages, bought with a compressor and an inflater per
-  connection (made at their first message).
+  message ends with a full flush, so it inflates alone and can be sent to many connections. An idle connection has
+  no compression state.
+* dedicated: context takeover, a better ratio for similar small messages, at the cost of a compressor and an inflater
+  per connection (made at their first message).
 
-Inflating is bounded: zlib is asked for at most what the message limit leaves, in slices, and stops there.
+Inflating is bounded: zlib may produce at most what the message limit leaves, in slices.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ DEDICATED: Final = "dedicated"
 
 _TAIL: Final = b"\x00\x00\xff\xff"
 _SLICE_BYTES: Final = 256 * 1024
-# Below this much output a high ratio is harmless and common: one line of zeros.
+# Below this much output, a high ratio is harmless and common.
 _RATIO_FREE_BYTES: Final = 1024 * 1024
 _FINAL_BLOCKS: Final = 8
 _BAD_DATA: Final = "compressed data that is not DEFLATE, allowed: DEFLATE"
@@ -49,7 +49,7 @@ _BAD_DATA: Final = "compressed data that is not DEFLATE, allowed: DEFLATE"
 
 @dataclass(frozen=True, slots=True)
 class DeflateSettings:
-    """What the operator chose; see the options of the same names."""
+    """The operator's settings; see the options of the same names."""
 
     mode: str = SHARED
     level: int = 1
@@ -59,7 +59,7 @@ class DeflateSettings:
 
 
 class Agreement(NamedTuple):
-    """What was negotiated, and the value of Sec-WebSocket-Extensions that says so."""
+    """What was negotiated, and the value of Sec-WebSocket-Extensions that announces it."""
 
     response: bytes
     server_window_bits: int
@@ -68,7 +68,7 @@ class Agreement(NamedTuple):
 
 
 def negotiate(offers: Iterable[ExtensionOffer], settings: DeflateSettings) -> Agreement | None:
-    """Accept the first offer of permessage-deflate that can be kept (RFC 7692 §5.1); None: no compression."""
+    """Accept the first acceptable offer of permessage-deflate (RFC 7692 §5.1); None: no compression."""
     if settings.mode != OFF:
         for offer in offers:
             if offer.name == "permessage-deflate":
@@ -99,7 +99,7 @@ def _consider(offer: ExtensionOffer, settings: DeflateSettings) -> Agreement | N
             client_bits = 15 if value is None else int(value)
         else:
             return None
-    # zlib cannot compress with a window of 256 bytes, so that offer is one we cannot keep
+    # zlib cannot compress with a window of 256 bytes
     if server_bits < 9:
         return None
     shared = settings.mode == SHARED
@@ -113,7 +113,7 @@ def _consider(offer: ExtensionOffer, settings: DeflateSettings) -> Agreement | N
         parts.append("client_no_context_takeover")
     if "server_max_window_bits" in asked or server_bits < 15:
         parts.append(f"server_max_window_bits={server_bits}")
-    # §7.1.2.2: only when the offer has it, and never larger than offered
+    # §7.1.2.2: only in answer to an offer of it, and never larger than offered
     if client_bits is not None and min(client_bits, settings.window_bits) < 15:
         parts.append(f"client_max_window_bits={min(client_bits, settings.window_bits)}")
     return Agreement("; ".join(parts).encode("ascii"), server_bits, server_takeover, client_takeover)
@@ -125,7 +125,7 @@ def _is_window(value: str) -> bool:
 
 
 class Deflater:
-    """Compresses messages one after the other (RFC 7692 §7.2.1).
+    """Compresses messages one after another (RFC 7692 §7.2.1).
 
     Without takeover each message ends with a full flush, which empties the window: it can be inflated alone, in any
     order, by any number of peers.
@@ -140,22 +140,22 @@ class Deflater:
         self._compressor: zlib._Compress | None = None
 
     def compress(self, payload: bytes) -> bytes:
-        """Give the payload of a compressed message, without the four bytes that §7.2.1 removes."""
+        """Return the payload of a compressed message, without the four bytes that §7.2.1 removes."""
         compressor = self._compressor
         if compressor is None:
             self._compressor = compressor = self._make()
         return (compressor.compress(payload) + compressor.flush(self._flush))[:-4]
 
     def compress_alone(self, payload: bytes) -> bytes:
-        """Compress without the window and without touching it, so that another thread may do it.
+        """Compress without the window and without changing it, so that another thread may call this.
 
-        Who sends the result calls `forget_window` then: the peer's window holds this message and ours does not.
+        The sender of the result calls `forget_window`: the peer's window then holds this message and ours does not.
         """
         compressor = self._make()
         return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
     def forget_window(self) -> None:
-        """Let the next message refer to none before it."""
+        """Compress the next message without reference to earlier ones."""
         self._compressor = None
 
     def _make(self) -> zlib._Compress:
@@ -164,9 +164,9 @@ class Deflater:
 
 
 class Inflater:
-    """Inflates one message after the other, bounded by the limits (RFC 7692 §7.2.2).
+    """Inflates messages one after another, bounded by the limits (RFC 7692 §7.2.2).
 
-    With `takeover` the window lives on between messages; without it nothing does.
+    With `takeover`, the window is kept between messages.
     """
 
     __slots__ = ("_begun", "_final_blocks", "_limits", "_object", "_takeover")
@@ -176,14 +176,14 @@ class Inflater:
         self._takeover = takeover
         self._object = zlib.decompressobj(-15)
         self._begun = False
-        """Whether the message has bytes behind its last final block."""
+        """Whether the message has bytes after its last final block."""
         self._final_blocks = 0
 
     def feed(self, data: bytes, out: bytearray, wire_bytes: int) -> Violation | None:
         """Inflate the next piece of a message and append it to `out`, which holds the message so far.
 
-        `wire_bytes` is what the message's frames hold up to this one, by their headers and not by what has come of
-        them, so that the verdict does not depend on where packets are cut. Over a limit, `out` ends one byte behind it.
+        `wire_bytes` is the size of the message's frames so far, by their headers and not by what has arrived, so that
+        the result does not depend on where packets are cut. Over a limit, `out` ends one byte after it.
         """
         limits = self._limits
         most = limits.message_bytes
@@ -206,7 +206,7 @@ class Inflater:
                 )
             data = self._object.unconsumed_tail
             if self._object.eof:
-                # §7.2.3.4: a block with BFINAL may end a message or stand inside it; DEFLATE begins anew behind it
+                # §7.2.3.4: a block with BFINAL may end a message or be inside it; DEFLATE restarts after it
                 self._final_blocks += 1
                 if self._final_blocks > _FINAL_BLOCKS:
                     return Violation(
@@ -219,10 +219,10 @@ class Inflater:
                 return None
 
     def finish(self, out: bytearray, wire_bytes: int, last: bytes = b"") -> Violation | None:
-        """End the message: feed its last piece and what §7.2.2 appends; forget what the next one must not see.
+        """End the message: feed its last piece and the bytes that §7.2.2 appends.
 
-        §7.2.3.4 and §7.2.3.6: a byte of zero follows a final block and stands for an empty message. Without it, the
-        four bytes would be taken for the beginning of a block, and the next message for the rest of that.
+        §7.2.3.4 and §7.2.3.6: a zero byte follows a final block, and is the whole of an empty message. Without it, the
+        four bytes would be taken for the start of a block, and the next message for the rest of it.
         """
         fault = self.feed(last, out, wire_bytes) if last else None
         if fault is None and self._begun:
@@ -235,7 +235,7 @@ class Inflater:
 
 
 def inflate_message(data: bytes, limits: Limits) -> bytes | None:
-    """Inflate a whole message with a fresh window; None when it is large, odd or wrong, which `Inflater` tells."""
+    """Inflate a whole message with a fresh window; None when it is large, unusual or invalid: `Inflater` finds out."""
     inflater = zlib.decompressobj(-15)
     most = min(_SLICE_BYTES, limits.message_bytes)
     try:

@@ -1,14 +1,14 @@
 """Messages of the application as frames: encoded once, sent to many.
 
-An application broadcasts by sending the same object to one connection after the other. The encoder of a worker keeps
-the last message and its frame, so that only the first of them is encoded and compressed. The memo holds the message
-itself and compares identity: an equal message of another type (`True` and `1`, text and bytes) can never be taken for
-it, and the object cannot be freed and its address reused while it is remembered. The sweep makes it forget every
-second, so that a large message does not outlive its use.
+An application broadcasts by sending the same object to one connection after another. The encoder of a worker keeps the
+last message and its frame, so that a broadcast is encoded and compressed once. The memo holds the message itself and
+compares identity: an equal message of another type (`True` and `1`, text and bytes) is never taken for it, and its
+address cannot be reused while it is remembered. The sweep clears the memo every second, so that a large message does
+not outlive its use.
 
-Compressing a megabyte takes 20 to 40 ms at level 1, in which the loop would serve nobody (16 MiB of JSON: 0.35 s, by
-zlib 1.3 on one core of 2026). From `large_from` on, `encode_alone` does it, which any thread may call. Without
-compression, `encode_parts` leaves the payload of a large message where it is, instead of copying it behind its header.
+Compressing a megabyte takes 20 to 40 ms at level 1, in which the loop would stand still (16 MiB of JSON: 0.35 s, zlib
+1.3 on one core of 2026). From `large_from` on, `encode_alone` does it, which any thread may call. Without compression,
+`encode_parts` does not copy the payload of a large message after its header.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ PARTS_SIZE: Final = 128 * 1024
 class Encoder:
     """Encodes text and binary messages; with a deflater, compresses those of at least the minimum size.
 
-    One without takeover serves all connections of a worker that negotiated the same, and has a memo. One whose deflater
-    keeps its window serves one connection, and has none.
+    One without takeover serves all connections of a worker with the same agreement, and has a memo. One whose deflater
+    keeps its window serves one connection, and has no memo.
     """
 
     __slots__ = (
@@ -47,7 +47,7 @@ class Encoder:
         self.large_from = LARGE_SIZE if self.compresses else PARTS_SIZE
         """The size from which `encode_alone` and `remember`, or `encode_parts`, replace `encode`."""
         self.message: str | bytes | None = None
-        """The message last encoded, and its frame: who is about to send the same object sends this."""
+        """The message last encoded; `frame` is its frame, to be sent again for the same object."""
         self.frame = b""
         self._parted: str | bytes | None = None
         """The message last encoded in parts."""
@@ -57,7 +57,7 @@ class Encoder:
         self.compressed_to = 0
 
     def encode(self, message: str | bytes) -> bytes:
-        """Give the frame of a message that was not the last one. Raises UnicodeEncodeError for a lone surrogate."""
+        """Return the frame of a message that was not the last one. Raises UnicodeEncodeError for a lone surrogate."""
         if isinstance(message, str):
             payload, opcode, heads = message.encode(), TEXT, TEXT_HEADS
         else:
@@ -78,7 +78,7 @@ class Encoder:
         return frame
 
     def encode_parts(self, message: str | bytes) -> tuple[bytes, bytes]:
-        """Give header and payload of a large message that is not compressed; remembered like a frame."""
+        """Return header and payload of a large message that is not compressed, and remember them."""
         if message is not self._parted:
             payload, opcode = (message.encode(), TEXT) if isinstance(message, str) else (message, BINARY)
             self._parts = frame_head(FIN | opcode, len(payload)), payload
@@ -86,13 +86,13 @@ class Encoder:
         return self._parts
 
     def encode_alone(self, message: str | bytes) -> bytes:
-        """Give the compressed frame of a large message, touching nothing here; `remember` it when it is sent."""
+        """Return the compressed frame of a large message and change nothing; `remember` it when it is sent."""
         assert self._deflater is not None
         payload, opcode = (message.encode(), TEXT) if isinstance(message, str) else (message, BINARY)
         return encode_frame(FIN | RSV1 | opcode, self._deflater.compress_alone(payload))
 
     def remember(self, message: str | bytes, frame: bytes) -> None:
-        """Note that the frame of a large message is sent now."""
+        """Record that the frame of a large message is sent now."""
         assert self._deflater is not None
         self.compressed_from += len(message)
         self.compressed_to += len(frame)
@@ -103,7 +103,7 @@ class Encoder:
             self._deflater.forget_window()
 
     def forget(self) -> None:
-        """Let go of the last message."""
+        """Clear the memo."""
         self.message = self._parted = None
         self.frame = b""
         self._parts = b"", b""

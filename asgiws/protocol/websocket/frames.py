@@ -1,7 +1,6 @@
 """Frames on the wire (RFC 6455 §5.2): opcodes, and the encoder for what a server sends.
 
-A server's frames are never masked (§5.1), so encoding is a header before the payload. Headers of short frames come
-from a table.
+A server never masks (§5.1), so a frame is a header and the payload. Headers of short frames come from a table.
 """
 
 from __future__ import annotations

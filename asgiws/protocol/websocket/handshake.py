@@ -1,8 +1,7 @@
 """The opening handshake of RFC 6455 §4, server side.
 
-`check_handshake` decides whether a request that asks for an upgrade to `websocket` is a proper handshake and gives
-what it asks for; `encode_accept` writes the 101. Extension offers are parsed here (§9.1) and answered by
-`asgiws.protocol.websocket.deflate`.
+`check_handshake` checks a request for an upgrade to `websocket` and returns what it asks for; `encode_accept` encodes
+the 101. Extension offers are parsed here (§9.1) and answered by `asgiws.protocol.websocket.deflate`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ __all__ = ["ExtensionOffer", "Handshake", "asks_for_websocket", "check_handshake
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 # Browsers send 60 bytes, libraries up to 200
 _EXTENSIONS_MOST_BYTES: Final = 2048
-# What only the handshake itself may write into a 101
+# Fields of a 101 that only the server may set
 _RESERVED_FIELDS: Final = frozenset(
     b"connection upgrade content-length transfer-encoding sec-websocket-accept sec-websocket-extensions "
     b"sec-websocket-protocol sec-websocket-version".split()
@@ -31,14 +30,14 @@ _RESERVED_FIELDS: Final = frozenset(
 
 
 class ExtensionOffer(NamedTuple):
-    """One element of Sec-WebSocket-Extensions: a name and its parameters, in order, None for one without a value."""
+    """One element of Sec-WebSocket-Extensions: a name and its parameters, in order. A value may be None."""
 
     name: str
     parameters: tuple[tuple[str, str | None], ...]
 
 
 class Handshake(NamedTuple):
-    """What a proper handshake asks for."""
+    """What a valid handshake asks for."""
 
     key: bytes
     subprotocols: list[str]
@@ -47,12 +46,12 @@ class Handshake(NamedTuple):
 
 
 def asks_for_websocket(head: RequestHead) -> bool:
-    """Tell whether the request wants to leave HTTP for WebSocket (RFC 9110 §7.8)."""
+    """Return whether the request asks to switch to WebSocket (RFC 9110 §7.8)."""
     return b"websocket" in head.upgrade
 
 
 def check_handshake(head: RequestHead) -> Handshake | Violation:
-    """Check a handshake request by RFC 6455 §4.2.1, cheapest rule first."""
+    """Check a handshake request (RFC 6455 §4.2.1), cheapest rule first."""
     if head.method != "GET":
         return Violation(errors.HANDSHAKE_METHOD, f"handshake by {printable(head.method.encode())}, allowed: GET")
     if head.http_version != "1.1":
@@ -83,7 +82,7 @@ def check_handshake(head: RequestHead) -> Handshake | Violation:
             extensions.append(value)
         elif name == b"origin":
             origin = value
-    # Before the version: without a key it is no handshake of any version, and 426 would promise that one helps.
+    # Before the version: without a key it is a handshake of no version, and 426 would say that another one helps.
     if len(keys) != 1 or not _is_key(keys[0]):
         seen = printable(b", ".join(keys)) if keys else "none"
         return Violation(errors.HANDSHAKE_KEY, f"Sec-WebSocket-Key: {seen}, allowed: one of 16 bytes in base64")
@@ -97,7 +96,7 @@ def check_handshake(head: RequestHead) -> Handshake | Violation:
 
 
 def accept_value(key: bytes) -> bytes:
-    """Give the Sec-WebSocket-Accept that answers `key` (RFC 6455 §4.2.2, item 5.4)."""
+    """Return the Sec-WebSocket-Accept that answers `key` (RFC 6455 §4.2.2, item 5.4)."""
     return binascii.b2a_base64(hashlib.sha1(key + _GUID, usedforsecurity=False).digest(), newline=False)
 
 
@@ -108,7 +107,7 @@ def encode_accept(
     headers: Iterable[Iterable[object]],
     default_fields: bytes,
 ) -> bytes:
-    """Write the 101 response (RFC 6455 §4.2.2). Raises ValueError or TypeError for what may not stand in it.
+    """Encode the 101 response (RFC 6455 §4.2.2). Raises ValueError or TypeError for fields that are not allowed in it.
 
     `headers` come from the application (ASGI W6), `extension` from the negotiation, `default_fields` from the server.
     """
@@ -138,9 +137,9 @@ def encode_accept(
 
 
 def origin_allowed(origin: bytes | None, allowed: tuple[str, ...]) -> bool:
-    """Tell whether a page of `origin` may connect: an exact origin, or `*.example.com` for the hosts below it.
+    """Return whether a page of `origin` may connect: an exact origin, or `*.example.com` for the hosts below it.
 
-    A client that sends no Origin is not a browser, and this check does not concern it (RFC 6455 §10.2).
+    A client that sends no Origin is not a browser and may connect (RFC 6455 §10.2).
     """
     if not allowed or origin is None or "*" in allowed:
         return True
@@ -203,7 +202,7 @@ def parse_extensions(values: list[bytes], wanted: str | None = None) -> list[Ext
 
 
 def _split_quoted(value: bytes, separator: str) -> list[str]:
-    """Split at `separator` where it stands outside quotes."""
+    """Split at each `separator` outside quotes."""
     text = value.decode("latin-1")
     if '"' not in text:
         return text.split(separator)

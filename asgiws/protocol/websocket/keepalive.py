@@ -1,8 +1,8 @@
 """Keepalive (RFC 6455 §5.5.2), counted in ticks of the sweep so that no message reads a clock.
 
 A connection counts the ticks since its last byte arrived; the policy says what is due. Any byte is a sign of life, so
-a busy connection is never pinged. While our own reading is paused the count stands still: a peer that we do not listen
-to is not dead, and has the full timeout again when we do.
+a busy connection is never pinged. While our own reading is paused the count stays at zero: the silence is ours, and the
+peer has the full timeout when reading is resumed.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ DEAD: Final = 2
 
 
 def ticks(seconds: float, tick_s: float) -> int:
-    """Give how many ticks make at least `seconds`; 0 only for 0, which means never."""
+    """Return how many ticks make at least `seconds`; 0 only for 0, which means never."""
     return ceil(seconds / tick_s) if seconds > 0 else 0
 
 
 @dataclass(frozen=True, slots=True)
 class KeepalivePolicy:
-    """When to ping and when to give up, in ticks; 0 turns either off."""
+    """When to ping and when to give up, in ticks; 0: never."""
 
     interval_ticks: int
     timeout_ticks: int
 
     def due(self, quiet_ticks: int) -> int:
-        """Say what is due after `quiet_ticks` ticks without a byte: NOTHING, PING_NOW or DEAD."""
+        """Return what is due after `quiet_ticks` ticks without a byte: NOTHING, PING_NOW or DEAD."""
         interval, timeout = self.interval_ticks, self.timeout_ticks
         if not interval or quiet_ticks < interval:
             return NOTHING
         if timeout and quiet_ticks >= interval + timeout:
             return DEAD
-        # Without a timeout the pings go on; with one, a single unanswered ping is enough.
+        # Without a timeout, pings are repeated; with one, a single unanswered ping is enough.
         return PING_NOW if (quiet_ticks == interval if timeout else quiet_ticks % interval == 0) else NOTHING

@@ -1,9 +1,9 @@
-"""Unmasking of payloads (RFC 6455 §5.3): in C where the optional module was built, else in Python.
+"""Unmasking of payloads (RFC 6455 §5.3): in C when the optional module was built, else in Python.
 
-The Python way has two branches, as measured on CPython 3.11: one exclusive-or of big integers below 1 KiB, and above
-it `bytes.translate` over every fourth byte, which is linear with a smaller constant (64 KiB: half the time; the C
-module needs a nineteenth of that). That is done in blocks that stay in the cache, as each is gone over four times (256
-KiB: 213 us against 379 us).
+The Python version has two branches, as measured on CPython 3.11: one exclusive-or of big integers below 1 KiB, and
+above it `bytes.translate` over every fourth byte, which is linear with a smaller constant (64 KiB: half the time; the C
+module needs a nineteenth of that). It works in blocks that stay in the cache, as each is read four times (256 KiB: 213
+us instead of 379 us).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BLOCK_BYTES: Final = 32 * 1024
 
 
 def unmask_python(data: bytes, start: int, stop: int, key: bytes) -> bytes:
-    """Give `data[start:stop]` with each byte exclusive-ored with the four bytes of `key` in turn."""
+    """Return `data[start:stop]` with each byte exclusive-ored with the four bytes of `key` in turn."""
     size = stop - start
     if size <= _INTEGER_MOST:
         repeated = key * ((size >> 2) + 1)

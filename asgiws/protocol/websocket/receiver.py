@@ -1,21 +1,21 @@
 """The receiving half of RFC 6455 §5 to §8: bytes in, messages out.
 
-`Receiver.feed` takes bytes as they come from the transport and appends what they mean to `inbox`, in order: a text
-message as `str`, a binary one as `bytes`, and last a `Close` or a `Violation`, behind which nothing is read. Pings are
-collected in `pings`, the last pong in `pong`; they are not part of the order and wait for nobody.
+`Receiver.feed` takes bytes from the transport and appends messages to `inbox`, in order: a text message as `str`, a
+binary one as `bytes`, and last a `Close` or a `Violation`, after which nothing is read. Pings are collected in `pings`,
+the last pong in `pong`; they are not part of the order.
 
-Bounded: parsing stops (`blocked`) while `inbox` holds as much as the limits allow; the bytes not yet parsed stay here,
-unparsed, until `resume`. Text is checked as it arrives, so a bad byte is found when it comes and not at the end.
+Bounded: parsing stops (`blocked`) while `inbox` holds as much as the limits allow; the rest stays here, unparsed, until
+`resume`. Text is checked as it arrives, so an invalid byte is found at once and not at the end of its message.
 
 Two paths. A whole, unfragmented, masked data frame of less than 64 KiB at a frame boundary takes the fast one, a
 single chain of comparisons at the head of the loop. Everything else takes the general one:
 
     HEADER   between frames; bytes of an incomplete header, or of an incomplete control frame, wait in `_buffer`
-    PAYLOAD  inside a data frame; its bytes are unmasked, inflated and checked as they come
+    PAYLOAD  inside a data frame; its bytes are unmasked, inflated and checked as they arrive
     ENDED    a Close or a Violation was delivered; everything later is ignored (§5.5.1, §7.1.7)
 
-Both paths agree on every input and every split of it, which a property test holds them to. (But of a compressed
-message that is not DEFLATE and breaks another rule in front of that, either may be named: zlib drops what it inflated.)
+Both paths agree on every input and every split of it, which a property test checks. (But when a compressed message
+breaks a rule and is not DEFLATE after that, either fault may be reported: zlib drops what it inflated.)
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _BAD_TEXT: Final = "text that is not UTF-8, allowed: UTF-8"
 
 
 class Receiver:
-    """Parses the frames of one client. Not reentrant; makes no call that waits."""
+    """Parses the frames of one client. Not reentrant, and never waits."""
 
     __slots__ = (
         "_buffer", "_byte_ceiling", "_compressed", "_compression", "_control_ceiling", "_empty_fragments",
@@ -65,13 +65,13 @@ class Receiver:
         self.begin(compression)
         self.inbox = inbox
         self.queued = 0
-        """Characters and bytes of the messages in `inbox`; who takes a message out subtracts its length."""
+        """Characters and bytes of the messages in `inbox`; the reader subtracts the length of each message it takes."""
         self.blocked = False
         """Whether unparsed bytes wait here because `inbox` is full."""
         self.pings: list[bytes] = []
-        """Payloads of pings that were not answered yet; who answers clears it."""
+        """Payloads of pings that were not answered yet; the connection clears it."""
         self.pong: bytes | None = None
-        """Payload of the last pong; who reads it sets None."""
+        """Payload of the last pong; the connection sets None."""
         self.bytes_in = 0
         self.messages_in = 0
         self.controls_in = 0
@@ -83,7 +83,7 @@ class Receiver:
         self._message = bytearray()
         """What was inflated of it."""
         self._kept: io.BytesIO | None = None
-        """Its bytes, if they are neither inflated nor decoded as they come."""
+        """Its bytes, if they are neither inflated nor decoded as they arrive."""
         self._text: TextReader | None = None
         self._fragments = 0
         self._empty_fragments = 0
@@ -108,20 +108,20 @@ class Receiver:
         self._fast_firsts: tuple[int, ...] = (0x81, 0x82, 0xC1, 0xC2) if compression else (0x81, 0x82)
 
     def allow_another_second(self) -> None:
-        """Open the next window of the rate limits; called once a second, so that no frame reads a clock."""
+        """Start the next second of the rate limits; called once a second, so that no frame reads a clock."""
         limits = self._limits
         self._message_ceiling = self.messages_in + limits.message_rate if limits.message_rate else sys.maxsize
         self._byte_ceiling = self.bytes_in + limits.byte_rate if limits.byte_rate else sys.maxsize
         self._control_ceiling = self.controls_in + limits.control_rate if limits.control_rate else sys.maxsize
 
     def resume(self) -> None:
-        """Parse on after messages were taken out of a full inbox."""
+        """Continue to parse after messages were taken out of a full inbox."""
         if self.blocked:
             self.blocked = False
             self.feed(b"")
 
     def hold(self, data: bytes) -> None:
-        """Keep bytes unparsed: those that come while `blocked`, or before the application has accepted."""
+        """Keep bytes unparsed: those that arrive while `blocked`, or before the application has accepted."""
         self.bytes_in += len(data)
         if self.state == ENDED:
             return
@@ -157,7 +157,7 @@ class Receiver:
                 if size == 126 and end - position >= 8:
                     size = data[position + 2] << 8 | data[position + 3]
                     start = position + 8
-                    if size < 126:  # not the fewest bytes; the general path names it
+                    if size < 126:  # not the fewest bytes; the general path reports it
                         size = -1
                 elif size > 125:
                     size = -1
@@ -165,7 +165,7 @@ class Receiver:
                     position = start + size
                     key = data[start - 4 : start]
                     if size < 126 and not UNMASK_IN_C:
-                        # What `unmask_python` does, written out: a call less for each short frame.
+                        # `unmask_python`, inlined: a call less for each short frame
                         mask = int.from_bytes((key * 32)[:size], "little")
                         payload = (int.from_bytes(data[start:position], "little") ^ mask).to_bytes(size, "little")
                     else:
@@ -182,7 +182,7 @@ class Receiver:
                         except UnicodeDecodeError:
                             self._fail(errors.BAD_UTF8, _BAD_TEXT)
                             return
-                    # What `_deliver` does, written out: a call less for each frame.
+                    # `_deliver`, inlined: a call less for each frame
                     self.messages_in += 1
                     if self.messages_in > self._message_ceiling:
                         self._fail_rate()
@@ -205,7 +205,7 @@ class Receiver:
     # ---- the general path
 
     def _read_header(self, data: bytes, position: int) -> int:
-        """Read a frame header, and a control frame whole; gives the position behind it, or -1 to wait for more."""
+        """Read a frame header, or a whole control frame; return the position after it, or -1 to wait for more."""
         available = len(data) - position
         if available < 2:
             return -1
@@ -244,7 +244,7 @@ class Receiver:
         return start
 
     def _check_first_bytes(self, first: int, second: int, opcode: int) -> tuple[Rule, str] | None:
-        """Check what the first two bytes of a frame tell (§5.2, §5.4, §5.5)."""
+        """Check the first two bytes of a frame (§5.2, §5.4, §5.5)."""
         reserved = first & 0x70
         if reserved and not (reserved == RSV1 and self._compression and opcode in (TEXT, BINARY)):
             # RFC 7692 §6: RSV1 is set on the first frame of a compressed message, on no other
@@ -275,7 +275,7 @@ class Receiver:
         limits = self._limits
         if limits.frame_bytes and size > limits.frame_bytes:
             return errors.FRAME_TOO_BIG, f"frame of {size} bytes, limit {limits.frame_bytes}"
-        # Compressed data may be larger than what it holds, by 5 bytes for every 16 KiB and a few more.
+        # Compressed data may be larger than its content, by 5 bytes for every 16 KiB and a few more.
         compressed = self._compressed if opcode == CONTINUATION else first & RSV1
         allowance = (limits.message_bytes >> 8) + 1024 if compressed else 0
         total = (self._wire_bytes if opcode == CONTINUATION else 0) + size
@@ -322,7 +322,7 @@ class Receiver:
         return position + taken
 
     def _take_chunk(self, chunk: bytes) -> bool:
-        """Add payload bytes to the message; False when that was a violation."""
+        """Add payload bytes to the message; return False for a violation."""
         if self._compressed:
             message = self._message
             assert self._inflater is not None
@@ -336,9 +336,9 @@ class Receiver:
     def _check_inflated(
         self, text: TextReader | None, message: bytearray, before: int, fault: Violation | None
     ) -> bool:
-        """Check what was inflated, `message` from `before` on, and then take the fault that was met behind it."""
+        """Check the inflated bytes, `message` from `before` on, and then report the fault that followed them."""
         if text is not None:
-            # In pieces, so that a large one is not held twice more
+            # In pieces, so that a large one is not copied twice
             for at in range(before, len(message), _PIECE_BYTES):
                 if not self._check_text(text.feed(bytes(message[at : at + _PIECE_BYTES]))):
                     return False
@@ -369,7 +369,7 @@ class Receiver:
         self._deliver()
 
     def _inflate_whole(self, opcode: int, payload: bytes) -> bytes | None:
-        """Inflate a message that came in one frame; None when that was a violation."""
+        """Inflate a message of one frame; return None for a violation."""
         if self._compression == FRESH_WINDOW:
             inflated = inflate_message(payload, self._limits)
             if inflated is not None:
@@ -387,7 +387,7 @@ class Receiver:
         return None
 
     def _deliver(self) -> None:
-        """Append the message to the inbox, its text checked as it came."""
+        """Append the message to the inbox; its text was checked as it arrived."""
         self.messages_in += 1
         if self.messages_in > self._message_ceiling:
             self._fail_rate()
@@ -405,7 +405,7 @@ class Receiver:
         self._opcode = 0
 
     def _flood(self, data: bytes) -> None:
-        """Parse what came before the limit on bytes, and fail behind it: a violation keeps its place in line."""
+        """Parse the bytes up to the limit on bytes, and fail after them: a violation keeps its place in line."""
         ceiling = self._byte_ceiling
         over = self.bytes_in - ceiling
         data = self._buffer[self._position :] + data

@@ -12,19 +12,21 @@ from typing import Final
 from asgiws.protocol.websocket import closing
 from asgiws.protocol.websocket.keepalive import DEAD, NOTHING, PING_NOW
 from asgiws.server.connection.flow_control import FlowControl
+from asgiws.server.connection.slow_client import is_too_slow
 from asgiws.server.state.deadlines import Deadlines
 
 __all__ = [
-    "ANSWER_LATE", "DEAD", "IDLE_TOO_LONG", "LIFETIME_OVER", "NOTHING", "OPENING_LATE", "PING_NOW", "STUCK",
-    "ConnectionDeadlines",
+    "ANSWER_LATE", "CLOSE_LATE", "DEAD", "IDLE_TOO_LONG", "LIFETIME_OVER", "NOTHING", "OPENING_LATE", "PING_NOW",
+    "SLOW_CLIENT", "ConnectionDeadlines",
 ]  # fmt: skip
 
-# What is due, beside NOTHING, PING_NOW and DEAD of `asgiws.protocol.websocket.keepalive`
-STUCK: Final = 3
+# What is due, besides NOTHING, PING_NOW and DEAD of `asgiws.protocol.websocket.keepalive`
+SLOW_CLIENT: Final = 3
 ANSWER_LATE: Final = 4
 IDLE_TOO_LONG: Final = 5
 LIFETIME_OVER: Final = 6
 OPENING_LATE: Final = 7
+CLOSE_LATE: Final = 8
 
 _LIFETIME_SPREAD: Final = 0.1
 # The largest part of the ping interval that a connection may stay below it. Each has a phase of its own: connections
@@ -85,8 +87,8 @@ class ConnectionDeadlines:
             due = deadlines.keepalive.due(quiet + self._phase_ticks)
             if due:
                 return due
-        if self._flow.write_paused and deadlines.write and self._flow.ticks_without_progress() >= deadlines.write:
-            return STUCK
+        if self._flow.write_paused and is_too_slow(self._flow, deadlines):
+            return SLOW_CLIENT
         if self._answer_ticks:
             self._answer_ticks -= 1
             if not self._answer_ticks:
@@ -103,15 +105,14 @@ class ConnectionDeadlines:
         return NOTHING
 
     def tick_not_open(self, state: int) -> int:
-        """Count a tick before the accept or after the Close; return OPENING_LATE, STUCK or NOTHING."""
+        """Count a tick before the accept or after the Close; return what is due."""
         deadlines = self._deadlines
         self._state_ticks += 1
         if state == closing.CONNECTING:
             return OPENING_LATE if deadlines.handshake and self._state_ticks >= deadlines.handshake else NOTHING
         if state == closing.DENYING:
-            late = deadlines.write and self._flow.ticks_without_progress() >= deadlines.write
-            return STUCK if late else NOTHING
+            return SLOW_CLIENT if is_too_slow(self._flow, deadlines) else NOTHING
         if self._flow.progresses():
             # What was written before the Close is still leaving to a slow client.
             self._state_ticks = 0
-        return STUCK if self._state_ticks >= deadlines.close else NOTHING
+        return CLOSE_LATE if self._state_ticks >= deadlines.close else NOTHING

@@ -1,6 +1,6 @@
 """The flow of one connection: whether reading and writing are paused, who waits, and since when nothing has left.
 
-One object goes with a transport from its first byte to its last, through the change from HTTP to WebSocket.
+One object serves a transport from its first byte to its last, also when HTTP becomes WebSocket.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ __all__ = ["FlowControl", "forget", "turn_now_and_then", "wait_in", "wake"]
 
 
 def wake(waiters: list[asyncio.Future[None]]) -> None:
-    """Let everybody in `waiters` go on and look again."""
+    """Wake every waiter; each looks again at what it waited for."""
     for waiter in waiters:
         if not waiter.done():
             waiter.set_result(None)
@@ -19,7 +19,7 @@ def wake(waiters: list[asyncio.Future[None]]) -> None:
 
 
 async def wait_in(waiters: list[asyncio.Future[None]], loop: asyncio.AbstractEventLoop) -> None:
-    """Wait for the next `wake`. Who is cancelled does not stay in `waiters`, however often it comes back."""
+    """Wait for the next `wake`. A cancelled waiter does not stay in `waiters`."""
     waiter = loop.create_future()
     waiters.append(waiter)
     try:
@@ -30,7 +30,7 @@ async def wait_in(waiters: list[asyncio.Future[None]], loop: asyncio.AbstractEve
 
 
 def forget(waiters: list[asyncio.Future[None]], waiter: asyncio.Future[None]) -> None:
-    """Take out who was cancelled, unless it was let go on already."""
+    """Remove a cancelled waiter, unless it was woken already."""
     if waiter in waiters:
         waiters.remove(waiter)
 
@@ -38,8 +38,8 @@ def forget(waiters: list[asyncio.Future[None]], waiter: asyncio.Future[None]) ->
 async def turn_now_and_then(count: int) -> None:
     """Let the loop turn when `count` is a multiple of 128.
 
-    For what an application may repeat without a pause. Mostly it returns at once: frameworks ask `receive` for what is
-    there and cancel it when it waits.
+    For calls that an application may repeat without a pause. Mostly it returns at once: frameworks call `receive` for
+    what is there and cancel it when it waits.
     """
     if not count & 127:
         await asyncio.sleep(0)
@@ -67,13 +67,13 @@ class FlowControl:
     # ---- reading
 
     def pause_reading(self) -> None:
-        """Stop reading: what the client sends waits in its kernel and then in itself."""
+        """Stop reading: what the client sends fills its own buffers."""
         if not self.reading_paused:
             self.reading_paused = True
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Read on."""
+        """Resume reading."""
         if self.reading_paused:
             self.reading_paused = False
             if not self._transport.is_closing():
@@ -82,13 +82,13 @@ class FlowControl:
     # ---- writing
 
     def pause_writing(self) -> None:
-        """Note that the transport holds more than the high-water mark."""
+        """Record that the transport holds more than the high-water mark."""
         self.write_paused = True
         self._stuck_ticks = 0
         self._stuck_bytes = self._transport.get_write_buffer_size()
 
     def resume_writing(self) -> None:
-        """Let the senders go on."""
+        """Wake the senders."""
         self.write_paused = False
         wake(self._senders)
 
@@ -97,20 +97,20 @@ class FlowControl:
         await wait_in(self._senders, self._loop)
 
     def release_senders(self) -> None:
-        """Let the senders find that the connection has ended."""
+        """Wake the senders, because the connection has ended."""
         wake(self._senders)
 
     def end(self) -> None:
-        """Note that the transport is gone."""
+        """Record that the transport is gone."""
         self.reading_paused = self.write_paused = False
         wake(self._senders)
 
     def progresses(self) -> bool:
-        """Count a tick of the sweep; gives whether data waits and some of it has left since the last tick."""
+        """Count a tick of the sweep; return whether data waits and some of it has left since the last tick."""
         return not self.ticks_without_progress() and self._stuck_bytes > 0
 
     def ticks_without_progress(self) -> int:
-        """Count a tick of the sweep; gives how many have passed since anything left, and 0 when nothing waits."""
+        """Count a tick of the sweep; return how many have passed since anything left, 0 when nothing waits."""
         waiting = self._transport.get_write_buffer_size()
         self._stuck_ticks = self._stuck_ticks + 1 if 0 < waiting >= self._stuck_bytes else 0
         self._stuck_bytes = waiting

@@ -29,6 +29,7 @@ from asgiws.server.connection.lingering_close import LingeringClose
 from asgiws.server.connection.request import RequestCycle
 from asgiws.server.connection.sendfile import FilePart, send_part
 from asgiws.server.connection.session import WebSocketSession
+from asgiws.server.connection.slow_client import drop_slow_client, is_too_slow
 from asgiws.server.connection.websocket import WebSocketConnection
 from asgiws.server.scope import Peer, http_scope, peer_of, websocket_scope
 from asgiws.server.state.worker_state import WorkerState
@@ -153,9 +154,8 @@ class HTTPConnection(asyncio.Protocol):
             self._lingering.on_tick()
         elif self._flow.write_paused:
             self._ticks = 0
-            if deadlines.write and self._flow.ticks_without_progress() >= deadlines.write:
-                self.worker.incidents.on_slow_consumer(self._peer.client)
-                self.abort()
+            if is_too_slow(self._flow, deadlines):
+                drop_slow_client(self.worker, self._transport, self._peer.client)
         elif state == State.REQUEST:
             if self._cycle is None or not self._cycle.waits_for_body:
                 self._ticks = 0

@@ -14,6 +14,7 @@ from typing import IO, Any, Final, NamedTuple
 
 from asgiws.server.asgi import ClientDisconnected, Event
 from asgiws.server.connection.flow_control import FlowControl
+from asgiws.server.connection.slow_client import drop_slow_client
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.telemetry.access_log import ClientAddress
 
@@ -89,8 +90,7 @@ async def send_part(
                     if flow.write_paused:
                         await flow.wait_writable()
         except TimeoutError:
-            worker.incidents.on_slow_consumer(client)
-            transport.abort()
+            drop_slow_client(worker, transport, client)
             raise ClientDisconnected("client read nothing of a file") from None
         except (OSError, RuntimeError) as error:
             # A transport that closes during sendfile raises one of these, depending on when; and sendfile meets a

@@ -29,6 +29,7 @@ from asgiws.server.connection.deadlines import ConnectionDeadlines
 from asgiws.server.connection.flow_control import FlowControl, wake
 from asgiws.server.connection.handshake_response import HandshakeResponse
 from asgiws.server.connection.lingering_close import LingeringClose
+from asgiws.server.connection.slow_client import drop_slow_client
 from asgiws.server.scope import Peer
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.telemetry.access_log import log_websocket_end, log_websocket_refused
@@ -310,7 +311,7 @@ class WebSocketConnection(asyncio.Protocol):
     def _end_lost(self) -> None:
         """End a connection whose client has gone without a Close."""
         self.closing.ended_by = self.closing.ended_by or "client"
-        self._enter(closing.CLOSE_DONE)
+        self._linger(closing.CLOSE_DONE, discard=False)
 
     def _look_for_close(self) -> None:
         """Read only for the peer's Close, which completes the closing handshake."""
@@ -378,16 +379,15 @@ class WebSocketConnection(asyncio.Protocol):
                 self.end_with(cast("Close | Violation", self.inbox.pop()))
             else:
                 self._end_lost()
-                self.transport.close()
         elif due == deadlines.OPENING_LATE:
             fault = Violation(errors.HANDSHAKE_TIMEOUT, "application did not answer the handshake in time")
             self.worker.incidents.reject(fault, self.peer.client, self.path)
             self.closing.rule = fault.rule.name
             self.refuse(fault.rule.code, "server")
+        elif due == deadlines.SLOW_CLIENT:
+            self.closing.begin(Close(1006, "slow consumer"), "server")
+            drop_slow_client(self.worker, self.transport, self.peer.client)
         else:
-            if self.closing.state <= OPEN:
-                self.closing.end = self.closing.end or Close(1006, "slow consumer")
-                self.worker.incidents.on_slow_consumer(self.peer.client)
             self.abort()
 
     # ---- what is known

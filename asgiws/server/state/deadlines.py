@@ -18,8 +18,8 @@ _LAST_REQUEST_S: Final = 5.0
 class Deadlines:
     """The deadlines in ticks of the sweep; 0 is none.
 
-    The sweep is as coarse as the shortest deadline allows: a quarter of it, at most a second. Only the answer timeout,
-    which is short and an act of grace, may be off by a whole tick.
+    A tick is a quarter of the shortest deadline, at most a second. Only the answer timeout, which is short, may be off
+    by a whole tick.
     """
 
     __slots__ = (

@@ -1,4 +1,4 @@
-"""The encoders of outgoing messages: those that all connections of a worker share, and those of one connection."""
+"""The encoders of outgoing messages: those that the connections of a worker share, and those of one connection."""
 
 from __future__ import annotations
 
@@ -59,6 +59,6 @@ class Encoders:
         return [(encoder.compressed_from, encoder.compressed_to) for encoder in self._shared.values()]
 
     def forget(self) -> None:
-        """Drop the messages that the shared encoders remember."""
+        """Clear the memos of the shared encoders."""
         for encoder in self._shared.values():
             encoder.forget()

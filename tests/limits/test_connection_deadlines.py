@@ -9,16 +9,17 @@ from collections.abc import Iterator
 import pytest
 
 from asgiws.config.options import Config
-from asgiws.protocol.websocket.closing import CLOSING, CONNECTING, DENYING, LINGERING
+from asgiws.protocol.websocket.closing import CLOSING, CONNECTING, DENYING
 from asgiws.server.connection.deadlines import (
     ANSWER_LATE,
+    CLOSE_LATE,
     DEAD,
     IDLE_TOO_LONG,
     LIFETIME_OVER,
     NOTHING,
     OPENING_LATE,
     PING_NOW,
-    STUCK,
+    SLOW_CLIENT,
     ConnectionDeadlines,
 )  # fmt: skip
 from asgiws.server.connection.flow_control import FlowControl
@@ -47,18 +48,18 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 class Playground:
-    """A watch, and the transport that it looks at."""
+    """The deadlines of a connection, and the transport that they look at."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, **options: object) -> None:
         self.transport = FakeTransport()
         self.flow = FlowControl(self.transport, loop, 100, 10)
-        self.watch = ConnectionDeadlines(Deadlines(Config.from_options(options)), self.flow)
+        self.deadlines = ConnectionDeadlines(Deadlines(Config.from_options(options)), self.flow)
 
     def open_ticks(self, count: int, *, blocked: bool = False, messages: int = 0) -> list[tuple[int, int]]:
         """Which ticks, from 1 on, found something due, and what."""
         found = []
         for tick in range(1, count + 1):
-            due = self.watch.tick_open(reading_blocked=blocked, message_count=messages)
+            due = self.deadlines.tick_open(reading_blocked=blocked, message_count=messages)
             if due:
                 found.append((tick, due))
         return found
@@ -79,13 +80,13 @@ def test_connections_opened_together_are_pinged_at_different_ticks(loop: asyncio
         assert sorted(pings) == list(range(11, 21))
         assert max(pings.values()) < 120, "500 in ten ticks are about 50 each"
         for play in plays:
-            play.watch.quiet_ticks = 0  # what data_received does
+            play.deadlines.quiet_ticks = 0  # what data_received does
 
 
 def test_any_byte_is_a_sign_of_life(loop: asyncio.AbstractEventLoop) -> None:
     play = Playground(loop)
     [(first, _)] = play.open_ticks(29)
-    play.watch.quiet_ticks = 0  # what data_received does
+    play.deadlines.quiet_ticks = 0  # what data_received does
     assert play.open_ticks(29) == [(first, PING_NOW)]
 
 
@@ -114,7 +115,7 @@ def test_stuck_after_the_write_timeout_without_progress(loop: asyncio.AbstractEv
     play.flow.pause_writing()
     assert play.open_ticks(4) == []
     play.transport.waiting = 999  # one byte left
-    assert play.open_ticks(6) == [(6, STUCK)]
+    assert play.open_ticks(6) == [(6, SLOW_CLIENT)]
 
 
 def test_no_write_timeout_is_patience(loop: asyncio.AbstractEventLoop) -> None:
@@ -126,8 +127,8 @@ def test_no_write_timeout_is_patience(loop: asyncio.AbstractEventLoop) -> None:
 
 def test_answer_is_late_once(loop: asyncio.AbstractEventLoop) -> None:
     play = Playground(loop, ping_interval=0, answer_timeout=3)
-    play.watch.expect_answer()
-    play.watch.expect_answer()
+    play.deadlines.expect_answer()
+    play.deadlines.expect_answer()
     ticks = [tick for tick, due in play.open_ticks(20) if due == ANSWER_LATE]
     assert len(ticks) == 1
 
@@ -150,25 +151,24 @@ def test_lifetime_ends_within_a_tenth_before_its_maximum(loop: asyncio.AbstractE
 
 
 def test_opening_is_late_after_the_handshake_timeout(loop: asyncio.AbstractEventLoop) -> None:
-    watch = Playground(loop, handshake_timeout=5).watch
-    assert [watch.tick_not_open(CONNECTING) for _ in range(5)] == [NOTHING] * 4 + [OPENING_LATE]
+    deadlines = Playground(loop, handshake_timeout=5).deadlines
+    assert [deadlines.tick_not_open(CONNECTING) for _ in range(5)] == [NOTHING] * 4 + [OPENING_LATE]
 
 
 def test_denial_that_is_not_read_is_stuck(loop: asyncio.AbstractEventLoop) -> None:
     play = Playground(loop, write_timeout=5)
     play.transport.waiting = 10
-    assert [play.watch.tick_not_open(DENYING) for _ in range(6)][-1] == STUCK
+    assert [play.deadlines.tick_not_open(DENYING) for _ in range(6)][-1] == SLOW_CLIENT
 
 
-@pytest.mark.parametrize("state", [CLOSING, LINGERING])
-def test_close_that_is_not_answered_ends_after_the_close_timeout(loop: asyncio.AbstractEventLoop, state: int) -> None:
-    watch = Playground(loop, close_timeout=5).watch
-    watch.enter_state()
-    assert [watch.tick_not_open(state) for _ in range(5)] == [NOTHING] * 4 + [STUCK]
+def test_close_that_is_not_answered_ends_after_the_close_timeout(loop: asyncio.AbstractEventLoop) -> None:
+    deadlines = Playground(loop, close_timeout=5).deadlines
+    deadlines.enter_state()
+    assert [deadlines.tick_not_open(CLOSING) for _ in range(5)] == [NOTHING] * 4 + [CLOSE_LATE]
 
 
 def test_close_behind_data_that_still_leaves_is_given_time(loop: asyncio.AbstractEventLoop) -> None:
     play = Playground(loop, close_timeout=5)
     for waiting in range(1000, 0, -1):
         play.transport.waiting = waiting
-        assert play.watch.tick_not_open(CLOSING) == NOTHING
+        assert play.deadlines.tick_not_open(CLOSING) == NOTHING
