@@ -32,6 +32,7 @@ from asgiws.server.recycling import Recycling
 from asgiws.server.shutdown import CANCEL_S, announce_end, cancel_connections, describe_open, finish_connections, pause
 from asgiws.server.sockets.acceptor import Acceptor
 from asgiws.server.sockets.listeners import Listeners
+from asgiws.server.state.registry import DRAINING, HANDING_OVER, STOPPING
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.server.stats import make_report
 from asgiws.server.sweep import Sweep
@@ -179,12 +180,12 @@ class Server:
         worker = self._worker
         if worker is None:
             return
-        worker.registry.draining = True
+        worker.registry.enter(DRAINING)
         announce_end(worker)
         if self.config.drain_delay and not replaced and self._acceptors:
             LOG.info("draining: connections are accepted for another %g s", self.config.drain_delay)
             await pause(self.config.drain_delay, self._forced)
-        worker.registry.stopping, worker.registry.replaced = True, replaced
+        worker.registry.enter(HANDING_OVER if replaced else STOPPING)
         self._stop_listening()
         until_s = time.monotonic() + self.config.graceful_timeout
         await finish_connections(worker, self._forced)

@@ -22,6 +22,7 @@ from asgiws.protocol.websocket.deflate import Deflater, DeflateSettings
 from asgiws.protocol.websocket.encoder import Encoder
 from asgiws.protocol.websocket.receiver import FRESH_WINDOW, NO_COMPRESSION, Item, Receiver
 from asgiws.server.connection.http import HTTPConnection
+from asgiws.server.state.registry import STOPPING
 from asgiws.server.state.worker_state import WorkerState
 from tests.bench import wire
 from tests.bench.apps import plain
@@ -182,7 +183,7 @@ def player() -> Iterator[Player]:
     loop = asyncio.new_event_loop()
     made = Player(loop)
     yield made
-    made.worker.registry.stopping = True
+    made.worker.registry.phase = STOPPING
     for task in list(made.worker.registry.tasks):
         task.cancel()
     loop.run_until_complete(asyncio.sleep(0))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from asgiws.server.state.registry import HANDING_OVER
 from tests.apps import echo
 from tests.conftest import PATIENCE_S, Serve
 from tests.process.helpers import ServerProcess, Start
@@ -284,7 +285,7 @@ def test_handshake_that_goes_on_while_another_process_takes_over_is_served(
         client = HandmadeTLS(below, authority.client_context())
         client.begin()
         running.begin_stop()
-        while not running.call(lambda: running.server.worker.registry.stopping):
+        while not running.call(lambda: running.server.worker.registry.phase >= HANDING_OVER):
             pass
         client.shake()
         client.send(REQUEST)

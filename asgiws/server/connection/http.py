@@ -32,6 +32,7 @@ from asgiws.server.connection.session import WebSocketSession
 from asgiws.server.connection.slow_client import drop_slow_client, is_too_slow
 from asgiws.server.connection.websocket import WebSocketConnection
 from asgiws.server.scope import Peer, http_scope, peer_of, websocket_scope
+from asgiws.server.state.registry import DRAINING, HANDING_OVER, STOPPING
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.telemetry.access_log import log_http
 
@@ -99,7 +100,7 @@ class HTTPConnection(asyncio.Protocol):
         worker.registry.connections.add(self)
         if violation is not None:
             self._reject(violation)
-        elif worker.registry.stopping and not worker.registry.replaced:
+        elif worker.registry.phase == STOPPING:
             self._finish(discard=False)
 
     def data_received(self, data: bytes) -> None:
@@ -166,7 +167,7 @@ class HTTPConnection(asyncio.Protocol):
                 self._reject(Violation(errors.HEAD_TIMEOUT, f"no whole head in {config.head_timeout:g} s"))
         else:
             deadline = {State.NEW: deadlines.head, State.IDLE: deadlines.keep_alive}.get(state, deadlines.close)
-            if self.worker.registry.stopping:
+            if self.worker.registry.phase >= HANDING_OVER:
                 deadline = deadlines.last
             if deadline and self._ticks >= deadline:
                 self._finish(discard=False)
@@ -191,7 +192,7 @@ class HTTPConnection(asyncio.Protocol):
         if self.spreads_drain:
             self._end_event_stream()
         elif self._state in (State.NEW, State.IDLE, State.HEAD, State.SKIPPING):
-            if not self.worker.registry.replaced:
+            if self.worker.registry.phase != HANDING_OVER:
                 self._finish(discard=False)
             elif self._state != State.HEAD:
                 self._ticks = 0
@@ -247,7 +248,7 @@ class HTTPConnection(asyncio.Protocol):
         self._end_cycle(cycle, complete=True)
         # A client that was promised a kept connection may have sent its next request already: a server that is
         # replaced keeps the promise and closes after that request.
-        if not cycle.response.keep_alive or self._half_closed or (registry.stopping and not registry.replaced):
+        if not cycle.response.keep_alive or self._half_closed or registry.phase == STOPPING:
             self._finish(discard=not cycle.body_complete or bool(self._reader.buffer))
         elif cycle.body_complete:
             self._next_request()
@@ -325,7 +326,7 @@ class HTTPConnection(asyncio.Protocol):
         )
         self._enter(Moved.REQUEST_BEGAN)
         self._cycle = cycle = RequestCycle(self, self._flow, head, body is None)
-        if worker.registry.draining:
+        if worker.registry.phase >= DRAINING:
             cycle.response.keep_alive = False
         if self._reader.buffer:
             self._read_body()
@@ -388,7 +389,7 @@ class HTTPConnection(asyncio.Protocol):
         if violation is not None:
             self._reject_handshake(violation, head.target)
             return
-        if worker.registry.stopping and not worker.registry.replaced:
+        if worker.registry.phase == STOPPING:
             self._finish(discard=False)
             return
         self._enter(Moved.UPGRADE)

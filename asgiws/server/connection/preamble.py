@@ -25,6 +25,7 @@ from asgiws.protocol.trusted_networks import TrustedNetworks
 from asgiws.server.connection.http import HTTPConnection
 from asgiws.server.connection.lingering_close import LingeringClose
 from asgiws.server.scope import GONE, Peer, peer_of
+from asgiws.server.state.registry import HANDING_OVER, STOPPING
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.server.tls.certificates import Certificates
 from asgiws.server.tls.transport import TLSTransport
@@ -107,7 +108,7 @@ class Preamble(asyncio.Protocol):
             return
         self._admitted = True
         worker.registry.connections.add(self)
-        if worker.registry.stopping and not worker.registry.replaced:
+        if worker.registry.phase == STOPPING:
             self._transport.close()
 
     def data_received(self, data: bytes) -> None:
@@ -138,7 +139,7 @@ class Preamble(asyncio.Protocol):
         deadlines, config = worker.deadlines, worker.config
         if stage == Stage.LINGERING:
             self._lingering.on_tick()
-        elif worker.registry.stopping and stage < Stage.HANDSHAKE and self._ticks >= deadlines.last:
+        elif worker.registry.phase >= HANDING_OVER and stage < Stage.HANDSHAKE and self._ticks >= deadlines.last:
             self.abort()
         elif deadlines.head and self._ticks >= deadlines.head:
             if stage == Stage.PROXY:
@@ -152,7 +153,7 @@ class Preamble(asyncio.Protocol):
     def begin_shutdown(self) -> None:
         """End; where another process takes over, a client that begins at once is still served."""
         if self._stage < Stage.LINGERING:
-            if self._worker.registry.replaced:
+            if self._worker.registry.phase == HANDING_OVER:
                 self._ticks = 0
             else:
                 self.abort()

@@ -19,6 +19,7 @@ from asgiws.protocol.http.response import Response, ResponseState, encode_fields
 from asgiws.server.asgi import ClientDisconnected, Event, Scope
 from asgiws.server.connection.flow_control import FlowControl, turn_now_and_then, wait_in, wake
 from asgiws.server.connection.sendfile import FilePart, open_part
+from asgiws.server.state.registry import HANDING_OVER
 from asgiws.server.state.worker_state import WorkerState
 
 __all__ = ["RequestCycle"]
@@ -177,7 +178,7 @@ class RequestCycle:
         response.start(
             message["status"], message.get("headers", ()), worker.default_fields, bool(message.get("trailers", False))
         )
-        if response.event_stream and worker.registry.stopping:
+        if response.event_stream and worker.registry.phase >= HANDING_OVER:
             connection.begin_shutdown()
 
     def _on_early_hint(self, message: Event) -> None:
@@ -275,7 +276,7 @@ class RequestCycle:
         if self._told:
             connection.on_response_abandoned(self)
             return
-        if error is None and not worker.registry.stopping:
+        if error is None and worker.registry.phase < HANDING_OVER:
             last = f"its last message was {self._last_sent}" if self._last_sent else "it sent no message"
             if offers_files and self._last_sent == "http.response.start":
                 last += "; a middleware that does not know http.response.pathsend may have dropped it, serve without "

@@ -18,6 +18,7 @@ from asgiws.protocol.websocket.receiver import FRESH_WINDOW, KEPT_WINDOW
 from asgiws.server.asgi import ClientDisconnected, Event, Scope
 from asgiws.server.connection.flow_control import forget, turn_now_and_then
 from asgiws.server.connection.websocket import WebSocketConnection
+from asgiws.server.state.registry import HANDING_OVER
 from asgiws.telemetry.access_log import log_websocket_open
 
 __all__ = ["WebSocketSession"]
@@ -63,7 +64,7 @@ class WebSocketSession:
                 incidents.report_fault("sent a message after it had closed websocket", connection.path)
         if error is not None:
             incidents.report_fault("raised in websocket", connection.path, error)
-        complains = error is None and not self._worker.registry.stopping
+        complains = error is None and self._worker.registry.phase < HANDING_OVER
         if self._closing.state == CONNECTING:
             if complains:
                 incidents.report_fault("returned without accepting or refusing websocket", connection.path)
@@ -232,7 +233,7 @@ class WebSocketSession:
             log_websocket_open(connection.peer.client, connection.path, connection.subprotocol, connection.compression)
         if self._receiver.blocked:
             connection.parse_held()
-        if worker.registry.stopping:
+        if worker.registry.phase >= HANDING_OVER:
             connection.begin_shutdown()
 
     async def _send_denial(self, message: Event) -> None:

@@ -31,6 +31,7 @@ from asgiws.server.connection.handshake_response import HandshakeResponse
 from asgiws.server.connection.lingering_close import LingeringClose
 from asgiws.server.connection.slow_client import drop_slow_client
 from asgiws.server.scope import Peer
+from asgiws.server.state.registry import HANDING_OVER
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.telemetry.access_log import log_websocket_end, log_websocket_refused
 
@@ -200,7 +201,7 @@ class WebSocketConnection(asyncio.Protocol):
         """Close, because the server stops."""
         if self.closing.state == OPEN:
             self.begin_close(Close(self.worker.config.shutdown_code, "service restart"), "server")
-        elif self.closing.state == CONNECTING and not self.worker.registry.replaced:
+        elif self.closing.state == CONNECTING and self.worker.registry.phase != HANDING_OVER:
             self.refuse(503, "server", [(b"retry-after", b"1")])
 
     def abort(self) -> None:

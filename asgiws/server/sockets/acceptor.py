@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+from asgiws.server.state.registry import HANDING_OVER
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.telemetry.logs import LOG
 
@@ -61,7 +62,7 @@ class Acceptor:
 
     def stop(self) -> None:
         """Accept no more; connections that wait in the kernel stay there."""
-        if self._worker.registry.replaced:
+        if self._worker.registry.phase == HANDING_OVER:
             # Should nobody else listen on this very socket (one worker less), they would be reset.
             self._on_readable()
         self._worker.loop.remove_reader(self._listener.fileno())

@@ -9,7 +9,7 @@ from asgiws.config.options import Config
 from asgiws.protocol.errors import Violation
 from asgiws.protocol.printable import escape, printable
 from asgiws.server.asgi import ClientDisconnected
-from asgiws.server.state.registry import Registry
+from asgiws.server.state.registry import HANDING_OVER, Registry
 from asgiws.telemetry.access_log import ClientAddress, format_address, log_rejection, log_slow_consumer
 from asgiws.telemetry.counters import Counters
 from asgiws.telemetry.logs import LOG, LineLimit
@@ -39,7 +39,7 @@ class Incidents:
         """
         if isinstance(raised, ClientDisconnected | GeneratorExit):
             return None
-        if self._registry.stopping and isinstance(raised, asyncio.CancelledError):
+        if self._registry.phase >= HANDING_OVER and isinstance(raised, asyncio.CancelledError):
             return None
         if isinstance(raised, BaseExceptionGroup):
             rest = raised.split(ClientDisconnected)[1]

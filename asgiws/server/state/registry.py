@@ -1,4 +1,13 @@
-"""The open connections of one worker, the applications that run for them, and how far a stop has come."""
+"""The open connections of one worker, the applications that run for them, and the phase that the server is in.
+
+Phases, in their order; a stop moves through some of them, and never back:
+
+    SERVING         connections are accepted
+    DRAINING        they still are; responses say that their connection ends
+    HANDING_OVER    another process accepts on the same sockets; a request or handshake on its way is still served, so
+                    that no client sees a refusal
+    STOPPING        connections end; a new one is closed
+"""
 
 from __future__ import annotations
 
@@ -6,7 +15,9 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
-__all__ = ["Connection", "Registry"]
+__all__ = ["DRAINING", "HANDING_OVER", "SERVING", "STOPPING", "Connection", "Registry"]
+
+SERVING, DRAINING, HANDING_OVER, STOPPING = range(4)
 
 
 class Connection(Protocol):
@@ -20,16 +31,16 @@ class Connection(Protocol):
         """Whether `begin_shutdown` makes its client reconnect: a WebSocket, an event stream."""
 
     def begin_shutdown(self) -> None:
-        """Finish what is open and then end: the server stops."""
+        """Finish what is open, and then end: the server stops."""
 
     def abort(self) -> None:
         """End now."""
 
 
 class Registry:
-    """What is open, and whether the server drains or stops."""
+    """What is open, and the phase of the server."""
 
-    __slots__ = ("_loop", "connections", "draining", "quiet", "replaced", "stopping", "tasks")
+    __slots__ = ("_loop", "connections", "phase", "quiet", "tasks")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -37,25 +48,29 @@ class Registry:
         self.tasks: dict[asyncio.Task[None], str | bytes] = {}
         """The applications that run for a connection, with the path of the request; referenced here so that none is
         garbage-collected while it waits."""
-        self.draining = False
-        """Whether the server was asked to stop: responses from now on say that the connection ends."""
-        self.stopping = False
-        """Whether connections are being ended; from then on, no new ones are accepted."""
-        self.replaced = False
-        """Whether another process accepts in place of this one, so that no client has to see a refusal."""
+        self.phase = SERVING
         self.quiet = asyncio.Event()
-        """Set when, while stopping, the last connection and the last application have ended."""
+        """Set when the last connection and the last application have ended during a stop."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server was told to stop."""
+        return self.phase >= DRAINING
+
+    def enter(self, phase: int) -> None:
+        """Go on to a phase; do nothing when it is past."""
+        self.phase = max(self.phase, phase)
 
     def start(self, application: Coroutine[Any, Any, None], path: str | bytes = "") -> None:
         """Run an application's coroutine as a task of its own; at its end it calls `on_application_end`."""
         self.tasks[self._loop.create_task(application)] = path
 
     def on_application_end(self) -> None:
-        """Let go of the current task; a callback of the task would cost a turn through the loop."""
+        """Remove the current task. A callback of the task would cost a turn of the loop."""
         task = asyncio.current_task(self._loop)
         if task is not None:  # an application that ignored its cancellation is destroyed outside of any task
             self.tasks.pop(task, None)
-        if self.stopping:
+        if self.phase >= HANDING_OVER:
             self._check_quiet()
 
     def forget_done(self) -> None:
@@ -64,9 +79,9 @@ class Registry:
             del self.tasks[task]
 
     def remove(self, connection: Connection) -> None:
-        """Take an ended connection out of the registry."""
+        """Remove a connection that has ended."""
         self.connections.discard(connection)
-        if self.stopping:
+        if self.phase >= HANDING_OVER:
             self._check_quiet()
 
     def _check_quiet(self) -> None:
