@@ -152,11 +152,25 @@ def test_toml_example_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     )  # fmt: skip
 
 
+DEFAULTS = re.findall(r"^\| (`--[^|]*) \| ([^|]*) \|", (ROOT / "deploy/defaults.md").read_text(), re.MULTILINE)
+UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "s": 1, "min": 60, "a": 1}
+
+
 def test_every_limit_and_deadline_is_listed_with_its_reason() -> None:
-    text = (ROOT / "deploy/defaults.md").read_text()
-    for name, option in OPTIONS.items():
-        if option.group != "Serving":
-            assert f"`{spelled(name)}`" in text, name
+    listed = {flag for flags, _ in DEFAULTS for flag in re.findall(r"`(--[a-z-]+)`", flags)}
+    assert {spelled(name) for name, option in OPTIONS.items() if option.group != "Serving"} <= listed
+
+
+@pytest.mark.parametrize(("flags", "shown"), DEFAULTS)
+def test_defaults_are_those_of_the_code(flags: str, shown: str) -> None:
+    """Where the page has a number with a unit, or says that there is none."""
+    config = Config()
+    values = [getattr(config, flag[2:].replace("-", "_")) for flag in re.findall(r"`(--[a-z-]+)`", flags)]
+    number = re.match(r"([\d,.]+) ?(KiB|MiB|s|min|a|)\b", shown)
+    if shown in ("none", "off", "no"):
+        assert all(value in (0, "", "none", (), -1, False) for value in values)
+    elif number and all(isinstance(value, int | float) for value in values):
+        assert set(values) == {float(number[1].replace(",", "")) * UNITS[number[2]]}
 
 
 def test_every_rule_that_a_peer_can_break_is_named_by_a_test() -> None:
