@@ -1,7 +1,7 @@
-"""A server while it runs, and who gives it orders: signals, or the supervisor of a worker.
+"""A server while it runs (`Run`), and what controls it (`Control`): signals, or the supervisor of a worker.
 
-A `Control` gives the orders, `Run` takes them, from the thread of the loop or from a signal handler. Orders only set
-events; the loop does the work.
+The methods of `Run` may be called from the thread of the loop and from signal handlers. They only set events; the loop
+does the work.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class Run:
 
 
 class Control(Protocol):
-    """Gives orders to a server, and follows its life."""
+    """Controls a server, and reacts to what it does."""
 
     def attach(self, run: Run) -> AbstractAsyncContextManager[None]:
-        """Give orders to `run` until the context ends."""
+        """Control `run` until the context ends."""
 
     def on_ready(self, server: Server) -> None:
         """React to the server listening."""

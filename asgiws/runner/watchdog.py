@@ -33,7 +33,7 @@ FORCED_MOST_S: Final = _LAST_STEPS_S
 THREADS_MOST_S: Final = 1.0
 """Seconds that threads of the application have after a stop."""
 
-# A log whose reader takes nothing blocks the thread that writes to it.
+# To write to the log, which blocks while its reader takes nothing
 _SAYING_S: Final = 0.5
 _TURN_S: Final = 0.5
 _NAMED_MOST: Final = 5
@@ -154,7 +154,7 @@ def _end_process(code: int, why: str, *, dump: bool = False) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
 
-    # In a thread of its own: it may be a reader of the log that takes nothing that keeps the process.
+    # In a thread of its own: a log whose reader takes nothing may be what keeps the process.
     saying = threading.Thread(target=say, daemon=True)
     saying.start()
     saying.join(_SAYING_S)

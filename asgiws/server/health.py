@@ -1,7 +1,7 @@
-"""`--health-path`: a path on the public port that says whether this process is ready, without asking the application.
+"""`--health-path`: a path on the public port that reports whether this process is ready, without the application.
 
-For balancers that cannot reach the admin address. It tells of the process that answers, which with several workers is
-any of them; `/readyz` on the admin address tells of all.
+For load balancers that cannot reach the admin address. With several workers, any of them answers, for itself;
+`/readyz` on the admin address answers for all.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ __all__ = ["with_health"]
 
 
 def with_health(app: ASGIApp, path: str, is_ready: Callable[[], bool]) -> ASGIApp:
-    """Give an application that answers on `path`, and is `app` everywhere else; `app` itself without a path."""
+    """Return an application that answers on `path` and calls `app` for everything else; `app` itself without a path."""
     if not path:
         return app
 
-    # Not a coroutine function: all that `app` does would run in one coroutine more.
+    # Not a coroutine function: everything that `app` does would run inside one more coroutine.
     def answer_or_ask(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http" and scope["path"] == scope["root_path"] + path:
             return _answer(send, ready=is_ready())

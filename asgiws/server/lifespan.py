@@ -83,7 +83,7 @@ class Lifespan:
             self._task.cancel()
             _, pending = await asyncio.wait([self._task], timeout=_CANCEL_S)
             if pending:
-                LOG.error("application ignores the cancellation of its lifespan and is left behind")
+                LOG.error("application ignored the cancellation of its lifespan, not waiting for it")
 
     def abandon(self) -> None:
         """Let a running `stop` wait for the answer no more."""

@@ -1,9 +1,9 @@
-"""When a process has served enough: after so many requests, for so long, or at such a size.
+"""When a process is replaced: after a number of requests, after a time, or above a size.
 
-For applications that leak, and for connections that have to spread anew. Looked at once a second by the sweep. What
-happens then is not decided here: a worker is replaced by its supervisor, a process of its own stops, and whoever
-started it starts the next. A limit that a fresh process exceeds already would have it replaced for ever: that of memory
-is raised then, and the time is counted from the moment when the process serves.
+For applications that leak memory, and to spread long-lived connections again. Checked once a second. What happens then
+is not decided here: a supervisor replaces its worker; a process without one stops, and its service manager starts the
+next. A limit that a fresh process already exceeds would replace it again and again: so a memory limit below that is
+raised, and the time counts from the moment when the process serves.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from asgiws.telemetry.logs import LOG
 
 __all__ = ["Recycling", "resident_bytes"]
 
-# So that workers that began together do not end together
+# So that workers that started together are not replaced together
 _LIFETIME_SPREAD: Final = 0.1
-# Of what a fresh process takes, when the limit is below that
+# Times the size of a fresh process, when the limit is below that size
 _MEMORY_GROWTH: Final = 2
 _STATM: Final = Path("/proc/self/statm")
 
 
 def resident_bytes() -> int:
-    """Give the resident memory of this process; 0 where the system does not tell."""
+    """Return the resident memory of this process; 0 where the system does not show it."""
     try:
         return int(_STATM.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -37,7 +37,7 @@ def resident_bytes() -> int:
 
 
 class Recycling:
-    """The limits of one process, with its own share of chance. It serves from now on."""
+    """The limits of one process, each with its random part. The time counts from here."""
 
     def __init__(self, config: Config, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -48,16 +48,16 @@ class Recycling:
         self._until_s = clock() + config.worker_lifetime * spread if config.worker_lifetime else 0.0
 
     def spare_fresh(self) -> None:
-        """Raise a limit of memory that is below what the process takes now, when it is fresh."""
+        """Raise a memory limit that is below the present size of the process, which is fresh."""
         if self._memory_bytes and (resident := resident_bytes()) >= self._memory_bytes:
             limit, self._memory_bytes = self._memory_bytes, _MEMORY_GROWTH * resident
             LOG.warning(
-                "a fresh process takes %d bytes, limit %d (--worker-memory): that is too low, %d is taken instead",
+                "a fresh process takes %d bytes, limit %d (--worker-memory): that is too low, using %d",
                 resident, limit, self._memory_bytes,
             )  # fmt: skip
 
     def due(self, counters: Counters) -> str:
-        """Say why the process has served enough; empty when it has not."""
+        """Return why the process is to be replaced; empty when it is not."""
         served = counters.http_requests + counters.websockets_accepted
         if self._requests and served >= self._requests:
             return f"served {served} requests and WebSockets, limit {self._requests} (--max-requests)"

@@ -55,7 +55,7 @@ class Server:
         self._app = app
         self._worker: WorkerState | None = None
         self._forced = asyncio.Event()
-        """Set when stopping waits for nobody any more."""
+        """Set when `stop` must not wait any more."""
         self._lifespan = Lifespan(app, self.config.lifespan)
         self._acceptors: list[Acceptor] = []
         self._certificates: Certificates | None = None
@@ -97,7 +97,7 @@ class Server:
         return bool(self._acceptors) and not self.worker.registry.draining
 
     def report(self) -> dict[str, Any]:
-        """Give what it has counted and what is open now, as JSON has it; see `asgiws.telemetry.scoreboard`.
+        """Return what it has counted and what is open now, as plain data; see `asgiws.telemetry.scoreboard`.
 
         Looks at every connection: 10,000 of them cost some milliseconds.
         """
@@ -108,7 +108,7 @@ class Server:
         self._stop_listening()
 
     def close_connection(self, number: int, code: int, reason: str) -> bool:
-        """Close one WebSocket by the number that the report gives it; tells whether it was open."""
+        """Close the WebSocket with that number in the report; return whether it was open."""
         for connection in list(self.worker.registry.connections):
             if isinstance(connection, WebSocketConnection) and connection.number == number:
                 return connection.close(code, reason)
@@ -198,7 +198,7 @@ class Server:
         return describe_open(self.worker) if self.started else ""
 
     def force_stop(self) -> None:
-        """Let `stop` wait for nobody any more."""
+        """Make a `stop` that waits go on at once."""
         self._forced.set()
         self._lifespan.abandon()
         if self._worker is not None:

@@ -8,7 +8,7 @@ of all workers is `asgiws.telemetry.scoreboard`. Everything in it is plain data,
     histograms          by name
     connections         rows of WebSockets: the ten that hold most, answer latest, carried most and are oldest
 
-It is made when somebody asks, and looks at each connection once. Nothing of it is kept on the data path.
+It is made on request, and reads each connection once. Nothing is kept for it on the data path.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _add_compression(levels: Levels, worker: WorkerState, websockets: Sequence[W
 
 
 def _worth_a_look(websockets: Sequence[WebSocketConnection], figures: Sequence[_Figures]) -> set[int]:
-    """Give the places of those that hold most, answer latest, carried most and are oldest."""
+    """Return the indexes of those that hold most, answer latest, carried most and are oldest."""
     places = range(len(websockets))
     if len(places) <= _ROWS:
         return set(places)

@@ -308,7 +308,7 @@ def test_owner_that_may_not_be_given_is_one_line_and_leaves_no_file(processes: l
         process = ServerProcess([sys.executable, "-c", AS_NOBODY, *arguments])
         processes.append(process)
         ended = Ended.of(process)
-        assert_one_line(ended, 1, "--uds-owner: root: Operation not permitted; only root gives files away")
+        assert_one_line(ended, 1, "--uds-owner: root: Operation not permitted; only root may change the owner")
         assert os.listdir(folder) == []
 
 

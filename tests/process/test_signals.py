@@ -154,7 +154,7 @@ def test_second_signal_waits_for_nobody(start: Start, second: signal.Signals) ->
 
 @pytest.mark.slow
 def test_application_that_swallows_its_cancellation_does_not_keep_the_process(start: Start) -> None:
-    """It is left behind, with one line that says so."""
+    """It is not waited for, and one line says so."""
     process = start(f"{APPS}:immortal", "--graceful-timeout", "0.1")
     with open_websocket(process):
         process.signal(signal.SIGTERM)

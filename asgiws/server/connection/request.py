@@ -107,7 +107,7 @@ class RequestCycle:
         try:
             await worker.app(scope, self.receive, self.send)
         except BaseException as raised:
-            error = worker.incidents.judge(raised, client_left=self._told)
+            error = worker.incidents.fault_in(raised, client_left=self._told)
         if error is not None or self.response.state != ResponseState.DONE:
             self._end_unfinished(error, "http.response.pathsend" in scope["extensions"])
         worker.registry.on_application_end()

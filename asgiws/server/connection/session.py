@@ -59,7 +59,7 @@ class WebSocketSession:
         try:
             await self._worker.app(scope, self.receive, self.send)
         except BaseException as raised:
-            error = incidents.judge(raised)
+            error = incidents.fault_in(raised)
             if isinstance(raised, ClientDisconnected) and self._closing.ended_by == "app":
                 incidents.report_fault("sent a message after it had closed websocket", connection.path)
         if error is not None:

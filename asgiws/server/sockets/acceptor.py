@@ -1,8 +1,8 @@
-"""Accepting connections on one listening socket, also when the process has no descriptor left for the next one.
+"""Accepting connections on one listening socket, also when the process has run out of descriptors.
 
-asyncio and uvloop accept for a server themselves, but where descriptors run out they try again without a pause. With a
-limit of 40 and 80 clients that was 500,000 log lines in three seconds on asyncio and 100,000 on uvloop, a busy core,
-and on asyncio no recovery. So the accept is ours: such an error stops it, is logged once, and the sweep tries again.
+asyncio and uvloop can accept for a server, but without descriptors they try again without a pause. With a limit of 40
+and 80 clients that was 500,000 log lines in three seconds on asyncio and 100,000 on uvloop, a busy core, and on asyncio
+no recovery. So the accept is ours: such an error stops it, is logged once, and the sweep tries again.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from asgiws.telemetry.logs import LOG
 
 __all__ = ["Acceptor"]
 
-# Connections taken in one turn of the loop; the others that are due get theirs between.
+# Connections accepted in one turn of the loop, so that the open ones are served in between
 _ACCEPTS_A_TURN: Final = 64
-# accept(2): errors of the one connection, such as a client that left before it was accepted. All others, out of
-# descriptors or memory first of all, would come again at once.
+# accept(2): errors of one connection, such as a client that left before it was accepted. All others, such as a lack of
+# descriptors or memory, would occur again at once.
 _OF_ONE_CLIENT: Final = frozenset(
     (
         errno.ECONNABORTED, errno.EPROTO, errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET, errno.EHOSTUNREACH,
@@ -33,9 +33,9 @@ _OF_ONE_CLIENT: Final = frozenset(
 
 
 class _Accepted(socket.socket):
-    """A socket whose family and type are plain numbers, as the system gives them.
+    """A socket whose family and type are plain numbers.
 
-    Each look at them as enumerations, of which one accept with uvloop has five, costs about a microsecond.
+    Reading them as enumerations costs about a microsecond each time, five times per accept with uvloop.
     """
 
     __slots__ = ()
@@ -44,7 +44,7 @@ class _Accepted(socket.socket):
 
 
 class Acceptor:
-    """Accepts on one listening socket, which stays its owner's to close."""
+    """Accepts on one listening socket, and does not close it."""
 
     __slots__ = ("_worker", "_listener", "_paused", "_protocol")
 
@@ -57,19 +57,19 @@ class Acceptor:
         self._paused = False
 
     def start(self) -> None:
-        """Begin to accept."""
+        """Accept from now on."""
         self._worker.loop.add_reader(self._listener.fileno(), self._on_readable)
 
     def stop(self) -> None:
-        """Accept no more; connections that wait in the kernel stay there."""
+        """Stop accepting; connections that wait in the kernel stay there."""
         if self._worker.registry.phase == HANDING_OVER:
-            # Should nobody else listen on this very socket (one worker less), they would be reset.
+            # If no other process accepts on this very socket (one worker less), those that wait would be reset.
             self._on_readable()
         self._worker.loop.remove_reader(self._listener.fileno())
         self._paused = False
 
     def on_tick(self) -> None:
-        """Try again after the descriptors had run out."""
+        """Try again if descriptors had run out."""
         if self._paused:
             self._worker.loop.add_reader(self._listener.fileno(), self._on_readable)
             self._on_readable()

@@ -19,7 +19,7 @@ def descriptor_limit() -> int:
 def open_descriptors() -> int:
     """Return the number of open descriptors; 0 where the system does not show them."""
     try:
-        # Linux 6.2 and later give the number as the size of the folder; before that it is O(descriptors).
+        # Since Linux 6.2 the size of the folder is the number; before that, listing it is O(descriptors).
         return os.stat(_FOLDER).st_size or len(os.listdir(_FOLDER))
     except OSError:
         return 0

@@ -1,4 +1,4 @@
-"""Listening sockets: made from the options, or inherited from whoever started the process.
+"""Listening sockets: made from the options, or inherited from the process that started this one.
 
     --bind, --uds, --fd     each a socket, or two for a name with an IPv4 and an IPv6 address
     none of them            --host and --port
@@ -33,10 +33,10 @@ _REUSE_PORT: Final = sys.platform == "linux"
 
 
 class CannotListen(Exception):  # noqa: N818 - what happened
-    """A socket cannot be made; the message is one line that says what to do."""
+    """A listening socket cannot be made; the message is one line that says what to do."""
 
     def of(self, option: str) -> CannotListen:
-        """Give the same for an address that this option has named, and not --bind."""
+        """Return the same error for an address that came from `option` instead of --bind."""
         return CannotListen(str(self).replace("--bind", option))
 
 
@@ -46,7 +46,7 @@ class Listeners:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._files: list[tuple[str, int]] = []
-        """Unix sockets that were made here: path, and the inode that tells whether the file is still that one."""
+        """Unix sockets that were made here: the path, and the inode, by which a replaced file is recognized."""
         self._own: list[socket.socket] = []
         self._own_addresses: list[tuple[int, tuple[object, ...]]] = []
         """Family and address of each of them, also while they are closed."""
@@ -98,19 +98,19 @@ class Listeners:
         return next((name[1] for name in names if isinstance(name, tuple)), 0)
 
     def urls(self) -> list[str]:
-        """Give what each socket answers, for people."""
+        """Return the address of each socket as a URL, for people."""
         scheme = "https" if self._config.ssl_certfile else "http"
         return list(dict.fromkeys(_url(listener, scheme) for listener in self.sockets))
 
     def close_own(self) -> None:
-        """Close the sockets that nobody shares: connections go to those of the other slots."""
+        """Close the sockets that are not shared: new connections go to those of the other slots."""
         for listener in self._own:
             listener.close()
         self._own.clear()
 
     def close(self) -> None:
         """Close all, and remove the files of Unix sockets that were made here."""
-        # The files first: a closed socket sets its inode free, and the file that somebody makes next may get it.
+        # The files first: once the socket is closed, another new file may get its inode.
         for path, inode in self._files:
             with contextlib.suppress(OSError):
                 if os.stat(path).st_ino == inode:
@@ -136,7 +136,7 @@ class Listeners:
 def check_addresses(config: Config) -> None:
     """Find what `Listeners.open` would refuse before it binds: names and owners are looked up. Raises CannotListen.
 
-    Descriptors are not looked at: who looks has not inherited what the server will.
+    Descriptors are not checked: this process has not inherited those of the server.
     """
     for option, address in _addresses(config):
         if address.kind == TCP:
@@ -146,7 +146,7 @@ def check_addresses(config: Config) -> None:
 
 
 def _addresses(config: Config) -> list[tuple[str, Address]]:
-    """Give each address with the option that it comes from."""
+    """Return each address with the option that it comes from."""
     addresses = [("--bind", parse_address(text)) for text in config.bind]
     if config.uds:
         addresses.append(("--uds", Address(UNIX, path=config.uds)))
@@ -172,7 +172,7 @@ def _url(listener: socket.socket, scheme: str) -> str:
 
 
 def _resolve(option: str, host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
-    """Give family and address of each address that a name has."""
+    """Return the family and the socket address of each address of a host name."""
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
@@ -251,7 +251,7 @@ def _unix(option: str, path: str, config: Config) -> socket.socket:
             os.unlink(path)  # left over from a process that was killed
         listener.bind(path)
         try:
-            # Nobody can connect before it listens, so nobody sees the file with other rights.
+            # No client can connect before it listens, so none can use the file before it has its rights.
             _set_rights(path, config)
             listener.listen(config.backlog)
         except BaseException:
@@ -262,7 +262,7 @@ def _unix(option: str, path: str, config: Config) -> socket.socket:
         listener.close()
         why = f"{_why(error)}; choose another path"
         if os.path.islink(path) and not os.path.exists(path):
-            # Not removed: who made it may want the socket where it leads.
+            # Not removed: it may be there for the socket to be made at its target.
             why = f"is a symbolic link to {os.readlink(path)!r}, which is not there; remove it, or choose another path"
         raise CannotListen(f"{option}: {path}: {why}") from None
     except CannotListen:
@@ -279,7 +279,7 @@ def _is_stale(path: str) -> bool:
 
 
 def _answers(path: str) -> bool:
-    """Tell whether a process listens; one whose backlog is full does, and gives another error than a refusal."""
+    """Return whether a process listens; one whose backlog is full does, with another error than a refusal."""
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     probe.setblocking(False)
     try:
@@ -302,11 +302,11 @@ def _set_rights(path: str, config: Config) -> None:
     try:
         os.chown(path, uid, gid)
     except OSError as error:
-        raise CannotListen(f"--uds-owner: {config.uds_owner}: {_why(error)}; only root gives files away") from None
+        raise CannotListen(f"--uds-owner: {config.uds_owner}: {_why(error)}; only root may change the owner") from None
 
 
 def _owner(text: str) -> tuple[int, int]:
-    """Give the numbers of user and group; -1 for the one that is not named. Raises CannotListen."""
+    """Return the numbers of user and group; -1 for one that is not named. Raises CannotListen."""
     user, _, group = text.partition(":")
     try:
         uid = _number(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid if user else -1
@@ -317,7 +317,7 @@ def _owner(text: str) -> tuple[int, int]:
 
 
 def _number(text: str) -> int:
-    """Give a user's or group's number. Raises KeyError for one that cannot be; the last means that none is set."""
+    """Return the number of a user or group. Raises KeyError for one out of range; the highest means "unchanged"."""
     if int(text) >= 2**32 - 1:
         raise KeyError(text)
     return int(text)
@@ -328,7 +328,7 @@ def _number(text: str) -> int:
 
 def _inherited(option: str, fd: int) -> socket.socket:
     try:
-        if fd >= 2**31:  # Python would take its lower bits
+        if fd >= 2**31:  # Python would use its lower bits
             raise OSError(errno.EBADF, "")
         listener = socket.socket(fileno=fd)
         listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)

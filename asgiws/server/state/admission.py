@@ -1,4 +1,4 @@
-"""Who may connect: the limits of connections and of handshakes, in all and by client address."""
+"""Limits of connections and of handshakes: in total, and by client address."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ __all__ = ["Admission"]
 
 
 class Admission:
-    """Counts connections and handshakes, and refuses those above a limit."""
+    """Counts connections and handshakes, and rejects those above a limit."""
 
     __slots__ = ("_config", "addresses", "admitted", "handshakes")
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self.admitted = 0
-        """Open connections that count towards the limits: all but those that were refused."""
+        """Open connections that count towards the limits: all that were not rejected."""
         self.addresses: Counter[str] = Counter()
         """Open connections by client address; kept only when an option asks for it."""
         self.handshakes: Counter[str] = Counter()
         """Handshakes of this second by client address; kept only when an option asks for it."""
 
     def admit(self, client: ClientAddress) -> Violation | None:
-        """Count a connection in; gives the violation when there are too many already."""
+        """Count a connection; return the violation, and do not count it, when there are too many already."""
         config = self._config
         if config.max_connections and self.admitted >= config.max_connections:
             return Violation(errors.TOO_MANY_CONNECTIONS, f"{self.admitted} connections, the limit")
@@ -40,7 +40,7 @@ class Admission:
         return None
 
     def release(self, client: ClientAddress) -> None:
-        """Count a connection out that was counted in."""
+        """Stop counting a connection that was admitted."""
         self.admitted -= 1
         if self._config.max_connections_per_address and client is not None:
             self.addresses[client[0]] -= 1
@@ -48,7 +48,7 @@ class Admission:
                 del self.addresses[client[0]]
 
     def admit_handshake(self, client: ClientAddress) -> Violation | None:
-        """Count a handshake; gives the violation when this second had too many from one address."""
+        """Count a handshake; return the violation when this second had too many from its address."""
         rate = self._config.handshake_rate
         if rate and client is not None:
             if self.handshakes[client[0]] >= rate:
@@ -57,5 +57,5 @@ class Admission:
         return None
 
     def second_passed(self) -> None:
-        """Start another second for the rate of handshakes."""
+        """Begin the next second of the handshake rate."""
         self.handshakes.clear()

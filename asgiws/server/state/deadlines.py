@@ -1,4 +1,4 @@
-"""The deadlines of all connections, in ticks of the sweep: the options in seconds, converted once."""
+"""The deadlines of connections in ticks of the sweep, converted once from options in seconds."""
 
 from __future__ import annotations
 

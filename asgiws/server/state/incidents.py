@@ -1,4 +1,4 @@
-"""What goes wrong with clients and applications: counted always, logged within a limit of lines a second."""
+"""Faults of clients and applications: always counted, and logged up to a number of lines a second."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Incidents:
         self._fault_lines = LineLimit("application errors")
         self._rejection_lines = LineLimit("rejections")
 
-    def judge(self, raised: BaseException, *, client_left: bool = False) -> BaseException | None:
-        """Give what an application raised if it is a fault of the application, and count it.
+    def fault_in(self, raised: BaseException, *, client_left: bool = False) -> BaseException | None:
+        """Return what an application raised if it is a fault of the application, and count it; None if it is not.
 
         Its own ClientDisconnected passing through it is none (ASGI C8), alone or as all that a task group raises, nor
         is the cancellation when the server stops, nor GeneratorExit, with which one that ignored it is destroyed. What
@@ -90,15 +90,15 @@ class Incidents:
             LOG.error("application %s %s", what, escape(where), exc_info=error)
 
     def second_passed(self) -> None:
-        """Start another second for the limits of lines."""
+        """Begin the next second of the limits of lines."""
         self._fault_lines.second_passed()
         self._rejection_lines.second_passed()
 
 
 def _follows_disconnect(raised: BaseException) -> bool:
-    """Tell whether it was raised while a ClientDisconnected was handled, as Starlette raises exceptions of its own."""
+    """Return whether it was raised while a ClientDisconnected was handled, as Starlette raises its own exceptions."""
     before = raised.__cause__ or raised.__context__
-    for _ in range(32):  # who sets __cause__ can make a ring
+    for _ in range(32):  # an application that sets __cause__ can make a ring
         if before is None or isinstance(before, ClientDisconnected):
             break
         before = before.__cause__ or before.__context__

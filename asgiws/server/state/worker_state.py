@@ -57,10 +57,10 @@ class WorkerState:
         self.lifespan_state: dict[str, Any] | None = None
         """The lifespan state; None when the application has no lifespan."""
         self.lag_s = 0.0
-        """How late the last sweep was: everything else on this loop had to wait as long."""
+        """How late the last sweep was. Everything else on this loop waited as long."""
 
     def second_passed(self) -> None:
-        """Start another second for what is limited by the second."""
+        """Begin the next second of everything that is limited or kept by the second."""
         self.known_heads.clear()
         self.encoders.forget()
         self.admission.second_passed()
