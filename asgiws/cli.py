@@ -145,7 +145,12 @@ def execute(words: Sequence[str]) -> int:
 
 
 def _print(text: str) -> int:
-    print(text)  # noqa: T201 - what the command was called for
+    """Print what the command was called for; returns the exit code."""
+    try:
+        print(text, flush=True)  # noqa: T201
+    except BrokenPipeError:
+        # `| head`, or a pager that was quit. The interpreter writes at its end what is left, and must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -125,7 +125,7 @@ REFUSED = {
     "four": (lambda a, b, c, d: None, "shop:app takes (a, b, c, d), allowed: scope, receive and send"),
     "keywords": (lambda *, scope: None, "shop:app takes (*, scope), allowed: scope, receive and send"),
     "no-callable": (3, "shop:app is int, allowed: an ASGI application, which is callable"),
-    "async-factory": (make_later, "shop:app takes () -> "),
+    "async-factory": (make_later, "shop:app takes no arguments, allowed: scope, receive and send; a factory is"),
     "factory-of-none": (lambda: None, "what factory shop:app returned is NoneType, allowed: an ASGI application"),
     "factory-of-wsgi": (lambda: wsgi, "what factory shop:app returned takes 2 arguments, allowed: scope, receive"),
 }

@@ -109,6 +109,8 @@ def _not_asgi(app: Callable[..., Any]) -> str | None:
     if signature is None or _takes(signature, 3):
         return None
     allowed = "allowed: scope, receive and send"
+    if _takes(signature, 0):
+        return f"no arguments, {allowed}; a factory is a function without async"
     if _takes(signature, 1):
         return f"1 argument, {allowed}; an ASGI 2 application needs asgiref.compatibility.guarantee_single_callable"
     if _takes(signature, 2):

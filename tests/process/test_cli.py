@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import re
 import signal
@@ -354,6 +355,19 @@ def flags_in(lines: list[str]) -> set[str]:
             for no, flag in re.findall(r"--(\[no-\])?([a-z0-9-]+)", left):
                 listed |= {f"--{flag}", f"--no-{flag}"} if no else {f"--{flag}"}
     return listed
+
+
+@pytest.mark.parametrize("arguments", [["--help", "all"], [ECHO, "--check-config"]], ids=["help", "check"])
+def test_reader_that_has_read_enough_is_no_error(arguments: list[str]) -> None:
+    """`asgiws --help all | head`, or a pager that is quit."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as stdout:
+        ended = subprocess.run(
+            [sys.executable, "-m", "asgiws", *arguments], env=clean_environ(), cwd=ROOT, stdout=stdout,
+            stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_units_of_numbers_are_in_the_help(execute_here: RunCommand) -> None:
