@@ -38,6 +38,9 @@ def run(app: ASGIApp | str, **options: object) -> None:
     written as on the command line. Without one, logging stays as the program has set it up, and Python's default is to
     show warnings and errors only: `log_level="info"` shows where the server listens and each request.
 
+    The program's own end waits for threads that the application has left, unless they are daemons. The command
+    `asgiws` and its workers name them in the log, and end after a second.
+
     Raises OptionError for a value that is not allowed and, when `app` is an object, ImportFailed if it is no
     application, StartupFailed if its lifespan fails, and CannotListen. When `app` is a name, these are one line on
     standard error and SystemExit.

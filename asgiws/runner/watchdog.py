@@ -11,10 +11,12 @@ import asyncio
 import contextlib
 import faulthandler
 import logging
+import math
 import os
 import sys
 import sysconfig
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Final, Self
 
@@ -23,15 +25,18 @@ from asgiws.protocol.printable import printable
 from asgiws.runner.exit_codes import CANNOT_START
 from asgiws.telemetry.logs import LOG
 
-__all__ = ["FORCED_MOST_S", "THREADS_MOST_S", "Watchdog", "leave", "stop_most_s"]
+__all__ = ["FORCED_MOST_S", "Watchdog", "leave", "stop_most_s"]
 
 # What the last steps of a stop take at most: 1 s for cancelled applications, 1.5 s for the lifespan shutdown and its
 # cancellation, 1 s to close the loop
 _LAST_STEPS_S: Final = 4.0
 FORCED_MOST_S: Final = _LAST_STEPS_S
 """Seconds within which a stop that waits for nothing ends."""
-THREADS_MOST_S: Final = 1.0
-"""Seconds that threads of the application have after a stop."""
+# For the interpreter to end after a stop, with threads of the application, and without them: exit handlers are meant to
+# run then, such as those of telemetry libraries, which send what they still have
+_THREADS_S: Final = 1.0
+_EXIT_HANDLERS_S: Final = 5.0
+_LEAST_S: Final = 0.25
 
 # To write to the log, which blocks while its reader takes nothing
 _SAYING_S: Final = 0.5
@@ -87,25 +92,28 @@ class Watchdog:
         return turned.wait(_TURN_S)
 
 
-def leave(code: int, patience_s: float = THREADS_MOST_S) -> int:
-    """Return the exit code, and end the process with it if the interpreter has not ended after that time.
+def leave(code: int, graceful_timeout_s: float = math.inf) -> int:
+    """Return the exit code, and end the process with it if the interpreter does not end in time.
 
-    At its end the interpreter waits for threads that are not daemons, for the jobs of executors, and for exit handlers.
+    At its end the interpreter waits for threads that are not daemons and for jobs of executors, which have a second
+    here, and for exit handlers, which have 5; both at most the graceful timeout.
     """
-    main = threading.get_ident()
-    guard = threading.Timer(patience_s, lambda: _end_process(code, _what_remains(main)))
-    guard.daemon = True
-    guard.start()
+    most_s = max(_LEAST_S, graceful_timeout_s)
+    threading.Thread(target=_guard_end, args=(code, threading.get_ident(), most_s), daemon=True).start()
     return code
+
+
+def _guard_end(code: int, main: int, most_s: float) -> None:
+    threads_s = min(_THREADS_S, most_s)
+    time.sleep(threads_s)
+    if not _waited_for(main):
+        time.sleep(min(_EXIT_HANDLERS_S, most_s) - threads_s)
+    _end_process(code, _what_remains(main))
 
 
 def _what_remains(main: int) -> str:
     """Name the threads that the interpreter waits for, or what its exit handlers do."""
-    frames = sys._current_frames()
-    joined = _joined(frames.get(main))
-    waited_for = [
-        thread for thread in threading.enumerate() if (not thread.daemon and thread.ident != main) or thread is joined
-    ]
+    frames, waited_for = sys._current_frames(), _waited_for(main)
     if not waited_for:
         return f"not waiting for the exit handlers of the application, which are {_place(frames.get(main))}"
     named = [f"{thread.name} {_place(frames.get(thread.ident or 0))}" for thread in waited_for[:_NAMED_MOST]]
@@ -113,6 +121,14 @@ def _what_remains(main: int) -> str:
         named.append(f"and {len(waited_for) - _NAMED_MOST} more")
     many = f"{len(waited_for)} threads" if len(waited_for) > 1 else "1 thread"
     return f"not waiting for {many} of the application: {', '.join(named)}"
+
+
+def _waited_for(main: int) -> list[threading.Thread]:
+    """Return the threads that the interpreter waits for, or will wait for."""
+    joined = _joined(sys._current_frames().get(main))
+    return [
+        thread for thread in threading.enumerate() if (not thread.daemon and thread.ident != main) or thread is joined
+    ]
 
 
 def _joined(frame: FrameType | None) -> threading.Thread | None:

@@ -24,7 +24,7 @@ from asgiws.runner.control import Run
 from asgiws.runner.exit_codes import USAGE, fail
 from asgiws.runner.process import take_process
 from asgiws.runner.run import run_target
-from asgiws.runner.watchdog import THREADS_MOST_S, leave
+from asgiws.runner.watchdog import leave
 from asgiws.server.bulk_close import BulkClose
 from asgiws.server.server import Server
 from asgiws.telemetry.logging_setup import configure, reopen
@@ -141,5 +141,4 @@ def main() -> int:
         return fail(USAGE, str(error))
     control = Supervised(pipe, config.worker_timeout, reports=order["reports"])
     take_process()
-    # With --reload, a worker has less than a second in all.
-    return leave(run_target(order["target"], config, control), min(THREADS_MOST_S, config.graceful_timeout))
+    return leave(run_target(order["target"], config, control), config.graceful_timeout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from asgiws.server.asgi import Scope
 from asgiws.server.lifespan import StartupFailed
 from asgiws.server.server import Server
 from tests.apps import Receive, Send, echo
-from tests.conftest import PATIENCE_S
+from tests.conftest import PATIENCE_S, Serve
 from tests.process.helpers import APPS, ROOT, Start, clean_environ
 from tests.raw import RawClient
 
@@ -76,6 +77,24 @@ def test_stop_during_the_start_ends_it(loop_name: str) -> None:
         assert server.port == 0
 
     run(loop_name, work)
+
+
+def test_report_has_the_open_files_and_their_limit(serve: Serve) -> None:
+    server = serve(echo)
+
+    def levels() -> tuple[int, int]:
+        values = server.call(server.server.report)["levels"]
+        return values["open_files"][""], values["open_files_limit"][""]
+
+    before, limit = levels()
+    assert limit == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    with contextlib.ExitStack() as stack:
+        for _ in range(10):
+            client = stack.enter_context(RawClient(server.port))
+            client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert client.read_answer().status == 200
+        # Both ends are in this process.
+        assert before + 20 <= levels()[0] <= before + 30
 
 
 def start_with_limit(start: Start, *arguments: str) -> Any:

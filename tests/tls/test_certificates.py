@@ -356,3 +356,19 @@ def test_certificate_that_expires_soon_is_a_warning(start: Start, authority: Aut
     gone = authority.issue("localhost", tmp_path, not_after=datetime.now(UTC) - timedelta(days=1))
     later.replace_with(gone)
     process.wait_stderr(r"WARNING +certificate .*localhost.pem has expired")
+
+
+def test_report_has_the_days_left_and_counts_failed_reloads(serve: Serve, authority: Authority, tmp_path: Path) -> None:
+    own = authority.issue("localhost", tmp_path, not_after=datetime.now(UTC) + timedelta(days=100, hours=1))
+    server = serve(echo, **own.options)
+    report = server.call(server.server.report)
+    assert 100 < report["certificate_days"] < 100.1
+    assert report["counts"]["certificate_reload_failures"] == {"": 0}
+    own.key.write_text("nothing")
+    server.call(server.server.reload_certificates)
+    assert server.call(server.server.report)["counts"]["certificate_reload_failures"] == {"": 1}
+
+
+def test_report_without_tls_has_no_days(serve: Serve) -> None:
+    server = serve(echo)
+    assert server.call(server.server.report)["certificate_days"] is None
