@@ -68,7 +68,8 @@ def test_scrape_has_what_was_sent(start: Start, workers: str) -> None:
     with RawClient(process.port) as client:
         client.open_websocket()
         client.send(raw.frame(1, b"hello", key=None))
-        assert client.read_close()[0] == 1002
+        code, reason = client.read_close()
+        assert code == 1002
     # Each worker tells once a second
     wait_until(
         lambda: (
@@ -80,7 +81,7 @@ def test_scrape_has_what_was_sent(start: Start, workers: str) -> None:
 
     assert value(samples, "asgiws_websocket_messages_total", direction="in") == 6
     assert value(samples, "asgiws_websocket_messages_total", direction="out") == 6
-    assert value(samples, "asgiws_websocket_bytes_total", direction="out") == 6 * 7
+    assert value(samples, "asgiws_websocket_bytes_total", direction="out") == 6 * 7 + 3 * 4 + 4 + len(reason)
     assert value(samples, "asgiws_websocket_closes_total", by="client", code="1000") == 3
     assert value(samples, "asgiws_websocket_handshakes_total", outcome="accepted") == 4
     assert value(samples, "asgiws_websocket_duration_seconds_count") == 4

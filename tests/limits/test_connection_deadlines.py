@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from asgiws.config.options import Config
-from asgiws.protocol.websocket.closing import CLOSING, CONNECTING, DENYING
+from asgiws.protocol.websocket.closing import State
 from asgiws.server.connection.deadlines import (
     ANSWER_LATE,
     CLOSE_LATE,
@@ -152,23 +152,23 @@ def test_lifetime_ends_within_a_tenth_before_its_maximum(loop: asyncio.AbstractE
 
 def test_opening_is_late_after_the_handshake_timeout(loop: asyncio.AbstractEventLoop) -> None:
     deadlines = Playground(loop, handshake_timeout=5).deadlines
-    assert [deadlines.tick_not_open(CONNECTING) for _ in range(5)] == [NOTHING] * 4 + [OPENING_LATE]
+    assert [deadlines.tick_not_open(State.CONNECTING) for _ in range(5)] == [NOTHING] * 4 + [OPENING_LATE]
 
 
 def test_denial_that_is_not_read_is_stuck(loop: asyncio.AbstractEventLoop) -> None:
     play = Playground(loop, write_timeout=5)
     play.transport.waiting = 10
-    assert [play.deadlines.tick_not_open(DENYING) for _ in range(6)][-1] == SLOW_CLIENT
+    assert [play.deadlines.tick_not_open(State.DENYING) for _ in range(6)][-1] == SLOW_CLIENT
 
 
 def test_close_that_is_not_answered_ends_after_the_close_timeout(loop: asyncio.AbstractEventLoop) -> None:
     deadlines = Playground(loop, close_timeout=5).deadlines
     deadlines.enter_state()
-    assert [deadlines.tick_not_open(CLOSING) for _ in range(5)] == [NOTHING] * 4 + [CLOSE_LATE]
+    assert [deadlines.tick_not_open(State.CLOSING) for _ in range(5)] == [NOTHING] * 4 + [CLOSE_LATE]
 
 
 def test_close_behind_data_that_still_leaves_is_given_time(loop: asyncio.AbstractEventLoop) -> None:
     play = Playground(loop, close_timeout=5)
     for waiting in range(1000, 0, -1):
         play.transport.waiting = waiting
-        assert play.deadlines.tick_not_open(CLOSING) == NOTHING
+        assert play.deadlines.tick_not_open(State.CLOSING) == NOTHING

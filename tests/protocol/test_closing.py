@@ -11,23 +11,12 @@ from hypothesis import strategies as st
 from websockets.frames import Close as IndependentClose
 
 from asgiws.protocol.errors import RULES, Violation
-from asgiws.protocol.websocket import closing
 from asgiws.protocol.websocket.closing import (
-    ACCEPTED,
-    CLOSE_DONE,
-    CLOSE_SENT,
-    CLOSED,
-    CLOSING,
-    CONNECTING,
-    DENY_BEGAN,
-    DENYING,
-    LINGERING,
     NEXT,
-    OPEN,
-    REFUSED,
     STATE_NAMES,
-    TCP_LOST,
     Close,
+    Moved,
+    State,
     advance,
     check_close,
     encode_close,
@@ -242,39 +231,39 @@ def test_any_close_is_legal_to_an_independent_client(code: int, reason: str) -> 
 # ---- states
 
 PATHS = [
-    [ACCEPTED, CLOSE_SENT, CLOSE_DONE, TCP_LOST],  # the application closes
-    [ACCEPTED, CLOSE_DONE, TCP_LOST],  # the peer closes, or breaks a rule
-    [ACCEPTED, TCP_LOST],
-    [ACCEPTED, CLOSE_SENT, TCP_LOST],  # accepted without asking; the Close is never answered
-    [REFUSED, TCP_LOST],
-    [DENY_BEGAN, REFUSED, TCP_LOST],
-    [REFUSED, TCP_LOST],
-    [DENY_BEGAN, TCP_LOST],
-    [TCP_LOST],
+    [Moved.ACCEPTED, Moved.CLOSE_SENT, Moved.CLOSE_DONE, Moved.TCP_LOST],  # the application closes
+    [Moved.ACCEPTED, Moved.CLOSE_DONE, Moved.TCP_LOST],  # the peer closes, or breaks a rule
+    [Moved.ACCEPTED, Moved.TCP_LOST],
+    [Moved.ACCEPTED, Moved.CLOSE_SENT, Moved.TCP_LOST],  # accepted without asking; the Close is never answered
+    [Moved.REFUSED, Moved.TCP_LOST],
+    [Moved.DENY_BEGAN, Moved.REFUSED, Moved.TCP_LOST],
+    [Moved.REFUSED, Moved.TCP_LOST],
+    [Moved.DENY_BEGAN, Moved.TCP_LOST],
+    [Moved.TCP_LOST],
 ]
 
 
 @pytest.mark.parametrize("events", PATHS)
 def test_every_life_ends_closed(events: list[int]) -> None:
-    state = CONNECTING
+    state = State.CONNECTING
     for event in events:
         state = advance(state, event)
-    assert state == CLOSED
+    assert state == State.CLOSED
 
 
 def test_every_entry_of_the_table_is_on_the_path_of_some_life() -> None:
     walked = set()
     for events in PATHS:
-        state = CONNECTING
+        state = State.CONNECTING
         for event in events:
             walked.add((state, event))
             state = advance(state, event)
-    losses = {(state, TCP_LOST) for state in range(CLOSED + 1)}
+    losses = {(state, Moved.TCP_LOST) for state in range(State.CLOSED + 1)}
     assert set(NEXT) - losses == walked - losses
 
 
 def test_tcp_may_be_lost_in_every_state() -> None:
-    assert {advance(state, TCP_LOST) for state in range(CLOSED + 1)} == {CLOSED}
+    assert {advance(state, Moved.TCP_LOST) for state in range(State.CLOSED + 1)} == {State.CLOSED}
 
 
 @pytest.mark.parametrize(("state", "event"), sorted(set(product(range(6), range(6))) - set(NEXT)))
@@ -284,10 +273,10 @@ def test_what_is_not_in_the_table_raises(state: int, event: int) -> None:
 
 
 def test_states_only_go_forward() -> None:
-    assert all(after > before for (before, _), after in NEXT.items() if before != CLOSED)
+    assert all(after > before for (before, _), after in NEXT.items() if before != State.CLOSED)
 
 
 def test_names_of_states_are_in_their_order() -> None:
-    assert [getattr(closing, name.upper()) for name in STATE_NAMES] == [
-        CONNECTING, DENYING, OPEN, CLOSING, LINGERING, CLOSED,
+    assert [getattr(State, name.upper()) for name in STATE_NAMES] == [
+        State.CONNECTING, State.DENYING, State.OPEN, State.CLOSING, State.LINGERING, State.CLOSED,
     ]  # fmt: skip

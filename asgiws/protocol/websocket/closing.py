@@ -22,27 +22,43 @@ from asgiws.protocol.errors import Violation
 from asgiws.protocol.websocket.frames import CLOSE, FIN, encode_frame
 
 __all__ = [
-    "ACCEPTED", "CLOSED", "CLOSE_DONE", "CLOSE_SENT", "CLOSING", "CONNECTING", "DENYING", "DENY_BEGAN",
-    "LINGERING", "NEXT", "OPEN", "REFUSED", "STATE_NAMES", "TCP_LOST", "Close", "advance", "check_close",
-    "encode_close", "is_close_code", "parse_close",
+    "NEXT", "STATE_NAMES", "Close", "Moved", "State", "advance", "check_close", "encode_close", "is_close_code",
+    "parse_close",
 ]  # fmt: skip
 
-CONNECTING, DENYING, OPEN, CLOSING, LINGERING, CLOSED = range(6)
+
+class State:
+    """The states. OPEN and the ones before it can still send."""
+
+    CONNECTING, DENYING, OPEN, CLOSING, LINGERING, CLOSED = range(6)
+
+
 STATE_NAMES: Final = ("connecting", "denying", "open", "closing", "lingering", "closed")
 
-ACCEPTED, DENY_BEGAN, REFUSED, CLOSE_SENT, CLOSE_DONE, TCP_LOST = range(6)
-"""Events: the 101 was sent; the head of an HTTP response was sent; its last byte was sent; our Close was sent and the
-peer's is awaited; both were sent; the transport is gone."""
+
+class Moved:
+    """What moves a connection to another state.
+
+    ACCEPTED     the 101 was sent
+    DENY_BEGAN   the head of an HTTP response was sent
+    REFUSED      the last byte of an HTTP response was sent
+    CLOSE_SENT   our Close was sent, and the peer's is awaited
+    CLOSE_DONE   nothing more is sent or awaited
+    TCP_LOST     the transport is gone
+    """
+
+    ACCEPTED, DENY_BEGAN, REFUSED, CLOSE_SENT, CLOSE_DONE, TCP_LOST = range(6)
+
 
 NEXT: Final[Mapping[tuple[int, int], int]] = {
-    (CONNECTING, ACCEPTED): OPEN,
-    (CONNECTING, DENY_BEGAN): DENYING,
-    (CONNECTING, REFUSED): LINGERING,
-    (DENYING, REFUSED): LINGERING,
-    (OPEN, CLOSE_SENT): CLOSING,
-    (OPEN, CLOSE_DONE): LINGERING,
-    (CLOSING, CLOSE_DONE): LINGERING,
-    **{(state, TCP_LOST): CLOSED for state in range(CLOSED + 1)},
+    (State.CONNECTING, Moved.ACCEPTED): State.OPEN,
+    (State.CONNECTING, Moved.DENY_BEGAN): State.DENYING,
+    (State.CONNECTING, Moved.REFUSED): State.LINGERING,
+    (State.DENYING, Moved.REFUSED): State.LINGERING,
+    (State.OPEN, Moved.CLOSE_SENT): State.CLOSING,
+    (State.OPEN, Moved.CLOSE_DONE): State.LINGERING,
+    (State.CLOSING, Moved.CLOSE_DONE): State.LINGERING,
+    **{(state, Moved.TCP_LOST): State.CLOSED for state in range(State.CLOSED + 1)},
 }
 
 

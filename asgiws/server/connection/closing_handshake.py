@@ -26,7 +26,7 @@ from typing import Final
 
 from asgiws.protocol.errors import Violation
 from asgiws.protocol.websocket import closing
-from asgiws.protocol.websocket.closing import Close
+from asgiws.protocol.websocket.closing import Close, State
 from asgiws.protocol.websocket.receiver import Item
 
 __all__ = ["ClosingHandshake"]
@@ -40,7 +40,7 @@ class ClosingHandshake:
     __slots__ = ("end", "ended_by", "rule", "state")
 
     def __init__(self) -> None:
-        self.state = closing.CONNECTING
+        self.state = State.CONNECTING
         self.end: Close | None = None
         """What the disconnect event says; set once, by the first cause."""
         self.ended_by = ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from asgiws.protocol.websocket import closing
+from asgiws.protocol.websocket.closing import State
 from asgiws.protocol.websocket.keepalive import DEAD, NOTHING, PING_NOW
 from asgiws.server.connection.flow_control import FlowControl
 from asgiws.server.connection.slow_client import is_too_slow
@@ -108,9 +108,9 @@ class ConnectionDeadlines:
         """Count a tick before the accept or after the Close; return what is due."""
         deadlines = self._deadlines
         self._state_ticks += 1
-        if state == closing.CONNECTING:
+        if state == State.CONNECTING:
             return OPENING_LATE if deadlines.handshake and self._state_ticks >= deadlines.handshake else NOTHING
-        if state == closing.DENYING:
+        if state == State.DENYING:
             return SLOW_CLIENT if is_too_slow(self._flow, deadlines) else NOTHING
         if self._flow.progresses():
             # What was written before the Close is still leaving to a slow client.

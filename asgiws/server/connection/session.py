@@ -12,10 +12,11 @@ import asyncio
 from typing import Any, Final
 
 from asgiws.protocol.websocket import closing
-from asgiws.protocol.websocket.closing import CLOSED, CLOSING, CONNECTING, DENYING, LINGERING, OPEN, Close
+from asgiws.protocol.websocket.closing import Close, Moved, State
 from asgiws.protocol.websocket.frames import BINARY_HEADS, TEXT_HEADS
 from asgiws.protocol.websocket.receiver import FRESH_WINDOW, KEPT_WINDOW
 from asgiws.server.asgi import ClientDisconnected, Event, Scope
+from asgiws.server.connection.cork import CORK_MOST_BYTES
 from asgiws.server.connection.flow_control import forget, turn_now_and_then
 from asgiws.server.connection.websocket import WebSocketConnection
 from asgiws.server.state.registry import HANDING_OVER
@@ -23,6 +24,8 @@ from asgiws.telemetry.access_log import log_websocket_open
 
 __all__ = ["WebSocketSession"]
 
+_OPEN: Final = State.OPEN
+"""Where a message passes, a name is faster than an attribute."""
 # Every 128th message of a connection lets the loop turn.
 _TURN_MASK: Final = 127
 
@@ -65,17 +68,17 @@ class WebSocketSession:
         if error is not None:
             incidents.report_fault("raised in websocket", connection.path, error)
         complains = error is None and self._worker.registry.phase < HANDING_OVER
-        if self._closing.state == CONNECTING:
+        if self._closing.state == State.CONNECTING:
             if complains:
                 incidents.report_fault("returned without accepting or refusing websocket", connection.path)
             connection.refuse(500, "app")
-        elif self._closing.state == DENYING:
+        elif self._closing.state == State.DENYING:
             if complains:
                 incidents.report_fault("left its answer incomplete to websocket", connection.path)
             connection.abort()
-        elif self._closing.state == OPEN:
+        elif self._closing.state == State.OPEN:
             connection.begin_close(Close(1000, "") if error is None else Close(1011, "internal error"), "app")
-        elif self._closing.state == CLOSED:
+        elif self._closing.state == State.CLOSED:
             # Messages that the application received after the connection was gone
             self._worker.counters.messages_in += self._receiver.messages_in
         self._worker.registry.on_application_end()
@@ -89,7 +92,7 @@ class WebSocketSession:
             return {"type": "websocket.connect"}
         inbox, receiver, ending = self._inbox, self._receiver, self._closing
         while True:
-            if inbox and ending.state >= OPEN:
+            if inbox and ending.state >= _OPEN:
                 item = inbox.pop(0)
                 if isinstance(item, str):
                     receiver.queued -= len(item)
@@ -98,12 +101,12 @@ class WebSocketSession:
                     receiver.queued -= len(item)
                     return {"type": "websocket.receive", "bytes": item}
                 self._connection.end_with(item)
-            elif receiver.blocked and ending.state in (OPEN, LINGERING, CLOSED) and self._connection.response is None:
+            elif receiver.blocked and self._connection.response is None and ending.state != State.CLOSING:
                 # The inbox was full. The other connections get a turn before the next part of it is parsed.
                 self._connection.parse_held()
                 await asyncio.sleep(0)
-            elif ending.state <= OPEN:
-                if self._cork.held_bytes:
+            elif ending.state <= _OPEN:
+                if self._cork.frames:
                     self._cork.flush()
                 waiter = self._worker.loop.create_future()
                 self._waiters.append(waiter)
@@ -122,7 +125,7 @@ class WebSocketSession:
 
     async def send(self, message: Event) -> None:
         """ASGI `send`. Raises ClientDisconnected once the connection is closed, ValueError and the like for misuse."""
-        if message["type"] != "websocket.send" or self._closing.state != OPEN:
+        if message["type"] != "websocket.send" or self._closing.state != _OPEN:
             await self._send_other(message)
             return
         data: Any = message.get("text")
@@ -145,8 +148,15 @@ class WebSocketSession:
             frame = encoder.encode(data)
         connection.messages_out += 1
         connection.bytes_out += len(frame)
-        if self._inbox or self._cork.held_bytes:
-            self._cork.hold(frame)
+        cork = self._cork
+        if self._inbox or cork.frames:
+            # Not a method of the cork: a call less for each message of a burst
+            if not cork.frames:
+                self._worker.loop.call_soon(cork.flush)
+            cork.frames.append(frame)
+            cork.held_bytes += len(frame)
+            if cork.held_bytes > CORK_MOST_BYTES:
+                cork.flush()
         else:
             self._transport.write(frame)
         if self._flow.write_paused or self._transport.is_closing() or not connection.messages_out & _TURN_MASK:
@@ -158,7 +168,7 @@ class WebSocketSession:
         parts: tuple[bytes, ...]
         if encoder.compresses:
             parts = (await self._worker.encoders.encode_large(encoder, data, self._worker.loop),)
-            if self._closing.state != OPEN:
+            if self._closing.state != State.OPEN:
                 raise self._disconnected()
         else:
             parts = encoder.encode_parts(data)
@@ -183,7 +193,7 @@ class WebSocketSession:
             await asyncio.sleep(0)
             if not ending:
                 return  # the message has left; `receive` reports a Close that arrived meanwhile
-        if self._closing.state >= CLOSING:
+        if self._closing.state >= State.CLOSING:
             raise self._disconnected()
 
     def _disconnected(self) -> ClientDisconnected:
@@ -192,14 +202,14 @@ class WebSocketSession:
     async def _send_other(self, message: Event) -> None:
         """Take everything but a message on an open connection."""
         kind, connection, state = message["type"], self._connection, self._closing.state
-        if state >= CLOSING:
+        if state >= State.CLOSING:
             raise ClientDisconnected(f"{kind} after the websocket closed ({self._closing.final(self._inbox).code})")
-        if state == OPEN:
+        if state == State.OPEN:
             if kind != "websocket.close":
                 raise RuntimeError(f"{kind} on an open websocket, allowed: websocket.send, websocket.close")
             code, reason = message.get("code"), message.get("reason")
             connection.begin_close(closing.check_close(1000 if code is None else code, reason or ""), "app")
-        elif state == DENYING:
+        elif state == State.DENYING:
             if kind != "websocket.http.response.body":
                 raise RuntimeError(f"{kind} in an HTTP response, allowed: websocket.http.response.body")
             await self._send_denial(message)
@@ -209,7 +219,7 @@ class WebSocketSession:
             connection.refuse(403, "app")
         elif kind == "websocket.http.response.start":
             connection.opening().begin_denial(message)
-            self._closing.advance(closing.DENY_BEGAN)
+            self._closing.advance(Moved.DENY_BEGAN)
         else:
             raise RuntimeError(
                 f"{kind} before the websocket is open, allowed: websocket.accept, websocket.close, "
@@ -221,7 +231,7 @@ class WebSocketSession:
         worker, connection = self._worker, self._connection
         response, agreement, connection.subprotocol = connection.opening().accept(message)
         connection.response = None
-        self._closing.advance(closing.ACCEPTED)
+        self._closing.advance(Moved.ACCEPTED)
         if agreement is not None:
             self._encoder = connection.encoder = worker.encoders.encoder_for(agreement)
             self._short_below = min(126, worker.deflate_settings.min_size_bytes)
@@ -246,7 +256,7 @@ class WebSocketSession:
             await self._flow.wait_writable()
         else:
             await asyncio.sleep(0)  # so that a response without an end does not keep the loop from turning
-        if self._closing.state != DENYING:
+        if self._closing.state != State.DENYING:
             raise ClientDisconnected("client left while its handshake was answered")
 
 

@@ -17,7 +17,7 @@ from asgiws.protocol import errors
 from asgiws.protocol.errors import Violation
 from asgiws.protocol.http.fields import Header
 from asgiws.protocol.websocket import closing
-from asgiws.protocol.websocket.closing import CLOSING, CONNECTING, DENYING, OPEN, Close
+from asgiws.protocol.websocket.closing import Close, Moved, State
 from asgiws.protocol.websocket.deflate import DEDICATED
 from asgiws.protocol.websocket.frames import FIN, PING, PONG, encode_frame
 from asgiws.protocol.websocket.handshake import Handshake
@@ -37,6 +37,8 @@ from asgiws.telemetry.access_log import log_websocket_end, log_websocket_refused
 
 __all__ = ["WebSocketConnection"]
 
+_OPEN: Final = State.OPEN
+"""Where a message passes, a name is faster than an attribute."""
 _EARLY_MOST_BYTES: Final = 64 * 1024
 _PING_FRAME: Final = encode_frame(FIN | PING, b"asgiws")
 _CLOSE_WHEN_DUE: Final = {
@@ -81,7 +83,7 @@ class WebSocketConnection(asyncio.Protocol):
         """`receive` calls that wait; more than one only when several tasks receive."""
         self.encoder = worker.encoders.encoder_for(None)
         """Encodes the messages that are sent."""
-        self.cork = Cork(transport, worker.loop)
+        self.cork = Cork(transport)
         self._deadlines = ConnectionDeadlines(worker.deadlines, flow)
         self._lingering: LingeringClose | None = None
         self.subprotocol: str | None = None
@@ -111,7 +113,7 @@ class WebSocketConnection(asyncio.Protocol):
         """Parse what arrived; wake the application when there is a message."""
         self._deadlines.quiet_ticks = 0
         receiver = self.receiver
-        if self.closing.state != OPEN or receiver.blocked:
+        if self.closing.state != _OPEN or receiver.blocked:
             self._on_unparsed(data)
             return
         receiver.feed(data)
@@ -132,7 +134,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """Let `send` continue."""
-        if self._pong_held is not None and self.closing.state == OPEN:
+        if self._pong_held is not None and self.closing.state == State.OPEN:
             self._write_control(self._pong_held)
             self._pong_held = None
         self.flow.resume_writing()
@@ -143,7 +145,7 @@ class WebSocketConnection(asyncio.Protocol):
         A client that half-closes without a Close frame is gone. One whose Close waits in line, or may be in data that
         is not parsed yet, still receives the answers to its earlier messages, for as long as `answer_timeout`.
         """
-        if self.closing.state != OPEN:
+        if self.closing.state != State.OPEN:
             return False
         if (self.receiver.state == ENDED or self.receiver.blocked) and self.transport.can_write_eof():
             self._deadlines.expect_answer()
@@ -154,8 +156,8 @@ class WebSocketConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wake everything that waits, and add up the counts."""
         worker, counters, receiver = self.worker, self.worker.counters, self.receiver
-        unanswered = self.closing.state in (CONNECTING, DENYING)
-        self.closing.advance(closing.TCP_LOST)
+        unanswered = self.closing.state in (State.CONNECTING, State.DENYING)
+        self.closing.advance(Moved.TCP_LOST)
         self.closing.ended_by = self.closing.ended_by or "client"
         self.cork.drop()
         self.flow.end()
@@ -183,7 +185,7 @@ class WebSocketConnection(asyncio.Protocol):
     def on_tick(self, second_passed: bool) -> None:
         """Count one tick towards every deadline. An idle open connection costs the first lines only."""
         receiver, limits = self.receiver, self._deadlines
-        if self.closing.state == OPEN:
+        if self.closing.state == State.OPEN:
             if second_passed and limits.quiet_ticks * self.worker.deadlines.tick_s < 3:
                 receiver.allow_another_second()
             due = limits.tick_open(
@@ -199,9 +201,9 @@ class WebSocketConnection(asyncio.Protocol):
 
     def begin_shutdown(self) -> None:
         """Close, because the server stops."""
-        if self.closing.state == OPEN:
+        if self.closing.state == State.OPEN:
             self.begin_close(Close(self.worker.config.shutdown_code, "service restart"), "server")
-        elif self.closing.state == CONNECTING and self.worker.registry.phase != HANDING_OVER:
+        elif self.closing.state == State.CONNECTING and self.worker.registry.phase != HANDING_OVER:
             self.refuse(503, "server", [(b"retry-after", b"1")])
 
     def abort(self) -> None:
@@ -221,16 +223,16 @@ class WebSocketConnection(asyncio.Protocol):
     def _on_unparsed(self, data: bytes) -> None:
         """Take bytes that are not parsed now: before the accept, while the inbox is full, or after the end."""
         receiver, state = self.receiver, self.closing.state
-        if state == CLOSING:
+        if state == State.CLOSING:
             if receiver.blocked:
                 receiver.hold(data)
             else:
                 receiver.feed(data)
                 self._look_for_close()
-        elif state <= OPEN:
+        elif state <= State.OPEN:
             receiver.hold(data)
             # Two reads at most: the one that filled the inbox, and the one that had begun.
-            if state == OPEN or receiver.held_bytes > _EARLY_MOST_BYTES:
+            if state == State.OPEN or receiver.held_bytes > _EARLY_MOST_BYTES:
                 self.flow.pause_reading()
 
     def parse_held(self) -> None:
@@ -251,7 +253,7 @@ class WebSocketConnection(asyncio.Protocol):
         """Answer pings, each with its payload (RFC 6455 §5.5.2), and measure a pong."""
         receiver = self.receiver
         pings = receiver.pings
-        if pings and self.closing.state == OPEN:
+        if pings and self.closing.state == State.OPEN:
             if self.flow.write_paused:
                 # §5.5.3: only the most recent ping needs an answer, so a client that does not read costs one.
                 self._pong_held = encode_frame(FIN | PONG, pings[-1])
@@ -285,7 +287,7 @@ class WebSocketConnection(asyncio.Protocol):
         self.closing.ended_by = by
         self.worker.counters.websockets_refused += 1
         self._report_refused()
-        self._linger(closing.REFUSED, discard=self.receiver.blocked)
+        self._linger(Moved.REFUSED, discard=self.receiver.blocked)
 
     # ---- the peer's end
 
@@ -305,25 +307,25 @@ class WebSocketConnection(asyncio.Protocol):
         if isinstance(item, Violation):
             self.worker.incidents.reject(item, self.peer.client, self.path)
         answer = self.closing.answer(item)
-        if self.closing.state == OPEN:
+        if self.closing.state == State.OPEN:
             self._write_close(answer)
-            self._linger(closing.CLOSE_DONE, discard=violated)
+            self._linger(Moved.CLOSE_DONE, discard=violated)
 
     def _end_lost(self) -> None:
         """End a connection whose client has gone without a Close."""
         self.closing.ended_by = self.closing.ended_by or "client"
-        self._linger(closing.CLOSE_DONE, discard=False)
+        self._linger(Moved.CLOSE_DONE, discard=False)
 
     def _look_for_close(self) -> None:
         """Read only for the peer's Close, which completes the closing handshake."""
         receiver, inbox = self.receiver, self.inbox
-        while self.closing.state == CLOSING:
+        while self.closing.state == State.CLOSING:
             last = inbox[-1] if inbox else None
             inbox.clear()
             receiver.queued = 0
             receiver.pings.clear()
             if isinstance(last, Close | Violation):
-                self._linger(closing.CLOSE_DONE, discard=isinstance(last, Violation))
+                self._linger(Moved.CLOSE_DONE, discard=isinstance(last, Violation))
             elif receiver.blocked:
                 # One inbox a turn: what is discarded has to be inflated all the same.
                 self.flow.pause_reading()
@@ -334,7 +336,7 @@ class WebSocketConnection(asyncio.Protocol):
                 return
 
     def _discard_more(self) -> None:
-        if self.closing.state == CLOSING:
+        if self.closing.state == State.CLOSING:
             self.receiver.resume()
             self._look_for_close()
 
@@ -344,7 +346,7 @@ class WebSocketConnection(asyncio.Protocol):
         """Send our Close, and await the peer's unless it has arrived (RFC 6455 §7.1.2)."""
         self.closing.begin(close, by)
         self._write_close(close)
-        self._enter(closing.CLOSE_SENT)
+        self._enter(Moved.CLOSE_SENT)
         self.flow.resume_reading()
         self._look_for_close()
 
@@ -396,7 +398,7 @@ class WebSocketConnection(asyncio.Protocol):
     @property
     def is_open(self) -> bool:
         """Whether messages can be sent: the handshake is done and no side has begun to close."""
-        return self.closing.state == OPEN
+        return self.closing.state == State.OPEN
 
     @property
     def client_host(self) -> str | None:
