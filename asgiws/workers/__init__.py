@@ -1,1 +1,1 @@
-"""Several processes: the supervisor, its workers and the reloader."""
+"""Several processes: the supervisor, its workers, and the reloader."""

@@ -1,12 +1,11 @@
-"""Which files count as the application's code, and telling when one of them changes.
+"""Which files are the application's code, and when one of them changes.
 
-With watchfiles installed (`asgiws[reload]`) the system tells of changes; without it, modification times are compared
-every `reload_delay` seconds. Both look at the same files: those below `reload_dir` that match `reload_include` and that
-neither match `reload_exclude` themselves nor stand in a folder that does. Hidden folders are left out, and so is what
-Python itself writes.
+With watchfiles installed (`asgiws[reload]`) the system reports changes; without it, modification times are compared
+every `reload_delay` seconds. Both watch the same files: those below `reload_dir` that match `reload_include`, unless
+they or a folder above them match `reload_exclude`. Hidden folders and the files that Python writes are excluded.
 
-A pattern is for the name, such as `*.html`, or for the end of the path below the watched folder, such as `conf/*.yaml`;
-or for the whole path as seen from the current folder or from the root. `*` stands for folders too.
+A pattern matches a name, such as `*.html`; or the end of the path below the watched folder, such as `conf/*.yaml`; or
+the whole path, absolute or relative to the current folder. `*` matches slashes too.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ class Watched:
         self._delay_s = config.reload_delay
 
     def counts(self, path: str) -> bool:
-        """Tell whether a change of this file, below one of the folders, is a change of the application."""
+        """Return whether a change of this file is a change of the application."""
         for folder in self.folders:
             root = str(folder).rstrip("/")
             if not path.startswith(f"{root}/"):
-                continue  # in another one; or the folder itself, when it is removed or gets other rights
+                continue  # in another folder; or the folder itself, when it is removed or its mode changes
             _, *steps = accumulate(path[len(root) + 1 :].split("/"), "{}/{}".format, initial=root)
             if not any(self._exclude.match(step, root) for step in steps) and self._include.match(path, root):
                 return True
@@ -51,18 +50,18 @@ class Watched:
     async def watch(self, on_change: Callable[[list[str]], None]) -> None:
         """Call `on_change` with the files that have changed, until cancelled."""
         try:
-            import watchfiles  # optional: not everybody has it
+            import watchfiles  # an optional package
         except ModuleNotFoundError:
             await self._poll(on_change)
         else:
             changes = watchfiles.awatch(
-                *self.folders, watch_filter=lambda kind, path: self._told_of(path), debounce=200
+                *self.folders, watch_filter=lambda kind, path: self._is_change(path), debounce=200
             )
             async for found in changes:
                 on_change(sorted({path for _, path in found}))
 
     async def _poll(self, on_change: Callable[[list[str]], None]) -> None:
-        """Look at all files every `reload_delay` seconds."""
+        """Compare all files every `reload_delay` seconds."""
         before = dict(self._stat(self.folders))
         while True:
             await asyncio.sleep(self._delay_s)
@@ -72,8 +71,8 @@ class Watched:
             if changed:
                 on_change(sorted(changed))
 
-    def _told_of(self, path: str) -> bool:
-        """Judge what watchfiles tells: of a new folder only that it is there, not always of the files in it."""
+    def _is_change(self, path: str) -> bool:
+        """Return whether an event of watchfiles counts; a new folder may come without events for its files."""
         return self.counts(path) or (os.path.isdir(path) and any(self._stat([Path(path)])))
 
     def _stat(self, folders: list[Path]) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -87,22 +86,22 @@ class Watched:
                         try:
                             known = os.stat(path)
                         except OSError:
-                            continue  # gone meanwhile
+                            continue  # removed meanwhile
                         yield path, (known.st_mtime_ns, known.st_size)
 
 
 class _Patterns:
-    """Patterns of which a path has to match one; made once, because a look at the files asks for each of them."""
+    """Patterns one of which a path has to match, compiled once."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        # No path has what shells put around the name of a folder.
+        # Shells complete the name of a folder with a slash.
         patterns = [pattern.removeprefix("./").rstrip("/") for pattern in patterns]
         self._whole = _any_of(patterns)
         self._end = _any_of([f"*/{pattern}" for pattern in patterns if "/" in pattern])
         self._here = os.getcwd().rstrip("/") + "/"
 
     def match(self, path: str, root: str) -> bool:
-        """Tell whether a path below `root` matches."""
+        """Return whether a path below `root` matches."""
         whole = self._whole.match
         return bool(
             whole(path.rpartition("/")[2])

@@ -25,6 +25,7 @@ from asgiws.admin.authorization import Authorization
 from asgiws.admin.server import serve_admin
 from asgiws.config.option import OptionError, spelled
 from asgiws.config.options import Config
+from asgiws.protocol.printable import counted
 from asgiws.runner.exit_codes import CANNOT_START, STARTUP_FAILED, fail
 from asgiws.runner.loops import loop_factory, loop_name
 from asgiws.runner.process import describe_process
@@ -210,7 +211,7 @@ class Supervisor:
     async def _end_workers(self) -> None:
         """Drain every worker, and wait until all have exited."""
         self._notifier.stopping()
-        LOG.info("stopping %d workers", len(self.workers()))
+        LOG.info("stopping %s", counted(len(self.workers()), "worker"))
         ended_well = await asyncio.gather(*(slot.close() for slot in (*self.slots, *self._removed)))
         if not all(ended_well) and not self._exit_code:
             self._exit_code = CANNOT_START
@@ -225,7 +226,7 @@ class Supervisor:
         task.add_done_callback(self._tasks.discard)
 
     def _say_ready(self) -> None:
-        status = f"listening on {', '.join(self.addresses)} with {len(self.slots)} workers"
+        status = f"listening on {', '.join(self.addresses)} with {counted(len(self.slots), 'worker')}"
         LOG.info("%s (%s)", status, describe_process(loop_name(loop_factory(self._config.loop))))
         self._notifier.ready(status)
         self._notifier.keep_alive()
@@ -345,17 +346,18 @@ class Supervisor:
             if self._told_to_stop.is_set():
                 return
             self._restarts_wanted -= 1
-            self._notifier.ready(f"{len(self.slots)} workers")
+            self._notifier.ready(counted(len(self.slots), "worker"))
         self._recycle_next()
 
     async def _replace_all(self) -> None:
         """Replace all workers, or none when another order comes or a new one does not start."""
         # An object of its own: the workers that have it were started with it.
         before, self._config = self._config, dataclasses.replace(self._read_config())
-        LOG.info("rolling restart of %d workers", len(self.slots))
+        LOG.info("rolling restart of %s", counted(len(self.slots), "worker"))
         if await prepare_successors(self.slots, self._config, self._is_interrupted):
             draining = await switch_over(self.slots)
-            LOG.info("rolling restart: %d new workers serve, %d old ones drain", len(self.slots), len(draining))
+            serving = counted(len(self.slots), "new worker")
+            LOG.info("rolling restart: %s serving, %d old draining", serving, len(draining))
             self._run(_say_done(draining))
             return
         self._config = before

@@ -1,8 +1,8 @@
-"""A worker process: `python -m asgiws.workers FD`, started by the supervisor with its end of the channel.
+"""A worker process: `python -m asgiws.workers FD`, started by the supervisor; FD is its end of the channel.
 
-A fresh interpreter that serves like a process of its own, on listening sockets that it inherits. It takes its orders
-from the channel and not from signals, which a terminal or a service manager sends to all processes at once: SIGTERM to
-a worker alone asks for a successor, the others are the supervisor's.
+A fresh interpreter that serves like a process without workers, on listening sockets that it inherits. It takes orders
+from the channel and not from signals, which a terminal or a service manager sends to all processes at once. Only
+SIGTERM has a meaning for a single worker: it asks for a successor.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ HEARTBEAT_S: Final = 1.0
 
 
 class Supervised:
-    """The control of a worker: its supervisor."""
+    """The `Control` of a worker: it passes on the orders of the supervisor."""
 
     def __init__(self, pipe: socket.socket, worker_timeout_s: float, *, reports: bool) -> None:
         self._pipe = pipe
         self._reports = reports
-        # Often enough that a late one does not look like a worker that hangs
+        # So often that a late one does not look like a worker that hangs
         self._heartbeat_s = min(HEARTBEAT_S, worker_timeout_s / 4 or HEARTBEAT_S)
         self._run: Run
         self._channel: Channel
@@ -51,12 +51,12 @@ class Supervised:
 
     @contextlib.asynccontextmanager
     async def attach(self, run: Run) -> AsyncIterator[None]:
-        """Listen to the supervisor."""
+        """Take orders until the context ends."""
         self._run = run
         loop = asyncio.get_running_loop()
         self._channel = await Channel.connect(self._pipe, self._on_order, self._on_orphaned)
-        # Until here it ends the process, which has nothing to end in order: the supervisor relies on that.
-        signal.signal(signal.SIGTERM, lambda number, frame: loop.call_soon_threadsafe(self.on_due, "told by SIGTERM"))
+        # Until here SIGTERM ends the process, which has nothing to shut down: the supervisor relies on that.
+        signal.signal(signal.SIGTERM, lambda number, frame: loop.call_soon_threadsafe(self.on_due, "received SIGTERM"))
         self._channel.send({"is": "imported"})
         try:
             yield
@@ -66,7 +66,7 @@ class Supervised:
             self._channel.close()
 
     def on_ready(self, server: Server) -> None:
-        """Tell the supervisor, and go on telling it that the loop turns."""
+        """Report it, and send heartbeats from now on."""
         self._server = server
         self._channel.send({"is": "ready"})
         self._beat()
@@ -76,20 +76,20 @@ class Supervised:
         self._channel.send({"is": "due", "why": why})
 
     def on_stopping(self) -> None:
-        """Tell nothing: the supervisor gave the order."""
+        """Do nothing: the supervisor gave the order."""
 
     def on_stopped(self) -> None:
-        """Tell what was counted until the end; the supervisor sees the process end."""
+        """Send the last report; the supervisor sees the process exit."""
         if self._server is not None:
-            self._tell_alive(self._server)
+            self._send_alive(self._server)
 
-    def _tell_alive(self, server: Server) -> None:
+    def _send_alive(self, server: Server) -> None:
         self._channel.send({"is": "alive", **(server.report() if self._reports else {})})
 
     def _beat(self) -> None:
         assert self._server is not None
         self._heartbeat = asyncio.get_running_loop().call_later(self._heartbeat_s, self._beat)
-        self._tell_alive(self._server)
+        self._send_alive(self._server)
 
     def _on_order(self, order: Message) -> None:
         if order["do"] == "stop":
@@ -103,7 +103,7 @@ class Supervised:
 
     def _on_orphaned(self) -> None:
         if not self._run.told_to_stop.is_set():
-            LOG.error("the supervisor has gone, so this worker stops")
+            LOG.error("the supervisor has exited, so this worker stops")
             self._run.stop()
 
 
@@ -118,13 +118,13 @@ def _answer(server: Server, order: Message) -> object:
 
 
 def main() -> int:
-    """Serve as the supervisor orders; gives the exit code."""
+    """Serve what the supervisor orders; return the exit code."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         # Not SIG_IGN, which programs that the application starts would inherit.
         signal.signal(number, lambda number, frame: None)
     for number in (signal.SIGTTIN, signal.SIGTTOU):
-        signal.signal(number, signal.SIG_IGN)  # else one to all processes would freeze the workers
-    # A worker that hangs is ended with SIGABRT and shows where it hung.
+        signal.signal(number, signal.SIG_IGN)  # their default action would suspend the worker
+    # A worker that hangs is aborted and prints its stacks.
     faulthandler.enable()
     pipe = socket.socket(fileno=int(sys.argv[1]))
     try:
@@ -132,7 +132,7 @@ def main() -> int:
     except EOFError:
         return 0
     config = Config(**order["config"])
-    # Programs that the application starts while it is imported have no part in them; `Listeners` would be too late.
+    # Programs that the application starts while it is imported do not inherit them; `Listeners` would be too late.
     for fd in (pipe.fileno(), *(parse_address(text).fd for text in config.bind)):
         os.set_inheritable(fd, False)
     try:

@@ -95,7 +95,7 @@ def restart(process: ServerProcess, count: int) -> list[int]:
     """Send SIGHUP, and wait until every worker has a successor; gives them."""
     process.signal(signal.SIGHUP)
     pids = [next_worker(process, number) for number in range(1, count + 1)]
-    process.wait_stderr("new workers serve")
+    process.wait_stderr("old draining")
     return pids
 
 

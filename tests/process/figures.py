@@ -35,7 +35,7 @@ def measure_restarts() -> None:
         process.signal(signal.SIGHUP)
         for number in (1, 2):
             next_worker(process, number)
-        process.wait_stderr("rolling restart done")
+        process.wait_stderr("old draining")
         seconds.append(time.monotonic() - began_s)
     load.end()
     process.signal(signal.SIGTERM)

@@ -67,7 +67,7 @@ def test_worker_that_is_added_during_a_restart_has_the_new_options(start: Start,
     process = start(WHOAMI, "--workers", "1", "--config", str(options))
     options.write_text('header = ["X-From: after"]\n')
     process.signal(signal.SIGHUP)
-    process.wait_stderr("rolling restart of 1 workers")
+    process.wait_stderr("rolling restart of 1 worker")
     process.signal(signal.SIGTTIN)
     process.wait_stderr("one worker more, 2 now")
     process.wait_stderr("rolling restart done")
@@ -89,7 +89,7 @@ def test_sigterm_to_all_processes_during_the_import_is_a_stop_like_another(start
     process = start("slow:app", "--app-dir", str(tmp_path), "--workers", "1", wait_ready=False)
     process.wait_stdout("importing")
     process.signal(signal.SIGTERM)
-    process.wait_stderr("stopping 1 workers")
+    process.wait_stderr("stopping 1 worker")
     # The supervisor has ended the worker too.
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for worker in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
@@ -132,7 +132,7 @@ def test_start_that_fails_is_not_told_as_the_end_of_the_supervisor(run_command: 
     """A worker that ends by itself closes its channel; nobody else has gone."""
     ended = run_command(f"{APPS}:startup_fails", "--workers", "1", "--port", "0")
     assert ended.code == 3
-    assert [line for line in ended.stderr if "the supervisor has gone" in line] == []
+    assert [line for line in ended.stderr if "the supervisor has exited" in line] == []
 
 
 # ---- what workers are given

@@ -117,7 +117,7 @@ def test_hangup_during_the_first_start_waits_for_its_end(start: Start, tmp_path:
     process.signal(signal.SIGHUP)
     gate.write_text("go")
     process.wait_ready()
-    process.wait_stderr("rolling restart of 1 workers")
+    process.wait_stderr("rolling restart of 1 worker")
     gate.write_text("go")
     process.wait_stderr("rolling restart done")
 
