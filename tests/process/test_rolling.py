@@ -12,6 +12,7 @@ import pytest
 from tests.process.crew import (
     FRAGILE,
     WHOAMI,
+    WORKERS,
     ask,
     get,
     lines_of,
@@ -113,6 +114,31 @@ def test_restart_whose_new_worker_fails_leaves_the_others_as_they_are(start: Sta
     assert {ask(process.port) for _ in range(20)} <= before
     order.unlink()
     assert set(restart(process, 2)).isdisjoint(before)
+
+
+def test_restart_changes_all_workers_or_none(start: Start, tmp_path: Path) -> None:
+    """A successor that has started drains again when another one does not start; two versions do not stay."""
+    order = tmp_path / "order"
+    process = start(FRAGILE, "--workers", "2", environ={"FRAGILE": str(order)})
+    before = set(workers_of_log(process.stderr))
+    order.write_text("fail but for one")
+    process.signal(signal.SIGHUP)
+    first = next_worker(process, 1)
+    process.wait_stderr("rolling restart given up; the old workers go on")
+    wait_gone(first)
+    assert {ask(process.port) for _ in range(20)} == before
+
+
+@pytest.mark.slow
+def test_worker_that_hangs_does_not_hold_up_a_restart(start: Start) -> None:
+    """It cannot confirm that it accepts no more; the others do not wait for it."""
+    process = start(f"{WORKERS}:hanging", "--workers", "2", "--worker-timeout", "0", "--graceful-timeout", "0.1")
+    with RawClient(process.port) as client:
+        client.send(b"GET /hang HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        process.wait_stdout("hanging")
+        after = set(restart(process, 2))
+        assert {ask(process.port) for _ in range(20)} <= after
+        process.wait_stderr("rolling restart done")
 
 
 def test_hangup_during_a_restart_begins_it_anew(start: Start) -> None:

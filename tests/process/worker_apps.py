@@ -47,9 +47,11 @@ async def lifespan_of(receive: Receive, send: Send) -> None:
 
 
 async def fragile(scope: Scope, receive: Receive, send: Send) -> None:
-    """`whoami` that cannot start while the file that FRAGILE names exists: it fails, or its process dies, or soon."""
+    """`whoami` that starts as the file that FRAGILE names tells it: it fails, or its process dies, or soon."""
     if scope["type"] == "lifespan":
         order = read_order()
+        if order == "fail but for one" and not was_there(Path(os.environ["FRAGILE"] + ".one")):
+            order = ""
         if order == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if order == "die soon":
@@ -59,6 +61,15 @@ async def fragile(scope: Scope, receive: Receive, send: Send) -> None:
             await send({"type": "lifespan.startup.failed", "message": "no database"})
             return
     await whoami(scope, receive, send)
+
+
+def was_there(folder: Path) -> bool:
+    """Make a folder; whether it was there already, as for all processes but the first."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return True
+    return False
 
 
 def read_order() -> str:
