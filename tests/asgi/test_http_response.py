@@ -42,6 +42,29 @@ def test_h10_status_line_has_the_status(serve: Serve, status: int, line: bytes) 
         assert client.read_answer().raw_head.split(b"\r\n")[0] == line
 
 
+@pytest.mark.parametrize(
+    ("given", "name", "values_sent"),
+    [
+        (["Server: mine"], b"server", [b"mine"]),
+        (["DATE: long ago"], b"date", [b"long ago"]),
+        (["X-A: b", "X-A: c"], b"x-a", [b"b", b"c"]),
+        (["X-A: b"], b"server", [b"asgiws"]),
+    ],
+    ids=["Server", "Date", "other", "Server beside another"],
+)
+def test_field_of_an_option_takes_the_place_of_the_default(
+    serve: Serve, given: list[str], name: bytes, values_sent: list[bytes]
+) -> None:
+    """RFC 9110 §5.3: a response has one Server and one Date; the operator's takes precedence."""
+
+    async def talk(receive: Receive, send: Send) -> None:
+        await answer(send)
+
+    with RawClient(serve(on_request(talk), header=given).port) as client:
+        client.send(get())
+        assert values(client.read_answer(), name) == values_sent
+
+
 def test_h10_h18_headers_keep_their_order_and_duplicates(serve: Serve) -> None:
     """ASGI H10: the order is kept. H18: Set-Cookie is never joined."""
     headers = [(b"x-b", b"2"), (b"set-cookie", b"a=1"), (b"x-a", b"1"), (b"set-cookie", b"b=2, c"), (b"x-b", b"\xe9 3")]

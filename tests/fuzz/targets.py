@@ -18,7 +18,8 @@ from typing import Final
 from asgiws.protocol.errors import BAD_DEFLATE, RULES, Violation
 from asgiws.protocol.http.body import ChunkedBody
 from asgiws.protocol.http.forwarded import FORWARDED, FORWARDED_FIELDS, PREFIX, believe, parse_node
-from asgiws.protocol.http.head import HeadReader, RequestHead, parse_head
+from asgiws.protocol.http.head import RequestHead, parse_head
+from asgiws.protocol.http.head_reader import HeadReader
 from asgiws.protocol.limits import Limits
 from asgiws.protocol.proxy_protocol import parse_proxy_header
 from asgiws.protocol.trusted_networks import TrustedNetworks

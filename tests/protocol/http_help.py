@@ -9,7 +9,8 @@ import pytest
 from hypothesis import strategies as st
 
 from asgiws.protocol.errors import RULES, Violation
-from asgiws.protocol.http.head import HeadReader, RequestHead
+from asgiws.protocol.http.head import RequestHead
+from asgiws.protocol.http.head_reader import HeadReader
 from asgiws.protocol.limits import Limits
 
 LIMITS = Limits()

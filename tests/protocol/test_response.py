@@ -347,14 +347,15 @@ def test_line_end_or_nul_in_a_trailer_raises(value: bytes) -> None:
 
 
 def test_rejection_is_a_whole_response_and_ends_the_connection() -> None:
-    """RFC 9112 §9.6; RFC 9110 §15.5.22: 426 names the protocol in Upgrade."""
+    """RFC 9112 §9.6; RFC 9110 §15.5.22: 426 names the protocol in Upgrade, §7.8: and that in Connection."""
     violation = Violation(errors.WEBSOCKET_VERSION, "Sec-WebSocket-Version: 8, allowed: 13")
-    assert encode_rejection(violation, [(b"sec-websocket-version", b"13")]) == (
+    assert encode_rejection(violation) == (
         b"HTTP/1.1 426 Upgrade Required\r\n"
         b"content-type: text/plain; charset=utf-8\r\n"
         b"content-length: 57\r\n"
+        b"upgrade: websocket\r\n"
         b"sec-websocket-version: 13\r\n"
-        b"connection: close\r\n\r\n"
+        b"connection: upgrade, close\r\n\r\n"
         b"websocket-version: Sec-WebSocket-Version: 8, allowed: 13\n"
     )
 

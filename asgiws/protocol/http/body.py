@@ -1,7 +1,7 @@
 """Request bodies of HTTP/1.1 (RFC 9112 §6.2 and §7.1).
 
-A body reader takes what it can from the connection's buffer and gives decoded bytes, or the `Violation` that ends the
-connection. It owns no buffer: what lies behind the body stays in the buffer as the next request.
+A body reader takes what it can from the connection's buffer and returns decoded bytes, or the `Violation` that ends the
+connection. It owns no buffer: bytes after the body stay in the buffer as the next request.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class LengthBody:
         self.complete = length == 0
 
     def is_longer_than(self, size: int) -> bool:
-        """Tell whether more than `size` bytes may still come."""
+        """Return whether more than `size` bytes may still come."""
         return self._remaining > size
 
     def feed(self, data: bytes, buffer: bytearray) -> bytes | Violation:
-        """Take body bytes that came behind those in `buffer`; what is more than the body stays there."""
+        """Take body bytes that follow those in `buffer`; bytes beyond the body stay there."""
         if buffer or len(data) > self._remaining:
             buffer += data
             return self.read(buffer)
@@ -62,7 +62,7 @@ class ChunkedBody:
     """A chunked body: a state machine over the buffer.
 
     States: SIZE (a chunk-size line), DATA (chunk data), DATA_END (the CR LF after it), TRAILERS (field lines up to an
-    empty one), and done, which `complete` tells. Trailer fields are checked and dropped: ASGI has no place for them,
+    empty one), and then `complete`. Trailer fields are checked and dropped: ASGI has no place for them,
     and merging them into the head is what trailer smuggling needs.
     """
 
@@ -79,16 +79,16 @@ class ChunkedBody:
         self.complete = False
 
     def is_longer_than(self, size: int) -> bool:
-        """Tell whether more than `size` bytes may still come, which nobody knows before the last chunk."""
+        """Return whether more than `size` bytes may still come: yes, until the last chunk has arrived."""
         return not self.complete
 
     def feed(self, data: bytes, buffer: bytearray) -> bytes | Violation:
-        """Take bytes that came behind those in `buffer`, and what `read` gives of all of them."""
+        """Append bytes to `buffer`, and read from it."""
         buffer += data
         return self.read(buffer)
 
     def read(self, buffer: bytearray) -> bytes | Violation:
-        """Take chunks from the front of `buffer` and give their data joined; b"" when there is none yet.
+        """Take chunks from the front of `buffer` and return their data joined; b"" when there is none yet.
 
         Linear in the bytes taken: a chunk of one byte costs a step, never a copy of the rest.
         """
@@ -154,7 +154,8 @@ class ChunkedBody:
             digits = digits.rstrip(b" \t")  # §7.1.1: BWS may stand before the semicolon
             if extension.translate(None, _EXTENSION_BYTES):
                 return Violation(errors.BAD_CHUNK_EXTENSION, "control character in a chunk extension, allowed: text")
-        if not 1 <= len(digits) <= 15 or digits.translate(None, _HEX_DIGITS):
+        # Zeros before the number say nothing; without them, 15 digits are below 2^60.
+        if not digits or len(digits.lstrip(b"0")) > 15 or digits.translate(None, _HEX_DIGITS):
             return Violation(
                 errors.BAD_CHUNK_SIZE, f"chunk size {printable(digits)}, allowed: 1 to 15 hexadecimal digits"
             )
@@ -182,5 +183,5 @@ BodyReader = LengthBody | ChunkedBody
 
 
 def body_reader(head: RequestHead, limits: Limits) -> BodyReader:
-    """Give the reader for the body that `head` announces (RFC 9112 §6.3)."""
+    """Return the reader of the body that `head` announces (RFC 9112 §6.3)."""
     return ChunkedBody(limits) if head.chunked else LengthBody(head.content_length or 0)

@@ -1,4 +1,4 @@
-"""Header fields (RFC 9110 §5): their names, what stands in their values, and values that are lists."""
+"""Header fields (RFC 9110 §5): names, the bytes allowed in values, and values that are lists."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def header_tokens(values: list[bytes] | tuple[bytes, ...]) -> tuple[bytes, ...]:
 
 
 def is_token(value: bytes) -> bool:
-    """Tell whether `value` is a token (RFC 9110 §5.6.2)."""
+    """Return whether `value` is a token (RFC 9110 §5.6.2)."""
     return bool(value) and not value.translate(None, TOKEN_BYTES)
 
 
 def printable(value: bytes, most: int = 40) -> str:
-    """Give what a peer sent in a form that is safe in logs, answers and close reasons: short, escaped ASCII."""
+    """Return bytes of a peer in a form that is safe in logs, responses and close reasons: short, escaped ASCII."""
     text = ascii(value[:most].decode("latin-1"))[1:-1]
     return f"{text}..." if len(value) > most else text

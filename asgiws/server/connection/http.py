@@ -18,8 +18,8 @@ from asgiws.protocol import errors
 from asgiws.protocol.errors import Violation
 from asgiws.protocol.http.body import BodyReader, body_reader
 from asgiws.protocol.http.connection_state import NEXT, Moved, State
-from asgiws.protocol.http.fields import Header
-from asgiws.protocol.http.head import HeadReader, RequestHead
+from asgiws.protocol.http.head import RequestHead
+from asgiws.protocol.http.head_reader import HeadReader
 from asgiws.protocol.http.response import encode_rejection
 from asgiws.protocol.printable import escape
 from asgiws.protocol.websocket.handshake import asks_for_websocket, check_handshake, origin_allowed
@@ -54,7 +54,7 @@ class HTTPConnection(asyncio.Protocol):
 
     def __init__(self, worker: WorkerState) -> None:
         self.worker = worker
-        self._reader = HeadReader(worker.limits, worker.known_heads)
+        self._reader = HeadReader(worker.limits, worker.heads)
         self._state = State.NEW
         self._ticks = 0
         """Ticks in the present wait: for a head, a body, a next request, or the client to take what was sent."""
@@ -412,7 +412,7 @@ class HTTPConnection(asyncio.Protocol):
         cycle, self._cycle = self._cycle, None
         self.worker.incidents.reject(violation, self._peer.client, path if cycle is None else cycle.head.target)
         if cycle is None or cycle.response.head_pending:
-            self._transport.write(encode_rejection(violation, _extra_fields(violation)))
+            self._transport.write(encode_rejection(violation))
         self._finish(discard=True)
         if cycle is not None:
             cycle.disconnect()
@@ -426,15 +426,3 @@ class HTTPConnection(asyncio.Protocol):
         self._lingering = LingeringClose(
             self._transport, self.worker.deadlines.close, discard=discard and not self._half_closed
         )
-
-
-def _extra_fields(violation: Violation) -> list[Header]:
-    """Return the fields that a status asks for."""
-    if violation.rule.code == 426:
-        # RFC 9110 §15.5.22 and RFC 6455 §4.4
-        return [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")]
-    if violation.rule.code == 405:
-        return [(b"allow", b"GET")]
-    if violation.rule.code in (429, 503):
-        return [(b"retry-after", b"1")]
-    return []

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from asgiws.config.options import Config
-from asgiws.protocol.http.head import KnownHeads
+from asgiws.protocol.http.head_cache import HeadCache
 from asgiws.protocol.trusted_networks import TrustedNetworks
 from asgiws.server.asgi import ASGIApp
 from asgiws.server.state.admission import Admission
@@ -29,7 +29,7 @@ class WorkerState:
 
     __slots__ = (
         "admission", "app", "began_s", "config", "counters", "deadlines", "default_fields", "deflate_settings",
-        "encoders", "forwarded_names", "incidents", "known_heads", "lag_s", "lifespan_state", "limits", "loop",
+        "encoders", "forwarded_names", "heads", "incidents", "lag_s", "lifespan_state", "limits", "loop",
         "proxies", "registry",
     )  # fmt: skip
 
@@ -50,8 +50,8 @@ class WorkerState:
         self.admission = Admission(config)
         self.encoders = Encoders(self.deflate_settings)
         self.incidents = Incidents(config, self.counters, self.registry)
-        self.known_heads: KnownHeads = {}
-        """Request heads of this second; see `HeadReader`."""
+        self.heads = HeadCache(self.limits)
+        """Request heads of this second."""
         self.default_fields = b""
         """Encoded fields that every response has: Date, Server and those of the operator."""
         self.lifespan_state: dict[str, Any] | None = None
@@ -61,20 +61,17 @@ class WorkerState:
 
     def second_passed(self) -> None:
         """Begin the next second of everything that is limited or kept by the second."""
-        self.known_heads.clear()
+        self.heads.clear()
         self.encoders.forget()
         self.admission.second_passed()
         self.incidents.second_passed()
 
 
 def server_fields(config: Config, date: str) -> bytes:
-    """Encode the fields that every response has."""
-    lines = []
-    if config.date_header:
-        lines.append(f"date: {date}\r\n")
-    if config.server_header:
-        lines.append("server: asgiws\r\n")
-    for entry in config.header:
-        name, _, value = entry.partition(":")
-        lines.append(f"{name.lower()}: {value.strip()}\r\n")
-    return "".join(lines).encode("latin-1")
+    """Encode the fields of every response: those of the operator, and Date and Server where it gives none."""
+    given = [(name.lower(), value.strip()) for name, _, value in (entry.partition(":") for entry in config.header)]
+    names = {name for name, _ in given}
+    fields = [("date", date)] if config.date_header and "date" not in names else []
+    if config.server_header and "server" not in names:
+        fields.append(("server", "asgiws"))
+    return "".join(f"{name}: {value}\r\n" for name, value in fields + given).encode("latin-1")

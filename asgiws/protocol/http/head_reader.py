@@ -1,0 +1,87 @@
+"""Finds the end of each request head in a stream of bytes (RFC 9112 §2.2), and refuses early what cannot become one."""
+
+from __future__ import annotations
+
+from asgiws.protocol import errors
+from asgiws.protocol.errors import Violation
+from asgiws.protocol.http.fields import TOKEN_BYTES
+from asgiws.protocol.http.head import RequestHead, line_too_long, not_http
+from asgiws.protocol.http.head_cache import HeadCache
+from asgiws.protocol.limits import Limits
+
+__all__ = ["HeadReader"]
+
+
+class HeadReader:
+    """Collects bytes until a whole request head is there.
+
+    Cost is linear in the bytes fed, however they are cut. Bytes after the head stay in `buffer`: they are the body,
+    the next request or WebSocket frames, and belong to the caller. Readers with the same limits may share a cache.
+    """
+
+    __slots__ = ("_cache", "_empty_line_seen", "_limits", "_scanned", "buffer")
+
+    def __init__(self, limits: Limits, cache: HeadCache | None = None) -> None:
+        self._limits = limits
+        self._cache = HeadCache(limits) if cache is None else cache
+        self._scanned = 0
+        self._empty_line_seen = False
+        self.buffer = bytearray()
+
+    def feed(self, data: bytes) -> RequestHead | Violation | None:
+        """Take bytes that arrived; return one head if it is whole now, None while it can still become one."""
+        if not self.buffer and not data.startswith(b"\r\n"):
+            end = data.find(b"\r\n\r\n")
+            if 0 < end == len(data) - 4 <= self._limits.head_bytes:
+                # One head and nothing else, as almost always
+                self._empty_line_seen = False
+                return self._cache.parse(data)
+        self.buffer += data
+        return self.next_head()
+
+    def next_head(self) -> RequestHead | Violation | None:
+        """Take one head from `buffer`; return None while it is incomplete and can still become one."""
+        buffer = self.buffer
+        # RFC 9112 §2.2: a server SHOULD ignore at least one empty line before the request line
+        if buffer.startswith(b"\r\n") and not self._empty_line_seen:
+            del buffer[:2]
+            self._scanned = 0
+            self._empty_line_seen = True
+        end = buffer.find(b"\r\n\r\n", max(0, self._scanned - 3))
+        if end < 0:
+            return self._check_incomplete()
+        self._scanned = 0
+        self._empty_line_seen = False
+        if end > self._limits.head_bytes:
+            return self._too_large(end)
+        head = bytes(buffer[: end + 4])
+        del buffer[: end + 4]
+        return self._cache.parse(head)
+
+    def _check_incomplete(self) -> Violation | None:
+        """Refuse at once what no further byte can make a request head."""
+        buffer, limits = self.buffer, self._limits
+        if not buffer:
+            return None
+        size = len(buffer)
+        if buffer[0] not in TOKEN_BYTES and buffer != b"\r":
+            return not_http(bytes(buffer[:8]))
+        seen = self._scanned
+        fresh = bytes(buffer[seen - 1 if seen and buffer[seen - 1] == 0x0D else seen :])
+        if fresh.count(b"\n") != fresh.count(b"\r\n"):
+            return Violation(errors.BARE_LINE_END, "line end without CR, lines end with CR LF")
+        self._scanned = size
+        # Searched once, when as many bytes are there as the longest line has with its end
+        longest = limits.request_line_bytes + 2
+        if seen < longest <= size and buffer.find(b"\r\n", 0, longest) < 0:
+            return self._too_large(size)
+        return self._too_large(size) if size > limits.head_bytes + 3 else None
+
+    def _too_large(self, size: int) -> Violation:
+        line_end = self.buffer.find(b"\r\n")
+        line_bytes = size if line_end < 0 else line_end
+        if line_bytes > self._limits.request_line_bytes:
+            return line_too_long(line_bytes, self._limits)
+        return Violation(
+            errors.HEAD_TOO_LARGE, f"request head of {size} bytes or more, limit {self._limits.head_bytes}"
+        )
