@@ -278,7 +278,7 @@ class RequestCycle:
             return
         if error is None and worker.registry.phase < HANDING_OVER:
             last = f"its last message was {self._last_sent}" if self._last_sent else "it sent no message"
-            if offers_files and self._last_sent == "http.response.start":
+            if offers_files and response.head_pending:  # some hold back the start until they have seen the body
                 last += "; a middleware that does not know http.response.pathsend may have dropped it, serve without "
                 last += "--sendfile"
             worker.incidents.report_fault(f"returned without a whole response ({last}) to", name)
