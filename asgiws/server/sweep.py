@@ -58,11 +58,40 @@ class Sweep:
     def turn(self) -> None:
         """Tick the next connections, and continue when the loop has turned, or at the next tick after the last one."""
         worker, began_s = self._worker, time.monotonic()
-        if self._left is None:
-            self._begin(began_s)
-            self._left = iter(list(worker.registry.connections))
+        try:
+            if self._left is None:
+                self._left = iter(list(worker.registry.connections))
+                self._begin(began_s)
+            self._tick_next()
+        finally:  # a fault must not end the sweep, and with it all deadlines
+            now_s = time.monotonic()
+            self._spent_s += now_s - began_s
+            if self._left is not None:
+                self._handle = worker.loop.call_soon(self.turn)
+            else:
+                worker.counters.sweeps.add(self._spent_s)
+                self._handle = worker.loop.call_later(max(0.0, self._due_s - now_s), self.turn)
+
+    def _begin(self, now_s: float) -> None:
+        worker = self._worker
+        self._spent_s = 0.0
+        if self._due_s:
+            worker.lag_s = max(0.0, now_s - self._due_s)
+            worker.counters.lag.add(worker.lag_s)
+        self._due_s = now_s + worker.deadlines.tick_s
+        self._second_passed = now_s - self._second_at_s >= 1
+        if self._second_passed:
+            self._second_at_s = now_s
+            worker.default_fields = server_fields(worker.config, formatdate(usegmt=True))
+            worker.second_passed()
+            self._on_second()
+
+    def _tick_next(self) -> None:
+        assert self._left is not None
+        connections = self._worker.registry.connections
         some = list(islice(self._left, _CONNECTIONS_PER_TURN))
-        connections = worker.registry.connections
+        if len(some) < _CONNECTIONS_PER_TURN:
+            self._left = None
         for connection in some:
             if connection not in connections:
                 continue  # it has ended between two turns
@@ -71,27 +100,3 @@ class Sweep:
             except Exception:  # a fault of ours in one connection; the others have deadlines too
                 LOG.exception("a deadline could not be kept, its connection is ended")
                 connection.abort()
-        now_s = time.monotonic()
-        self._spent_s += now_s - began_s
-        if len(some) == _CONNECTIONS_PER_TURN:
-            self._handle = worker.loop.call_soon(self.turn)
-        else:
-            self._left = None
-            worker.counters.sweeps.add(self._spent_s)
-            self._handle = worker.loop.call_later(max(0.0, self._due_s - now_s), self.turn)
-
-    def _begin(self, now_s: float) -> None:
-        worker = self._worker
-        self._spent_s = 0.0
-        if self._due_s:
-            worker.lag_s = max(0.0, now_s - self._due_s)
-            worker.counters.lag.add(worker.lag_s)
-            if worker.lag_s >= _BLOCKED_S:
-                worker.incidents.on_blocked_loop(worker.lag_s)
-        self._due_s = now_s + worker.deadlines.tick_s
-        self._second_passed = now_s - self._second_at_s >= 1
-        if self._second_passed:
-            self._second_at_s = now_s
-            worker.default_fields = server_fields(worker.config, formatdate(usegmt=True))
-            worker.second_passed()
-            self._on_second()

@@ -92,3 +92,32 @@ def test_turn_of_the_loop_ticks_at_most_so_many_connections(loop_name: str) -> N
 def test_connection_that_ended_between_two_turns_is_not_ticked(loop_name: str) -> None:
     _, made, _ = run_sweep(loop_name, end_early=100)
     assert sorted(connection.ticks for connection in made) == [0] * 100 + [1] * (COUNT - 100)
+
+
+def test_fault_in_what_is_done_each_second_does_not_end_the_sweep(loop_name: str) -> None:
+    """Deadlines are kept, also those of later ticks; the loop's exception handler hears of the fault."""
+    faults = []
+
+    async def run() -> int:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, details: faults.append(details["exception"]))
+        worker, place = WorkerState(echo, Config.from_options({"answer_timeout": 0.02}), loop), Place()
+        connection = FakeConnection(place)
+        worker.registry.connections.add(connection)
+
+        def fail() -> None:
+            raise LookupError("each second")
+
+        sweep = Sweep(worker, fail)
+        place.left = 3
+        loop.call_soon(sweep.start)
+        await place.done.wait()
+        sweep.stop()
+        return connection.ticks
+
+    loop = loop_factory(loop_name)()
+    try:
+        assert loop.run_until_complete(run()) == 3
+    finally:
+        loop.close()
+    assert [str(fault) for fault in faults] == ["each second"]
