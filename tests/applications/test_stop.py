@@ -13,6 +13,7 @@ from tests.raw import RawClient, close
 APPS = "tests.applications.apps"
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POLL = b"GET /socket.io/?EIO=4&transport=polling%s HTTP/1.1\r\nHost: localhost\r\n\r\n"
+MISSING = "the applications are not installed: pip install -e '.[applications]'"
 LONG = ("--factory", "--graceful-timeout", "600")
 
 
@@ -29,7 +30,7 @@ def request_mcp(client: RawClient, method: str, body: dict[str, object] | None, 
 
 
 def test_event_stream_of_sse_starlette_ends(start: Start) -> None:
-    pytest.importorskip("sse_starlette")
+    pytest.importorskip("sse_starlette", reason=MISSING)
     process = start(f"{APPS}:make_events", *LONG)
     with RawClient(process.port) as client:
         client.send(GET)
@@ -42,7 +43,7 @@ def test_event_stream_of_sse_starlette_ends(start: Start) -> None:
 
 
 def test_event_stream_of_fastmcp_ends(start: Start) -> None:
-    pytest.importorskip("fastmcp")
+    pytest.importorskip("fastmcp", reason=MISSING)
     process = start(f"{APPS}:make_mcp", *LONG)
     hello = {"protocolVersion": "2025-03-26", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
     with RawClient(process.port) as client, RawClient(process.port) as events:
@@ -62,7 +63,7 @@ def test_event_stream_of_fastmcp_ends(start: Start) -> None:
 
 def test_long_poll_of_socketio_is_answered(start: Start) -> None:
     """It is a request that the application is still working on, and ends with its answer, the next ping."""
-    pytest.importorskip("socketio")
+    pytest.importorskip("socketio", reason=MISSING)
     process = start(f"{APPS}:make_socketio", *LONG)
     with RawClient(process.port) as client:
         client.send(POLL % b"")
@@ -76,7 +77,7 @@ def test_long_poll_of_socketio_is_answered(start: Start) -> None:
 
 
 def test_websocket_of_socketio_is_closed(start: Start) -> None:
-    pytest.importorskip("socketio")
+    pytest.importorskip("socketio", reason=MISSING)
     process = start(f"{APPS}:make_socketio", *LONG)
     with RawClient(process.port) as client:
         client.open_websocket("/socket.io/?EIO=4&transport=websocket")
@@ -90,7 +91,7 @@ def test_websocket_of_socketio_is_closed(start: Start) -> None:
 
 def test_thread_of_marimo_does_not_keep_the_process(start: Start) -> None:
     """The interpreter would wait for an executor's thread that waits for ever."""
-    pytest.importorskip("marimo")
+    pytest.importorskip("marimo", reason=MISSING)
     process = start(f"{APPS}:make_marimo", *LONG)
     with RawClient(process.port) as page, RawClient(process.port) as websocket:
         page.send(GET)
