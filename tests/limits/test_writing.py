@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 from asgiws.server.asgi import Scope
 from tests.apps import Receive, Recorder, Send, refuse_lifespan
@@ -32,6 +33,7 @@ def test_only_the_newest_of_pings_that_could_not_be_answered_is_answered(serve: 
         # A handshake on the same loop comes back only after the pings were read.
         with RawClient(server.port) as other:
             other.open_websocket()
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024 * 1024)  # else it takes half a minute
         assert client.read_frame() == (0x82, bytes(16 * 1024 * 1024))
         client.send(close())
         pongs = []
