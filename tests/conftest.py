@@ -61,14 +61,14 @@ def pytest_report_to_serializable() -> Generator[None, Any, Any]:
 
 
 def escaped(value: Any) -> Any:
-    """Return a JSON value whose strings can be encoded as UTF-8."""
+    """Return a value, and all in it, with strings that can be encoded as UTF-8."""
     match value:
         case str():
             return value.encode(errors="backslashreplace").decode()
         case dict():
             return {escaped(key): escaped(item) for key, item in value.items()}
         case list() | tuple():
-            return [escaped(item) for item in value]
+            return type(value)(map(escaped, value))
     return value
 
 
