@@ -220,7 +220,7 @@ class Config:
     max_lifetime: float = _deadline(0, "Close each WebSocket (1001) after this long, +/-10 % at random")
     ping_interval: float = _deadline(20, "Ping a client that is silent for this long",
                                      aliases=("ws-ping-interval",), common=True)  # fmt: skip
-    ping_timeout: float = _deadline(20, "Wait this long for an answer to a ping",
+    ping_timeout: float = _deadline(20, "Close a WebSocket (1011) that is silent for this long after a ping",
                                     aliases=("ws-ping-timeout",))  # fmt: skip
 
     # ---- Limits
@@ -303,7 +303,7 @@ class Config:
         if not self.ssl_certfile:
             for name in ("ssl_keyfile", "ssl_keyfile_password", "ssl_ca_certs", "ssl_client_cert", "ssl_ciphers"):
                 if getattr(self, name) not in ("", "none"):
-                    raise OptionError(f"{spelled(name)} was given without --ssl-certfile, allowed: with it, for TLS")
+                    raise OptionError(f"{spelled(name)} was given without --ssl-certfile, allowed: together with it")
         elif self.ssl_client_cert == "none" and self.ssl_ca_certs:
             raise OptionError(
                 "--ssl-ca-certs was given but no client certificates are asked for, allowed: with --ssl-client-cert "

@@ -147,11 +147,11 @@ def test_fault_is_found_before_the_application_is_started(run_command: RunComman
     [
         (
             ["--ssl-keyfile", "a.key"],
-            "--ssl-keyfile was given without --ssl-certfile, allowed: with it, for TLS",
+            "--ssl-keyfile was given without --ssl-certfile, allowed: together with it",
         ),
         (
             ["--ssl-client-cert", "required"],
-            "--ssl-client-cert was given without --ssl-certfile, allowed: with it, for TLS",
+            "--ssl-client-cert was given without --ssl-certfile, allowed: together with it",
         ),
         (
             ["--ssl-certfile", "a.pem", "--ssl-client-cert", "required"],
@@ -161,7 +161,7 @@ def test_fault_is_found_before_the_application_is_started(run_command: RunComman
         (
             ["--ssl-certfile", "a.pem", "--ssl-ca-certs", "b.pem"],
             "--ssl-ca-certs was given but no client certificates are asked for, allowed: with --ssl-client-cert "
-            "optional or required; the server's own chain belongs into --ssl-certfile",
+            "optional or required; the server's own chain belongs in --ssl-certfile",
         ),
     ],
 )
