@@ -2,12 +2,16 @@
 
     GET /metrics                        Prometheus' text format, or OpenMetrics when that is asked for
     GET /livez, /readyz                 200 or 503
-    GET /status                         all that is known, as JSON
+    GET /status                         the whole status, as JSON
     GET /                               the live view, a page
-    /live                               WebSocket: the status, once a second
-    POST /connections/ID/close?code=    close a WebSocket, with 1000 unless a code is given; ID as the status has it
+    /live                               WebSocket: the status once a second, with new samples of the history
+    GET /connections?path=&client=      open WebSockets of a path and client, as JSON
+    POST /connections/ID/close?code=    close one WebSocket, with 1000 unless a code is given; ID as in the status
+    POST /connections/close?path=&client=&percent=&over=&worker=&code=
+                                        close many WebSockets, with 1012 unless a code is given
+    POST /workers/PID/drain             replace a worker
 
-Who may do what is in `asgiws.admin.authorization`. Answers are one line of text, unless they are data.
+`asgiws.admin.authorization` decides who may do what. Responses are one line of text, or data.
 """
 
 from __future__ import annotations
@@ -17,14 +21,17 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs
 
 from asgiws.admin.authorization import Authorization
+from asgiws.admin.history import History
 from asgiws.admin.source import Source
+from asgiws.config.option import Option
 from asgiws.protocol.http.fields import Header
-from asgiws.protocol.printable import escape
+from asgiws.protocol.printable import escape, printable
 from asgiws.protocol.websocket.closing import is_close_code
 from asgiws.server.asgi import Event, Receive, Scope, Send
 from asgiws.telemetry.access_log import format_address
@@ -37,22 +44,40 @@ __all__ = ["AdminApp"]
 _TEXT: Final = "text/plain; charset=utf-8"
 _REASON: Final = "closed by the operator"
 _LIVE_S: Final = 1.0
-# For the token of a page, which cannot send it with its handshake
+# For a page to send its token, which it cannot do with its handshake
 _TOKEN_S: Final = 5.0
-# In the range for applications, like 401 in HTTP
+# In the range of application codes, like 401 in HTTP
 _CLOSE_DENIED: Final = 4401
-_NO_CLIENT: Final = "prometheus-client is not installed: pip install 'asgiws[metrics]'"
+_NO_CLIENT: Final = (
+    "prometheus-client is not installed: run pip install prometheus-client in the server's environment, or install "
+    "asgiws from its clone with pip install '.[metrics]'"
+)
+_NUMBER: Final = "[0-9]{1,19}"
+_ROUTES: Final = tuple(
+    (method, re.compile(pattern), name)
+    for method, pattern, name in (
+        ("GET", "/livez", "livez"), ("GET", "/readyz", "readyz"), ("GET", "/metrics", "metrics"),
+        ("GET", "/status", "status"), ("GET", "/", "show_page"), ("GET", "/connections", "find"),
+        ("POST", "/connections/close", "close_many"), ("POST", f"/connections/({_NUMBER})-({_NUMBER})/close", "close"),
+        ("POST", f"/workers/({_NUMBER})/drain", "drain"),
+    )
+)  # fmt: skip
+_PATHS: Final = "/, /status, /live, /metrics, /livez, /readyz, /connections, /workers/PID/drain"
+_OVER: Final = Option("seconds", "", name="over")
+_PERCENT: Final = Option("count", "", least=1, most=100, name="percent")
+_WORKER: Final = Option("count", "", name="worker")
 
 _Answer = tuple[int, bytes, str, list[Header]]
-"""Status, body, content type and more fields."""
+"""Status, body, content type and further fields."""
 
 
 class AdminApp:
     """The routes."""
 
-    def __init__(self, source: Source, access: Authorization) -> None:
+    def __init__(self, source: Source, access: Authorization, history: History) -> None:
         self._source = source
         self._access = access
+        self._history = history
         self._denials = 0
         """Requests with a wrong token."""
         self._page, self._policy = _load_page()
@@ -62,38 +87,39 @@ class AdminApp:
         if scope["type"] == "websocket":
             await self._serve_live(scope, receive, send)
         elif scope["type"] == "http":
-            await self._serve_http(scope, send)
+            await _send(send, *await self._answer(scope))
 
-    async def _serve_http(self, scope: Scope, send: Send) -> None:
+    async def _answer(self, scope: Scope) -> _Answer:
         method, path = scope["method"], scope["path"]
-        closing = re.fullmatch(r"/connections/([0-9]{1,19})-([0-9]{1,19})/close", path)
-        routes = {"/livez": self._livez, "/readyz": self._readyz, "/metrics": self._metrics, "/status": self._status,
-                  "/": self._show_page}  # fmt: skip
-        allowed = ("POST",) if closing else ("GET", "HEAD")
-        if closing is None and path not in routes:
-            answer = _line(404, "no such path here; allowed: /, /status, /live, /metrics, /livez, /readyz")
-        elif method not in allowed:
-            answer = _line(405, f"allowed: {', '.join(allowed)}", [(b"allow", ", ".join(allowed).encode())])
-        elif path in ("/livez", "/readyz"):
-            answer = routes[path](scope)  # an orchestrator that has the wrong token must not restart the server
-        elif self._access.presents_wrong_token(scope):
+        routes = ((allowed, name, pattern.fullmatch(path)) for allowed, pattern, name in _ROUTES)
+        allowed, name, found = next((route for route in routes if route[2]), ("", "", None))
+        if found is None:
+            return _line(404, f"no such path here, allowed: {_PATHS}")
+        if method not in (methods := ("GET", "HEAD") if allowed == "GET" else (allowed,)):
+            return _line(405, f"allowed: {', '.join(methods)}", [(b"allow", ", ".join(methods).encode())])
+        # An orchestrator with a wrong token must not restart the server.
+        if name not in ("livez", "readyz") and self._access.presents_wrong_token(scope):
             self._count_denial(scope)
-            answer = _line(401, "wrong token", [(b"www-authenticate", b"Bearer")])
-        elif closing is not None:
-            answer = await self._close(scope, int(closing[1]), int(closing[2]))
-        else:
-            answer = routes[path](scope)
-        await _send(send, *answer)
+            return _line(401, "wrong token", [(b"www-authenticate", b"Bearer")])
+        if allowed == "POST" and not self._access.may_close(scope):
+            return self._not_allowed("closing connections")
+        try:
+            answer: _Answer = await getattr(self, f"_{name}")(scope, *found.groups())
+        except ValueError as error:
+            return _line(400, printable(str(error)))
+        except TimeoutError:
+            return _line(504, "the worker does not answer")
+        return answer
 
     # ---- routes
 
-    def _livez(self, scope: Scope) -> _Answer:
+    async def _livez(self, scope: Scope) -> _Answer:
         return _line(200, "alive")
 
-    def _readyz(self, scope: Scope) -> _Answer:
+    async def _readyz(self, scope: Scope) -> _Answer:
         return _line(200, "ready") if self._source.ready else _line(503, "not ready")
 
-    def _metrics(self, scope: Scope) -> _Answer:
+    async def _metrics(self, scope: Scope) -> _Answer:
         accept = b",".join(value for name, value in scope["headers"] if name == b"accept").decode("latin-1")
         try:
             body, content_type = expose(self._full_status(), accept)
@@ -101,32 +127,51 @@ class AdminApp:
             return _line(501, _NO_CLIENT)
         return 200, body, content_type, []
 
-    def _status(self, scope: Scope) -> _Answer:
+    async def _status(self, scope: Scope) -> _Answer:
         if not self._access.may_see(scope):
             return self._not_allowed("seeing connections")
-        status = self._full_status() | {"may_close": self._access.may_close(scope)}
-        return 200, json.dumps(status).encode(), "application/json", []
+        return _json(self._full_status() | {"may_close": self._access.may_close(scope)})
 
-    def _show_page(self, scope: Scope) -> _Answer:
+    async def _show_page(self, scope: Scope) -> _Answer:
         headers = [(b"content-security-policy", self._policy), (b"referrer-policy", b"no-referrer")]
         return 200, self._page, "text/html; charset=utf-8", headers
 
-    async def _close(self, scope: Scope, pid: int, number: int) -> _Answer:
-        if not self._access.may_close(scope):
-            return self._not_allowed("closing connections")
-        codes = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get("code", ["1000"])
-        text = codes[0] if len(codes) == 1 else ""
-        code = int(text) if re.fullmatch("[0-9]{4}", text) else 0
-        if not is_close_code(code):
-            return _line(400, f"code {escape(text)!r} was given, allowed: 1000-1003, 1007-1014, 3000-4999")
-        try:
-            found = await self._source.close_connection(pid, number, code, _REASON)
-        except TimeoutError:
-            return _line(504, "the worker does not answer")
-        if not found:
+    async def _find(self, scope: Scope) -> _Answer:
+        if not self._access.may_see(scope):
+            return self._not_allowed("seeing connections")
+        query = _query(scope, "path", "client")
+        return _json(await self._source.find_connections(path=query.get("path", ""), client=query.get("client", "")))
+
+    async def _close(self, scope: Scope, pid: str, number: str) -> _Answer:
+        code = _close_code(_query(scope, "code"), 1000)
+        if not await self._source.close_connection(int(pid), int(number), code, _REASON):
             return _line(404, f"no open connection {pid}-{number}")
-        LOG.info("connection %d-%d closed with %d by the operator", pid, number, code)
+        LOG.info("connection %s-%s closed with %d by the operator", pid, number, code)
         return _line(200, f"closed {pid}-{number} with {code}")
+
+    async def _close_many(self, scope: Scope) -> _Answer:
+        query = _query(scope, "path", "client", "percent", "over", "worker", "code")
+        if not {"path", "client", "percent", "worker"} & query.keys():
+            raise ValueError("nothing was given, allowed: path, client, worker or percent; percent=100 closes all")
+        code, over_s = _close_code(query, 1012), _OVER.convert(query.get("over", 0))
+        count = await self._source.close_many(
+            path=query.get("path", ""),
+            client=query.get("client", ""),
+            percent=_PERCENT.convert(query.get("percent", 100)),
+            over_s=over_s,
+            code=code,
+            reason=_REASON,
+            pid=_WORKER.convert(query["worker"]) if "worker" in query else None,
+        )
+        what = f"{count} connection{'' if count == 1 else 's'} with {code} over {over_s:g} s"
+        LOG.info("closing %s by order of the operator", what)
+        return _line(200, f"closing {what}")
+
+    async def _drain(self, scope: Scope, pid: str) -> _Answer:
+        if not await self._source.drain_worker(int(pid)):
+            return _line(404, f"no worker with process {pid} serves")
+        LOG.info("worker process %s is drained by order of the operator", pid)
+        return _line(200, f"draining process {pid}")
 
     # ---- the live view
 
@@ -136,7 +181,7 @@ class AdminApp:
             self._count_denial(scope)
             await _deny(send, _line(401, "wrong token", [(b"www-authenticate", b"Bearer")]))
         elif scope["path"] != "/live":
-            await _deny(send, _line(404, "no such path here; allowed: /live"))
+            await _deny(send, _line(404, "no such path here, allowed: /live"))
         elif access.may_see(scope):
             await send({"type": "websocket.accept"})
             await self._push(receive, send, may_close=access.may_close(scope))
@@ -152,7 +197,7 @@ class AdminApp:
             await _deny(send, self._not_allowed("seeing connections"))
 
     async def _await_token(self, scope: Scope, receive: Receive) -> str:
-        """Wait for the first message, which has to be the token; gives what is wrong."""
+        """Wait for the first message, which has to be the token; return what is wrong with it."""
         try:
             async with asyncio.timeout(_TOKEN_S):
                 event: Event = {"type": "websocket.connect"}
@@ -161,14 +206,16 @@ class AdminApp:
         except TimeoutError:
             return "no token"
         if event["type"] != "websocket.receive" or self._access.is_token(event.get("text") or ""):
-            return ""  # or the client has left, which the next `receive` says too
+            return ""  # or the client has left, which the next `receive` reports too
         self._count_denial(scope)
         return "wrong token"
 
     async def _push(self, receive: Receive, send: Send, *, may_close: bool) -> None:
-        """Send the status once a second until the client leaves."""
+        """Send the status once a second until the client leaves, with the samples that it does not have yet."""
+        sent = 0
         while True:
-            status = self._full_status() | {"may_close": may_close}
+            status = self._full_status() | {"may_close": may_close, "history": self._history.since(sent)}
+            sent = self._history.count
             await send({"type": "websocket.send", "text": json.dumps(status)})
             try:
                 async with asyncio.timeout(_LIVE_S):
@@ -187,7 +234,7 @@ class AdminApp:
 
     def _count_denial(self, scope: Scope) -> None:
         self._denials += 1
-        if not self._denials & (self._denials - 1):  # the 1st, 2nd, 4th, 8th, ...: guessing must not fill a disk
+        if not self._denials & (self._denials - 1):  # the 1st, 2nd, 4th, 8th, ...: guesses must not fill a disk
             LOG.warning("admin address: %d wrong tokens, now from %s", self._denials, format_address(scope["client"]))
 
     def _not_allowed(self, what: str) -> _Answer:
@@ -198,6 +245,29 @@ class AdminApp:
 
 def _line(status: int, text: str, headers: list[Header] | None = None) -> _Answer:
     return status, text.encode() + b"\n", _TEXT, headers or []
+
+
+def _json(value: object) -> _Answer:
+    return 200, json.dumps(value).encode(), "application/json", []
+
+
+def _query(scope: Scope, *allowed: str) -> Mapping[str, str]:
+    """Return the values of a query. Raises ValueError for one that is not allowed, or given twice."""
+    query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    for name, values in query.items():
+        if name not in allowed or len(values) > 1:
+            raise ValueError(
+                f"{escape(name)} was given {len(values)} times, allowed: once each of {', '.join(allowed)}"
+            )
+    return {name: value for name, (value,) in query.items()}
+
+
+def _close_code(query: Mapping[str, str], default: int) -> int:
+    text = query.get("code", str(default))
+    code = int(text) if re.fullmatch("[0-9]{4}", text) else 0
+    if not is_close_code(code):
+        raise ValueError(f"code {escape(text)!r} was given, allowed: 1000-1003, 1007-1014, 3000-4999")
+    return code
 
 
 def _head(answer: _Answer) -> dict[str, Any]:
@@ -220,7 +290,7 @@ async def _deny(send: Send, answer: _Answer) -> None:
 
 
 def _load_page() -> tuple[bytes, bytes]:
-    """Give the page, and a policy under which nothing but its own script runs."""
+    """Return the page, and a policy under which only its own script runs."""
     page = (Path(__file__).parent / "page.html").read_bytes()
     script = re.search(rb"<script>(.*?)</script>", page, re.S)
     digest = base64.b64encode(hashlib.sha256(script[1] if script else b"").digest())

@@ -1,12 +1,12 @@
 """Who may do what at the admin address.
 
-    health, metrics, the page       whoever reaches the address: it is not public, and these name no client
-    status, live view               who presents the token; without one, who is on this machine
-    closing a connection            who presents the token, or comes through the Unix socket
+    health, metrics, the page       any client that can connect: the address is not public, and these name no client
+    status, live view, finding      a client with the token; if there is none, a local client
+    closing, draining               a client with the token, or one on the Unix socket
 
-On this machine is who comes through a Unix socket, or, when there is no token, through a loopback address. Browsers are
-on this machine too, and show pages of strangers. So a request without the token must not come from a page of another
-origin (Origin), nor by a name that a stranger points at us (Host, DNS rebinding).
+A client is local if it uses the Unix socket, or, if there is no token, a loopback address. Browsers are local too, and
+show pages of strangers. So a request without the token must not come from a page of another origin (Origin), nor use a
+name that a stranger points at this machine (Host, DNS rebinding).
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ _BEARER: Final = "bearer "
 
 
 class Authorization:
-    """The rules, with the token and the name that the address was given."""
+    """The rules, for a token and the name in the address."""
 
     def __init__(self, token: str, bound_name: str) -> None:
         self.token = token
-        """Empty when there is none. A rolling restart may set another one."""
+        """Empty if there is none. A rolling restart may change it."""
         self._bound_name = bound_name.lower()
 
     def is_token(self, text: str) -> bool:
-        """Compare with the token, in a time that does not tell where they differ."""
+        """Compare with the token in constant time."""
         return bool(self.token) and hmac.compare_digest(text.encode(), self.token.encode())
 
     def presents_wrong_token(self, scope: Scope) -> bool:
-        """Tell whether a token was presented that is not ours."""
+        """Return whether the request has a token, and a wrong one."""
         presented = _header(scope, b"authorization")
         return presented is not None and not self._is_bearer(presented)
 
     def may_see(self, scope: Scope) -> bool:
-        """Tell whether clients, paths and the live view may be seen."""
+        """Return whether the request may see clients, paths and the live view."""
         return self._is_trusted(scope) or (
             (_is_unix(scope) or (not self.token and _is_loopback(scope))) and self._is_own_page(scope)
         )
 
     def may_close(self, scope: Scope) -> bool:
-        """Tell whether connections may be closed."""
+        """Return whether the request may close connections and drain workers."""
         return self._is_trusted(scope) or (_is_unix(scope) and self._is_own_page(scope))
 
     def _is_trusted(self, scope: Scope) -> bool:
@@ -55,12 +55,12 @@ class Authorization:
         return presented is not None and self._is_bearer(presented)
 
     def _is_bearer(self, presented: str) -> bool:
-        # RFC 9110 §11.1: the scheme is matched without regard to case
+        # RFC 9110 §11.1: the scheme is case-insensitive
         scheme, token = presented[: len(_BEARER)], presented[len(_BEARER) :].strip()
         return scheme.lower() == _BEARER and self.is_token(token)
 
     def _is_own_page(self, scope: Scope) -> bool:
-        """Tell whether it is no request of a stranger's page in a browser."""
+        """Return whether the request cannot come from a stranger's page in a browser."""
         host = (_header(scope, b"host") or "").lower()
         origin = _header(scope, b"origin")
         try:

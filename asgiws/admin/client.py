@@ -1,4 +1,4 @@
-"""A client of the admin address, for the commands `top` and `health`: HTTP over TCP or a Unix socket."""
+"""A client of the admin address, for the commands: HTTP over TCP or a Unix socket."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import json
 import os
 import re
 import socket
+from collections.abc import Callable, Mapping
 from typing import Any, Final
+from urllib.parse import urlencode
 
+from asgiws.admin.view import Filter
 from asgiws.config.addresses import UNIX, Address, parse_address
 from asgiws.protocol.printable import escape
 from asgiws.telemetry.scoreboard import Scoreboard
@@ -18,47 +21,58 @@ __all__ = ["AdminClient", "Unreachable"]
 _PATIENCE_S: Final = 5.0
 _WILDCARDS: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what a server is bound to
 _LINE_MOST: Final = 200
+_HINT: Final = "is this the --admin address?"
 
 
 class Unreachable(Exception):  # noqa: N818 - what happened
-    """The server does not answer as it should; the message is one line."""
+    """The server does not answer as expected; the message is one line."""
 
 
 class AdminClient:
-    """Asks one admin address. Each question is a connection: the server may be another one next time."""
+    """Sends requests to one admin address, each on a connection of its own: the server may restart in between."""
 
     def __init__(self, text: str, token: str = "") -> None:
         self._text = text
         self._address = parse_address(text)
         self._token = token
 
-    def status(self) -> dict[str, Any]:
-        """Give the status. Raises Unreachable."""
-        code, body = self.ask("GET", "/status")
-        if code != 200:
+    def status(self, chosen: Filter = Filter()) -> dict[str, Any]:  # noqa: B008 - immutable
+        """Return the status, with the connections of `chosen` in place of the largest ones. Raises Unreachable."""
+        status: dict[str, Any] = self._get("/status", _is_status)
+        if chosen != Filter():
+            status["connections"] = self._get(f"/connections?{urlencode(chosen._asdict())}", _is_list)
+        return status
+
+    def _get(self, path: str, is_expected: Callable[[object], bool]) -> Any:
+        code, body = self.ask("GET", path)
+        if code in (400, 401, 403, 504):
             raise Unreachable(f"{self._text} answers {code}: {_line(body)}")
         try:
-            status = json.loads(body)
+            value = json.loads(body) if code == 200 else None
         except (ValueError, RecursionError):
-            status = None
-        if not _is_status(status):
-            raise Unreachable(f"{self._text} is no admin address: {_line(body)}")
-        found: dict[str, Any] = status
-        return found
+            value = None
+        if not is_expected(value):
+            raise Unreachable(f"{self._text} answers {code}: {_line(body)}; {_HINT}")
+        return value
 
     def is_ready(self) -> tuple[bool, str]:
-        """Tell whether the server is ready, and in which words it said so. Raises Unreachable."""
+        """Return whether the server is ready, and what it answered. Raises Unreachable."""
         code, body = self.ask("GET", "/readyz")
         return code == 200, _line(body)
 
     def close_connection(self, identity: str, code: str) -> str:
-        """Have a WebSocket closed; gives what the server says to that. Raises Unreachable."""
+        """Close a WebSocket; return the server's answer. Raises Unreachable."""
         if not (re.fullmatch("[0-9]+-[0-9]+", identity) and re.fullmatch("[0-9]+", code)):
             return f"{escape(identity)} {escape(code)} was given, allowed: an id of the list, and a close code"
         return _line(self.ask("POST", f"/connections/{identity}/close?code={code}")[1])
 
+    def order(self, path: str, query: Mapping[str, str]) -> tuple[bool, str]:
+        """Send an order; return whether it was obeyed, and the server's answer. Raises Unreachable."""
+        code, body = self.ask("POST", f"{path}?{urlencode(query)}")
+        return code == 200, _line(body)
+
     def ask(self, method: str, path: str) -> tuple[int, bytes]:
-        """Send one request; gives status and body. Raises Unreachable."""
+        """Send one request; return status and body. Raises Unreachable."""
         connection = _Connection(self._address)
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         try:
@@ -87,8 +101,12 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(self._address.path)
 
 
+def _is_list(value: object) -> bool:
+    return isinstance(value, list)
+
+
 def _is_status(value: object) -> bool:
-    """Tell whether it has every name that a status has."""
+    """Return whether it has all keys of a status."""
     nothing = Scoreboard().status([], ready=False, draining=False)
     return isinstance(value, dict) and all(
         isinstance(value.get(name), type(part)) and (not isinstance(part, dict) or part.keys() <= value[name].keys())

@@ -1,54 +1,42 @@
-"""The commands beside serving: `asgiws top`, the live view in a terminal, and `asgiws health`, for health checks.
+"""The commands beside serving: `asgiws top`, `health`, `close` and `drain`.
 
-Both ask an admin address: the one that is given, or that of the options (`--admin`, `ASGIWS_ADMIN`). A reader that has
-gone (`asgiws top --once | head -3`) has seen enough, and is no fault.
+They use an admin address: the one that is given, or that of the options (`--admin`, `ASGIWS_ADMIN`). A closed standard
+output (`asgiws top --once | head -3`) is not an error.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import select
-import shutil
-import signal
 import sys
-import termios
-import time
-import tty
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
+from asgiws.admin import top
 from asgiws.admin.client import AdminClient, Unreachable
-from asgiws.admin.view import view_lines
+from asgiws.admin.view import Filter
 from asgiws.config.addresses import check_address
 from asgiws.config.option import OptionError
 from asgiws.config.options import Config
-from asgiws.telemetry.scoreboard import Status
 
 __all__ = ["COMMANDS", "run_command"]
 
-COMMANDS: Final = ("top", "health")
+_ABOUT: Final = {
+    "top": "Show connections, rates and workers of a running server, refreshed each second.",
+    "health": "Exit with 0 if a running server is ready, else with 1.",
+    "close": "Close many WebSockets of a running server, spread over time, so that clients reconnect elsewhere.",
+    "drain": "Replace one worker of a running server: its successor starts, then its WebSockets are closed.",
+}
+COMMANDS: Final = tuple(_ABOUT)
 
 _FAILED: Final = 1
 _USAGE: Final = 2
 _SIGNALLED: Final = 128
-"""And the number of the signal, as a shell has it."""
-_REFRESH_S: Final = 1.0
-_WHOLE_VIEW: Final = 10_000
-_LINE_MOST: Final = 4096
-
-# ECMA-48 and xterm: the other screen and no cursor, and back; home, end of line, end of screen
-_ENTER: Final = "\x1b[?1049h\x1b[?25l"
-_LEAVE: Final = "\x1b[?25h\x1b[?1049l"
-_HOME, _END_OF_LINE, _END_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
-_SHOW_CURSOR, _HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
-_HELP: Final = "q: quit   c: close a connection"
+"""Plus the number of the signal, as in a shell."""
 
 
 def run_command(name: str, words: Sequence[str], load: Callable[[Mapping[str, object]], Config]) -> int:
-    """Run `top` or `health`; gives the exit code. `load` makes the options from flags and whatever else there is."""
+    """Run a command; return the exit code. `load` makes the options from flags and the other sources."""
     arguments = _parser(name).parse_args(words)
     given = {"admin": arguments.address or arguments.admin, "admin_token": arguments.admin_token}
     flags = {key: value for key, value in given.items() if value}
@@ -58,37 +46,60 @@ def run_command(name: str, words: Sequence[str], load: Callable[[Mapping[str, ob
         return _fail(_USAGE, str(error))
     if not config.admin:
         return _fail(_USAGE, f"no admin address was given: asgiws {name} ADDRESS, --admin or ASGIWS_ADMIN")
-    client = AdminClient(config.admin, config.admin_token)
     try:
-        if name == "health":
-            ready, said = client.is_ready()
-            _print(said)
-            return 0 if ready else _FAILED
-        return _show_once(client) if arguments.once or not sys.stdout.isatty() else _show(client)
+        return _run(name, arguments, AdminClient(config.admin, config.admin_token))
     except Unreachable as error:
         return _fail(_FAILED, str(error))
     except KeyboardInterrupt:
         return 0
-    except _ToldToEnd as told:
-        return _SIGNALLED + told.number
+    except top.Signalled as signalled:
+        return _SIGNALLED + signalled.number
+
+
+def _run(name: str, arguments: argparse.Namespace, client: AdminClient) -> int:
+    if name == "top":
+        chosen = Filter(arguments.path, arguments.client)
+        if arguments.once or not (sys.stdin.isatty() and sys.stdout.isatty()):
+            _print(top.print_once(client, chosen))
+        else:
+            top.show(client, chosen)
+        return 0
+    if name == "health":
+        done, text = client.is_ready()
+    elif name == "close":
+        names = ("path", "client", "percent", "over", "worker", "code")
+        query = {each: getattr(arguments, each) for each in names if getattr(arguments, each)}
+        done, text = client.order("/connections/close", query)
+    else:
+        done, text = client.order(f"/workers/{arguments.worker}/drain", {})
+    if done or name == "health":
+        _print(text)
+        return 0 if done else _FAILED
+    return _fail(_FAILED, text)
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(_USAGE, f"{self.prog}: {message} ({self.prog} --help lists what it takes)\n")
+        self.exit(_USAGE, f"{self.prog}: {message} ({self.prog} --help lists the options)\n")
 
 
 def _parser(name: str) -> argparse.ArgumentParser:
-    about = {
-        "top": "Show connections, rates and workers of a running server, each second.",
-        "health": "Exit with 0 when a running server is ready, else with 1.",
-    }
-    parser = _Parser(prog=f"asgiws {name}", description=about[name], allow_abbrev=False)
-    parser.add_argument("address", metavar="ADDRESS", nargs="?", type=_address, help="HOST:PORT or unix:/path")
-    parser.add_argument("--admin", metavar="ADDRESS", type=_address, help="the same")
-    parser.add_argument("--admin-token", metavar="TOKEN", help="its token; better in ASGIWS_ADMIN_TOKEN")
+    parser = _Parser(prog=f"asgiws {name}", description=_ABOUT[name], allow_abbrev=False)
+    add = parser.add_argument
+    add("address", metavar="ADDRESS", nargs="?", type=_address, help="admin address: HOST:PORT or unix:/path")
+    add("--admin", metavar="ADDRESS", type=_address, help="the same")
+    add("--admin-token", metavar="TOKEN", help="token of the admin address; better in ASGIWS_ADMIN_TOKEN")
+    if name in ("top", "close"):
+        add("--path", default="", metavar="PATH", help="WebSockets of this path, such as /chat or /chat/*")
+        add("--client", default="", metavar="CLIENT", help="of these clients: 192.0.2.7, 10.0.0.0/8 or unix")
     if name == "top":
-        parser.add_argument("--once", action="store_true", help="print one view and end")
+        add("--once", action="store_true", help="print one view and exit")
+    elif name == "close":
+        add("--percent", default="", metavar="1..100", help="this share of them (default: 100)")
+        add("--over", default="", metavar="SECONDS", help="spread evenly over this time, such as 30s (default: 0)")
+        add("--code", default="", metavar="CODE", help="close code (default: 1012, service restart)")
+    if name in ("close", "drain"):
+        add("--worker", metavar="PID", type=_pid, required=name == "drain", help="process id of the worker")
     return parser
 
 
@@ -99,6 +110,12 @@ def _address(text: str) -> str:
     return text
 
 
+def _pid(text: str) -> str:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} was given, allowed: a process id, as asgiws top shows it")
+    return text
+
+
 def _fail(code: int, message: str) -> int:
     print(f"asgiws: {message}", file=sys.stderr)  # noqa: T201
     return code
@@ -106,130 +123,9 @@ def _fail(code: int, message: str) -> int:
 
 def _print(text: str) -> None:
     try:
-        print(text, flush=True)  # noqa: T201 - the command line's voice
+        print(text, flush=True)  # noqa: T201 - the output of a command
     except BrokenPipeError:
-        # What is left in the buffer is written at exit.
+        # The rest of the buffer is written at exit.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-
-
-# ---- top
-
-
-def _show_once(client: AdminClient) -> int:
-    """Print one view, with the rates of a second, without control sequences."""
-    before, began_s = client.status(), time.monotonic()
-    time.sleep(_REFRESH_S)
-    status = client.status()
-    lines = view_lines(
-        status, before, time.monotonic() - began_s, width=_WHOLE_VIEW, height=_WHOLE_VIEW, rows=10
-    )  # fmt: skip
-    _print("\n".join(lines))
-    return 0
-
-
-def _show(client: AdminClient) -> int:
-    """Refresh a terminal each second until the operator has seen enough."""
-    status, at_s = client.status(), time.monotonic()
-    terminal = _Terminal()
-    note = ""
-    before: Status | None = None
-    before_s = at_s
-    try:
-        terminal.enter()
-        while True:
-            terminal.draw(status, before, at_s - before_s, note)
-            key = terminal.wait_key(_REFRESH_S)
-            if key == "q":
-                return 0
-            note = ""
-            try:
-                if key == "c":
-                    words = terminal.ask("close which connection, and with which code (ID [CODE]): ").split()
-                    if words:
-                        note = client.close_connection(words[0], words[1] if len(words) > 1 else "1000")
-                newer = client.status()
-                before, before_s = status, at_s
-                status, at_s = newer, time.monotonic()
-            except Unreachable as error:
-                note = str(error)
-    finally:
-        terminal.leave()
-
-
-class _ToldToEnd(BaseException):
-    """A signal came that ends a process; not an Exception, as KeyboardInterrupt is none."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-class _Terminal:
-    """The operator's terminal, which is as it was when this is over, also when a signal ends it."""
-
-    def __init__(self) -> None:
-        self._has_keys = sys.stdin.isatty()
-        self._modes = termios.tcgetattr(sys.stdin) if self._has_keys else []
-        self._handlers: dict[int, Any] = {}
-
-    def enter(self) -> None:
-        """Take the other screen, and keys as they are pressed."""
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
-                self._handlers[number] = signal.signal(number, self._on_signal)
-        if self._has_keys:
-            tty.setcbreak(sys.stdin)
-        self._write(_ENTER)
-
-    def leave(self) -> None:
-        """Give the screen back, if it is still there."""
-        with contextlib.suppress(OSError, termios.error):
-            self._write(_LEAVE)
-            self._restore()
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-    def draw(self, status: Status, before: Status | None, seconds: float, note: str) -> None:
-        """Show a status, with a note below."""
-        width, height = shutil.get_terminal_size()
-        lines = view_lines(status, before, seconds, width=width, height=height - 2)
-        lines += [""] * (height - 2 - len(lines))
-        lines.append((note or _HELP)[:width])
-        self._write(_HOME + "".join(f"{line}{_END_OF_LINE}\r\n" for line in lines) + _END_OF_SCREEN)
-
-    def wait_key(self, seconds: float) -> str:
-        """Wait for a key, but not longer; gives it, or nothing."""
-        if not self._has_keys:
-            time.sleep(seconds)
-            return ""
-        readable, _, _ = select.select([sys.stdin], [], [], seconds)
-        # Past the buffer of `sys.stdin`, which would hold what `select` looks for
-        return os.read(sys.stdin.fileno(), 1).decode("latin-1") if readable else ""
-
-    def ask(self, question: str) -> str:
-        """Ask for a line, in the last one of the screen."""
-        self._restore()
-        self._write(_SHOW_CURSOR + question)
-        try:
-            # Not `input`, in which a signal that comes as it begins to read waits for a line.
-            while not select.select([sys.stdin], [], [], _REFRESH_S)[0]:
-                pass
-            return os.read(sys.stdin.fileno(), _LINE_MOST).decode("utf-8", "replace")
-        finally:
-            self._write(_HIDE_CURSOR)
-            tty.setcbreak(sys.stdin)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        for each in self._handlers:
-            signal.signal(each, signal.SIG_IGN)  # a second one must not keep the first from being obeyed
-        raise _ToldToEnd(number)
-
-    def _restore(self) -> None:
-        if self._has_keys:
-            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._modes)
-
-    def _write(self, text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()

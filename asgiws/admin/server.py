@@ -1,13 +1,15 @@
-"""Serving the admin address, beside whatever runs on the same event loop."""
+"""The server of the admin address, on the event loop of the supervisor or of the application."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
 
 from asgiws.admin.app import AdminApp
 from asgiws.admin.authorization import Authorization
+from asgiws.admin.history import History
 from asgiws.admin.source import Source
 from asgiws.config.addresses import UNIX, parse_address
 from asgiws.config.options import Config
@@ -18,19 +20,20 @@ from asgiws.telemetry.logs import LOG
 
 __all__ = ["serve_admin"]
 
-# Whoever may connect to the socket may close connections: its owner only.
+# Any process that may connect to the socket may close connections: those of its owner only.
 _SOCKET_MODE: Final = "600"
 
 
 @contextlib.asynccontextmanager
 async def serve_admin(config: Config, source: Source) -> AsyncIterator[Authorization | None]:
-    """Serve the admin address while the context lasts, if there is one; gives its rules. Raises CannotListen."""
+    """Serve the admin address, if there is one, while the context lasts; yield its rules. Raises CannotListen."""
     if not config.admin:
         yield None
         return
     address = parse_address(config.admin)
     access = Authorization(config.admin_token, address.host)
-    server = Server(AdminApp(source, access), _admin_config(config.admin))
+    history = History(source)
+    server = Server(AdminApp(source, access, history), _admin_config(config.admin))
     try:
         await server.start()
     except CannotListen as error:
@@ -38,14 +41,16 @@ async def serve_admin(config: Config, source: Source) -> AsyncIterator[Authoriza
     LOG.info("admin address is %s", ", ".join(server.addresses))
     if address.kind != UNIX and not config.admin_token:
         LOG.info("admin address without --admin-token: connections cannot be closed there")
+    sampling = asyncio.create_task(history.keep())
     try:
         yield access
     finally:
+        sampling.cancel()
         await server.stop()
 
 
 def _admin_config(address: str) -> Config:
-    """Give the options of a server for a few operators: small limits, and an end that nobody waits for."""
+    """Return the options of a server for a few operators: small limits, and a fast stop."""
     return Config(
         bind=(address,),
         uds_mode=_SOCKET_MODE,
@@ -58,7 +63,7 @@ def _admin_config(address: str) -> Config:
         max_message_size=4 * KIB,
         max_queue=4,
         max_message_rate=10,
-        # Who keeps a connection and asks nothing must not keep a health check out.
+        # An idle connection must not block a health check.
         head_timeout=5,
         keep_alive_timeout=5,
         graceful_timeout=0.5,

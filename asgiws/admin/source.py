@@ -1,9 +1,9 @@
-"""What the admin address tells of: one server in this process, or whatever else has a status (the supervisor)."""
+"""What the admin address reports on and controls: one server in this process, or the supervisor with its workers."""
 
 from __future__ import annotations
 
 import os
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from asgiws.server.bulk_close import BulkClose
 from asgiws.server.server import Server
@@ -15,17 +15,17 @@ _KEY: Final = "this process"
 
 
 class Source(Protocol):
-    """Who knows the workers."""
+    """A server as its operator sees it."""
 
     @property
     def ready(self) -> bool:
-        """Whether every worker has started and nobody has told them to stop."""
+        """Whether every worker has started and none was told to stop."""
 
     def status(self) -> Status:
-        """Give all that is known, see `asgiws.telemetry.scoreboard`."""
+        """Return the status, see `asgiws.telemetry.scoreboard`."""
 
     async def close_connection(self, pid: int, number: int, code: int, reason: str) -> bool:
-        """Close a WebSocket; gives whether it was open. Raises TimeoutError when its worker does not answer."""
+        """Close a WebSocket; return whether it was open. Raises TimeoutError when its worker does not answer."""
 
     async def close_many(
         self, *, path: str, client: str, percent: int, over_s: float, code: int, reason: str, pid: int | None
@@ -35,6 +35,9 @@ class Source(Protocol):
         `asgiws.server.bulk_close` says what the values mean. Raises ValueError with one line when one is not allowed,
         TimeoutError when no worker answers.
         """
+
+    async def find_connections(self, *, path: str, client: str) -> list[dict[str, Any]]:
+        """Return rows of open WebSockets of a path and client, at most 50 of each worker. Raises as `close_many`."""
 
     async def drain_worker(self, pid: int) -> bool:
         """Replace a worker; return whether there is one. A process that serves alone stops instead."""
@@ -49,11 +52,11 @@ class OneServer:
 
     @property
     def ready(self) -> bool:
-        """Whether it accepts connections and will go on doing so."""
+        """Whether it accepts connections and was not told to stop."""
         return self._server.started and self._server.ready
 
     def status(self) -> Status:
-        """Give what the server has to say; no numbers before it was started."""
+        """Return the status of the server; all numbers are 0 before it was started."""
         server, state, draining = self._server, "starting", False
         if server.started:
             self._scoreboard.update(_KEY, server.report())
@@ -63,7 +66,7 @@ class OneServer:
         return self._scoreboard.status([worker], ready=self.ready, draining=draining)
 
     async def close_connection(self, pid: int, number: int, code: int, reason: str) -> bool:
-        """Close a WebSocket; gives whether it was open."""
+        """Close a WebSocket; return whether it was open."""
         return self._server.started and pid == os.getpid() and self._server.close_connection(number, code, reason)
 
     async def close_many(
@@ -73,6 +76,10 @@ class OneServer:
         order = BulkClose(path, client, percent, over_s, code, reason)
         mine = self._server.started and pid in (None, os.getpid())
         return self._server.close_websockets(order) if mine else 0
+
+    async def find_connections(self, *, path: str, client: str) -> list[dict[str, Any]]:
+        """Return rows of open WebSockets of a path and client."""
+        return self._server.find_websockets(BulkClose(path, client)) if self._server.started else []
 
     async def drain_worker(self, pid: int) -> bool:
         """Have this process stop; return whether it is the one that was named, and was not told before."""

@@ -2,37 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from asgiws.protocol.printable import escape
 from asgiws.telemetry.scoreboard import Status
 
-__all__ = ["view_lines"]
+__all__ = ["Filter", "view_lines"]
 
 _WORKER_COLUMNS: Final = ("WORKER", "PID", "STATE", "UP", "WS", "HTTP", "IN/S", "OUT/S", "LAG", "MEMORY")
 _CONNECTION_COLUMNS: Final = ("ID", "OPEN", "RTT", "MSGS IN", "BYTES IN", "MSGS OUT", "BYTES OUT", "UNSENT", "INBOX",
                               "CLIENT", "PATH")  # fmt: skip
 _LEFT: Final = frozenset(("STATE", "CLIENT", "PATH", "ID"))
+# Shown from this width on
+_WIDE: Final = 120
+_WIDE_COLUMNS: Final = frozenset(("MSGS IN", "BYTES IN", "MSGS OUT", "BYTES OUT"))
+_LABEL: Final = 13
 _CLOSES_MOST: Final = 8
-_ROWS_LEAST: Final = 3
+_SLOWEST_MOST: Final = 5
+_LARGEST_LEAST: Final = 3
+_LARGEST_ONCE: Final = 10
+
+
+class Filter(NamedTuple):
+    """Which connections are listed; empty for all."""
+
+    path: str = ""
+    """A path, or the start of one followed by `*`."""
+    client: str = ""
+    """An address, a network, or `unix`."""
 
 
 def view_lines(
-    status: Status, before: Status | None, seconds: float, *, width: int, height: int, rows: int = 0
-) -> list[str]:
-    """Give the view in at most `height` lines of `width` columns; `before` is the status of `seconds` ago.
+    status: Status, before: Status | None, seconds: float, *, width: int | None, height: int | None,
+    chosen: Filter = Filter(),  # noqa: B008 - immutable
+) -> list[str]:  # fmt: skip
+    """Return the view in at most `height` lines of `width` columns; `before` is the status of `seconds` ago.
 
-    `rows` connections are shown in each list; 0 for as many as there is room.
+    The list of the largest connections takes the height that is left. None for a view without bounds.
     """
     change = _Change(status, before, seconds)
-    lines = [*_summary(status, change), "", *_workers(status, change), ""]
-    rows = rows or max(_ROWS_LEAST, (height - len(lines) - 5) // 2)
-    lines += _connections("LARGEST", status["connections"], _held, rows)
+    lines = [line for label, parts in _summary(status, change) for line in _wrapped(label, parts, width)]
+    lines += ["", *_workers(status, change), ""]
     measured = [row for row in status["connections"] if row["round_trip_s"]]
-    lines += ["", *_connections("SLOWEST", measured, itemgetter("round_trip_s"), rows)]
+    slowest = _connections("SLOWEST", measured, itemgetter("round_trip_s"), _SLOWEST_MOST, width)
+    left = _LARGEST_ONCE if height is None else max(_LARGEST_LEAST, height - len(lines) - len(slowest) - 3)
+    of = "".join(f", {name} {escape(text)}" for name, text in chosen._asdict().items() if text)
+    lines += _connections("LARGEST", status["connections"], _held, left, width, of)
+    lines += ["", *slowest]
     return [line[:width] for line in lines[:height]]
+
+
+def _wrapped(label: str, parts: Sequence[str], width: int | None) -> list[str]:
+    """Return parts side by side behind their label, in as many lines as they take."""
+    lines = [label.ljust(_LABEL) + parts[0]]
+    for part in parts[1:]:
+        if width is not None and len(lines[-1]) + 3 + len(part) > width:
+            lines.append(" " * _LABEL + part)
+        else:
+            lines[-1] += f"   {part}"
+    return lines
 
 
 class _Change:
@@ -63,7 +93,7 @@ class _Change:
         return "-"
 
     def percentile(self, name: str, share: float) -> str:
-        """Give the range in which a share of the values lies, of those since the last status when there were any."""
+        """Return the bucket below which a share of the values lies: of those since the last status, if any."""
         histogram = self._now["histograms"][name]
         counts = list(histogram["counts"])
         if self._before is not None:
@@ -83,33 +113,47 @@ class _Change:
         return f"half {self.percentile(name, 0.5)}, 99 % {self.percentile(name, 0.99)}"
 
 
-def _summary(status: Status, change: _Change) -> list[str]:
+def _summary(status: Status, change: _Change) -> list[tuple[str, list[str]]]:
+    """Return labels and what follows each."""
     counts, levels = status["counts"], status["levels"]
     state = "draining" if status["draining"] else "ready" if status["ready"] else "not ready"
     workers = ", ".join(f"{count} {name}" for name, count in levels["workers"].items() if count) or "none"
     plain, packed = _count(counts["compression_input_bytes"]), _count(counts["compression_output_bytes"])
     closes = sorted(counts["websocket_closes"].items(), key=lambda pair: -pair[1])[:_CLOSES_MOST]
+    messages = counts["websocket_messages"]
     return [
-        f"asgiws {escape(str(status['version']))}   {state}   workers: {workers}   "
-        f"restarts: {_listed(counts['worker_restarts'])}",
-        f"open         {levels['connections']['websocket']} WebSockets, "
-        f"{levels['connections']['http']} HTTP connections, {_count(levels['http_requests_open'])} requests",
-        f"handshakes   {_number(_count(counts['websocket_handshakes']))}, {change.rate('websocket_handshakes')}/s   "
-        f"requests {_number(_count(counts['http_requests']))}, {change.rate('http_requests')}/s",
-        f"messages     in {_number(counts['websocket_messages']['in'])}, {change.rate('websocket_messages', 'in')}/s   "
-        f"out {_number(counts['websocket_messages']['out'])}, {change.rate('websocket_messages', 'out')}/s",
-        f"bytes        in {_bytes(counts['websocket_bytes']['in'])}, {change.rate_bytes('in')}   "
-        f"out {_bytes(counts['websocket_bytes']['out'])}, {change.rate_bytes('out')}   "
-        f"compressed to {f'{100 * packed / plain:.0f} %' if plain else '-'}",
-        f"waiting      unsent {_bytes(_count(levels['write_buffer_bytes']))}   inbox "
-        f"{_count(levels['inbox_messages'])} messages, {_bytes(_count(levels['inbox_bytes']))}",
-        f"loop lag     {change.percentiles('event_loop_lag')}   "
-        f"round trip {change.percentiles('websocket_round_trip')}",
-        f"trouble      keepalive timeouts {_count(counts['keepalive_timeouts'])}   slow consumers "
-        f"{_count(counts['slow_consumers'])}   exceptions {_count(counts['app_errors'])}   "
-        f"accept errors {_count(counts['accept_errors'])}   rejections: {_listed(counts['rejections'])}",
-        f"closes       {'   '.join(f'{escape(who)} {_number(count)}' for who, count in closes) or 'none'}",
-    ]
+        (f"asgiws {escape(str(status['version']))}", [
+            state, f"workers: {workers}", f"restarts: {_listed(counts['worker_restarts'])}",
+        ]),
+        ("open", [
+            f"{levels['connections']['websocket']} WebSockets, {levels['connections']['http']} HTTP connections, "
+            f"{_count(levels['http_requests_open'])} requests",
+        ]),
+        ("handshakes", [
+            f"{_number(_count(counts['websocket_handshakes']))}, {change.rate('websocket_handshakes')}/s",
+            f"requests {_number(_count(counts['http_requests']))}, {change.rate('http_requests')}/s",
+        ]),
+        ("messages", [
+            f"{way} {_number(messages[way])}, {change.rate('websocket_messages', way)}/s" for way in ("in", "out")
+        ]),
+        ("bytes", [
+            *(f"{way} {_bytes(counts['websocket_bytes'][way])}, {change.rate_bytes(way)}" for way in ("in", "out")),
+            f"compressed to {f'{100 * packed / plain:.0f} %' if plain else '-'}",
+        ]),
+        ("waiting", [
+            f"unsent {_bytes(_count(levels['write_buffer_bytes']))}",
+            f"inbox {_count(levels['inbox_messages'])} messages, {_bytes(_count(levels['inbox_bytes']))}",
+        ]),
+        ("loop lag", [
+            change.percentiles("event_loop_lag"), f"round trip {change.percentiles('websocket_round_trip')}",
+        ]),
+        ("trouble", [
+            f"keepalive timeouts {_count(counts['keepalive_timeouts'])}",
+            f"slow consumers {_count(counts['slow_consumers'])}", f"exceptions {_count(counts['app_errors'])}",
+            f"accept errors {_count(counts['accept_errors'])}", f"rejections: {_listed(counts['rejections'])}",
+        ]),
+        ("closes", [f"{escape(who)} {_number(count)}" for who, count in closes] or ["none"]),
+    ]  # fmt: skip
 
 
 def _workers(status: Status, change: _Change) -> list[str]:
@@ -126,8 +170,9 @@ def _workers(status: Status, change: _Change) -> list[str]:
 
 
 def _connections(
-    title: str, connections: Sequence[Mapping[str, Any]], order: Callable[[Mapping[str, Any]], Any], count: int
-) -> list[str]:
+    title: str, connections: Sequence[Mapping[str, Any]], order: Callable[[Mapping[str, Any]], Any], count: int,
+    width: int | None, of: str = "",
+) -> list[str]:  # fmt: skip
     chosen = sorted(connections, key=order, reverse=True)[:count]
     rows = [
         (
@@ -138,20 +183,22 @@ def _connections(
         )
         for row in chosen
     ]  # fmt: skip
-    return [f"{title} CONNECTIONS", *(_table(_CONNECTION_COLUMNS, rows) if rows else ["none"])]
+    hidden = _WIDE_COLUMNS if width is not None and width < _WIDE else ()
+    return [f"{title} CONNECTIONS{of}", *(_table(_CONNECTION_COLUMNS, rows, hidden) if rows else ["none"])]
 
 
 def _held(row: Mapping[str, Any]) -> tuple[int, int]:
     return row["unsent_bytes"] + row["inbox_bytes"], row["bytes_in"] + row["bytes_out"]
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], hidden: Collection[str] = ()) -> list[str]:
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     lines = []
     for row in (columns, *rows):
         cells = [
             text.ljust(width) if name in _LEFT else text.rjust(width)
             for name, text, width in zip(columns, row, widths, strict=True)
+            if name not in hidden
         ]
         lines.append("  ".join(cells).rstrip())
     return lines

@@ -61,16 +61,12 @@ class BulkClose:
             _Spread(worker.loop, chosen, self).close_due()
         return len(chosen)
 
-    def _choose(self, worker: WorkerState) -> list[WebSocketConnection]:
-        """Return the WebSockets to close, in random order.
-
-        A share that is not whole is rounded up or down at random, so that the shares of all workers sum up to that of
-        the whole server.
-        """
+    def matching(self, worker: WorkerState) -> list[WebSocketConnection]:
+        """Return the open WebSockets of that path and client."""
         clients = TrustedNetworks((self.client or "*",))
         prefix = self.path.endswith("*") or not self.path
         path = self.path.removesuffix("*").encode("latin-1", "replace")
-        found = [
+        return [
             connection
             for connection in worker.registry.connections
             if isinstance(connection, WebSocketConnection)
@@ -78,6 +74,14 @@ class BulkClose:
             and (connection.path.startswith(path) if prefix else connection.path == path)
             and connection.client_host in clients
         ]
+
+    def _choose(self, worker: WorkerState) -> list[WebSocketConnection]:
+        """Return the WebSockets to close, in random order.
+
+        A share that is not whole is rounded up or down at random, so that the shares of all workers sum up to that of
+        the whole server.
+        """
+        found = self.matching(worker)
         count = int(len(found) * self.percent / 100 + random.random())  # noqa: S311 - not a secret
         return random.sample(found, min(count, len(found)))
 

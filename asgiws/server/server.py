@@ -34,7 +34,7 @@ from asgiws.server.sockets.acceptor import Acceptor
 from asgiws.server.sockets.listeners import Listeners
 from asgiws.server.state.registry import DRAINING, HANDING_OVER, STOPPING
 from asgiws.server.state.worker_state import WorkerState
-from asgiws.server.stats import make_report
+from asgiws.server.stats import describe_largest, make_report
 from asgiws.server.sweep import Sweep
 from asgiws.server.tls.certificates import Certificates
 from asgiws.telemetry.counters import Counters
@@ -117,6 +117,10 @@ class Server:
     def close_websockets(self, order: BulkClose) -> int:
         """Begin to close the open WebSockets that an order chooses; return how many it chose."""
         return order.begin(self.worker)
+
+    def find_websockets(self, which: BulkClose) -> list[dict[str, Any]]:
+        """Return the open WebSockets of a path and client, as rows of a report: those that hold most, 50 at most."""
+        return describe_largest(which.matching(self.worker))
 
     def retire(self, why: str) -> bool:
         """Have this process replaced, or stopped when it serves alone; return whether this was the first request.

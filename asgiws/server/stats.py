@@ -31,9 +31,10 @@ from asgiws.server.tls.certificates import Certificates
 from asgiws.telemetry.access_log import format_address
 from asgiws.telemetry.counters import Levels
 
-__all__ = ["make_report"]
+__all__ = ["describe_largest", "make_report"]
 
 _ROWS: Final = 10
+_ROWS_FOUND: Final = 50
 _PATH_MOST: Final = 200
 """Characters of a path that a row shows."""
 
@@ -73,6 +74,17 @@ def make_report(worker: WorkerState, certificates: Certificates | None, *, ready
         "levels": levels.as_levels(),
         "connections": [_describe(websockets[place]) for place in _worth_a_look(websockets, figures)],
     }
+
+
+def describe_largest(websockets: Sequence[WebSocketConnection]) -> list[dict[str, Any]]:
+    """Return rows of the WebSockets that hold most and carried most."""
+
+    def size(websocket: WebSocketConnection) -> tuple[float, float]:
+        unsent, _, queued, _, bytes_in, _, bytes_out, _ = _figures(websocket)
+        return unsent + queued, bytes_in + bytes_out
+
+    largest = nlargest(_ROWS_FOUND, websockets, key=size)
+    return [{"id": f"{os.getpid()}-{each.number}", **_describe(each)} for each in largest]
 
 
 def _figures(websocket: WebSocketConnection) -> _Figures:

@@ -15,6 +15,7 @@ then, at any time:
     {"do": "close", "ask": 1, "number": 7, "code": 4000, "reason": "..."}
                                                     close a WebSocket; the answer is whether it was open
     {"do": "close_many", "ask": 2, "which": {...}}  close many (`asgiws.server.bulk_close`); the answer is how many
+    {"do": "find", "ask": 3, "which": {...}}        describe some of those that match; the answer is a list of rows
 
 To the supervisor:
 

@@ -19,7 +19,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Coroutine
-from typing import Final
+from typing import Any, Final
 
 from asgiws.admin.authorization import Authorization
 from asgiws.admin.server import serve_admin
@@ -37,6 +37,7 @@ from asgiws.server.tls.certificates import Certificates
 from asgiws.telemetry.logging_setup import reopen
 from asgiws.telemetry.logs import LOG
 from asgiws.telemetry.scoreboard import WORKER_STATES, Scoreboard, Status, Worker
+from asgiws.workers.channel import Message
 from asgiws.workers.rolling_restart import prepare_successors, switch_over
 from asgiws.workers.slot import Slot
 from asgiws.workers.worker import HEARTBEAT_S
@@ -165,18 +166,24 @@ class Supervisor:
         Raises ValueError for a value that is not allowed, TimeoutError when none of the workers answers.
         """
         which = dataclasses.asdict(BulkClose(path, client, percent, over_s, code, reason))
+        return sum(await self._ask_serving({"do": "close_many", "which": which}, pid))
+
+    async def find_connections(self, *, path: str, client: str) -> list[dict[str, Any]]:
+        """Return rows of open WebSockets of a path and client. Raises ValueError, and TimeoutError as above."""
+        which = dataclasses.asdict(BulkClose(path, client))
+        return [row for rows in await self._ask_serving({"do": "find", "which": which}) for row in rows]
+
+    async def _ask_serving(self, order: Message, pid: int | None = None) -> list[Any]:
+        """Send an order to one worker or to all that serve; return the answers. Raises TimeoutError if none answers."""
         asked = [worker for worker in self.workers() if worker.state == SERVING and pid in (None, worker.pid)]
-        orders = (worker.ask({"do": "close_many", "which": which}) for worker in asked)
-        answers = await asyncio.gather(*orders, return_exceptions=True)
-        counts = [answer for answer in answers if isinstance(answer, int)]
+        answers = await asyncio.gather(*(worker.ask(order) for worker in asked), return_exceptions=True)
         for worker, answer in zip(asked, answers, strict=True):
             if isinstance(answer, BaseException):
-                LOG.warning(
-                    "worker %d (process %d) does not answer; its WebSockets may stay open", worker.number, worker.pid
-                )
-        if asked and not counts:
+                LOG.warning("worker %d (process %d) does not answer the operator", worker.number, worker.pid)
+        answered = [answer for answer in answers if not isinstance(answer, BaseException)]
+        if asked and not answered:
             raise TimeoutError
-        return sum(counts)
+        return answered
 
     async def drain_worker(self, pid: int) -> bool:
         """Replace a worker: its successor starts, then it drains. Return whether such a worker serves."""

@@ -113,6 +113,8 @@ def _answer(server: Server, order: Message) -> object:
         return server.close_connection(order["number"], order["code"], order["reason"])
     if order["do"] == "close_many":
         return server.close_websockets(BulkClose(**order["which"]))
+    if order["do"] == "find":
+        return server.find_websockets(BulkClose(**order["which"]))
     server.stop_accepting()
     return True
 

@@ -12,15 +12,16 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyte
 import pytest
 
 from asgiws.protocol.printable import escape
 from tests.admin.helpers import BEARER, TOKEN, Admin, open_one
 from tests.conftest import PATIENCE_S
-from tests.process.helpers import APPS, ROOT, RunCommand, Start, clean_environ
+from tests.process.helpers import APPS, ROOT, RunCommand, ServerProcess, Start, clean_environ
 from tests.raw import RawClient, text
 
 ECHO = "tests.apps:echo"
@@ -28,34 +29,51 @@ TCP = ("--admin", "127.0.0.1:0")
 
 
 class Terminal:
-    """A command in a terminal of 140 by 50."""
+    """A command in a terminal."""
 
-    def __init__(self, *arguments: str) -> None:
-        self.screen = ""
-        """What the command has written, control sequences and all."""
+    def __init__(self, *arguments: str, columns: int = 140, rows: int = 50) -> None:
+        self._screen = pyte.Screen(columns, rows)
+        self._stream = pyte.ByteStream(self._screen)
         ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 140, 0, 0))
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self._modes = termios.tcgetattr(theirs)
         self._ours, self._theirs = ours, theirs
+        self.written = b""
+        """All that the command has written, control sequences included."""
+        environ = {name: value for name, value in clean_environ().items() if name not in ("LINES", "COLUMNS")}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "asgiws", *arguments],
-            stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, env=clean_environ() | {"TERM": "xterm"},
+            stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, env=environ | {"TERM": "xterm"},
             # A test run under nohup would have it ignored, and `top` leaves that as it is.
             start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )  # fmt: skip
 
+    @property
+    def lines(self) -> list[str]:
+        """What stands on the screen."""
+        return [line.rstrip() for line in self._screen.display]
+
     def type(self, keys: str) -> None:
         os.write(self._ours, keys.encode())
 
-    def wait_for(self, pattern: str) -> re.Match[str]:
-        """Read until something stands on the screen; gives it, and forgets all up to there."""
-        while (found := re.search(pattern, self.screen)) is None:
-            assert select.select([self._ours], [], [], PATIENCE_S)[0], self.screen
+    def wait_for(self, pattern: str) -> None:
+        """Read until something stands on the screen."""
+        self._read_until(lambda: re.search(pattern, "\n".join(self.lines)))
+
+    def wait_for_leave(self) -> None:
+        """Read until the terminal's own screen is back, with its cursor."""
+        self._read_until(lambda: b"\x1b[?1049l" in self.written)
+        assert self.written.rfind(b"\x1b[?25l") < max(
+            self.written.rfind(b"\x1b[?25h"), self.written.rfind(b"\x1b[?12;25h")
+        )
+
+    def _read_until(self, happened: Callable[[], object]) -> None:
+        while not happened():
+            assert select.select([self._ours], [], [], PATIENCE_S)[0], self.lines
             data = os.read(self._ours, 65536)
-            assert data, self.screen
-            self.screen += data.decode()
-        self.screen = self.screen[found.end() :]
-        return found
+            assert data, self.lines
+            self.written += data
+            self._stream.feed(data)
 
     @property
     def modes_are_restored(self) -> bool:
@@ -106,13 +124,13 @@ def test_top_in_a_terminal_refreshes_and_quits(start: Start, terminals: list[Ter
     terminal = Terminal("top", address(Admin(process)))
     terminals.append(terminal)
 
-    terminal.wait_for(r"\x1b\[\?1049h")
     terminal.wait_for("open +0 WebSockets")
+    assert b"\x1b[?1049h" in terminal.written
     with RawClient(process.port) as client:
         client.open_websocket()
         terminal.wait_for("open +1 WebSockets")
         terminal.type("q")
-        terminal.wait_for(r"\x1b\[\?1049l")
+        terminal.wait_for_leave()
         assert terminal.process.wait(PATIENCE_S) == 0
     assert terminal.modes_are_restored
 
@@ -149,9 +167,45 @@ def test_top_that_is_ended_by_a_signal_gives_the_terminal_back(
         terminal.type("c")
         terminal.wait_for("close which connection")
     terminal.process.send_signal(number)
-    terminal.wait_for(r"\x1b\[\?25h\x1b\[\?1049l")
+    terminal.wait_for_leave()
     assert terminal.process.wait(PATIENCE_S) == 128 + number
     assert terminal.modes_are_restored
+
+
+@pytest.mark.slow
+def test_connections_are_filtered_in_the_terminal(start: Start, terminals: list[Terminal]) -> None:
+    process = start(ECHO, *TCP)
+    with RawClient(process.port) as room, RawClient(process.port) as chat:
+        room.open_websocket("/room")
+        chat.open_websocket("/chat/7")
+        terminal = Terminal("top", address(Admin(process)))
+        terminals.append(terminal)
+        terminal.wait_for("/room")
+        terminal.type("f")
+        terminal.wait_for("path, such as")
+        terminal.type("/chat/*\n")
+        terminal.wait_for("client, such as")
+        terminal.type("\n")
+        terminal.wait_for(r"LARGEST CONNECTIONS, path /chat/\*")
+        terminal.wait_for("/chat/7")
+        assert "/room" not in "\n".join(terminal.lines)
+
+
+@pytest.mark.slow
+def test_top_fits_80_columns_and_uses_the_height(start: Start, terminals: list[Terminal]) -> None:
+    process = start(ECHO, *TCP)
+    clients = [RawClient(process.port) for _ in range(30)]
+    for client in clients:
+        client.open_websocket("/room")
+    terminal = Terminal("top", address(Admin(process)), columns=80, rows=45)
+    terminals.append(terminal)
+    terminal.wait_for("open +30 WebSockets")
+    terminal.wait_for("rejections: none")
+    shown = [line for line in terminal.lines if "/room" in line]
+    assert len(shown) >= 12
+    assert terminal.lines[-1].startswith("q: quit")
+    for client in clients:
+        client.socket.close()
 
 
 @pytest.mark.slow
@@ -212,7 +266,7 @@ def test_application_port_is_not_taken_for_an_admin_address(start: Start, run_co
     process = start(ECHO)
     ended = run_command("top", "--once", f"127.0.0.1:{process.port}")
     assert ended.code == 1
-    assert "is no admin address" in ended.stderr[-1]
+    assert ended.stderr[-1].endswith("is this the --admin address?")
 
 
 @pytest.mark.parametrize(
@@ -229,7 +283,9 @@ def test_answer_that_is_no_status_is_one_line(
     process = start("answers:app", "--app-dir", str(tmp_path), "--lifespan", "off")
     ended = run_command("top", "--once", f"127.0.0.1:{process.port}")
     assert ended.code == 1
-    assert ended.stderr == [f"asgiws: 127.0.0.1:{process.port} is no admin address: {escape(answer[:200])}"]
+    assert ended.stderr == [
+        f"asgiws: 127.0.0.1:{process.port} answers 200: {escape(answer[:200])}; is this the --admin address?"
+    ]
 
 
 @pytest.mark.parametrize("command", ["top", "health"])
@@ -255,6 +311,86 @@ def test_application_that_is_named_top_is_served(start: Start, tmp_path: Path) -
         client.open_websocket()
         client.send(text("served"))
         assert client.read_text() == "served"
+
+
+# ---- close and drain
+
+
+def open_many(process: ServerProcess, path: str, count: int) -> list[RawClient]:
+    clients = [RawClient(process.port) for _ in range(count)]
+    for client in clients:
+        client.open_websocket(path)
+    return clients
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_close_ends_the_websockets_of_a_path(
+    start: Start, run_command: RunCommand, tmp_path: Path, workers: str
+) -> None:
+    process = start(ECHO, "--admin", f"unix:{tmp_path}/admin.sock", "--workers", workers)
+    admin = Admin(process)
+    chat, rooms = open_many(process, "/chat", 4), open_many(process, "/room", 2)
+    ended = run_command("close", "--path", "/chat", "--over", "500ms", address(admin))
+    assert (ended.code, ended.stdout) == (0, ["closing 4 connections with 1012 over 0.5 s"])
+    for client in chat:
+        assert client.read_close() == (1012, "closed by the operator")
+        client.socket.close()
+    for client in rooms:
+        client.send(text("still here"))
+        assert client.read_text() == "still here"
+        client.socket.close()
+
+
+def test_close_takes_a_share_with_a_code(start: Start, run_command: RunCommand) -> None:
+    process = start(ECHO, *TCP, "--admin-token", TOKEN)
+    clients = open_many(process, "/", 10)
+    words = ("close", "--percent", "20", "--code", "4001", address(Admin(process)))
+    ended = run_command(*words, environ={"ASGIWS_ADMIN_TOKEN": TOKEN})
+    assert (ended.code, ended.stdout) == (0, ["closing 2 connections with 4001 over 0 s"])
+    for client in clients:
+        client.socket.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "nothing was given, allowed: path, client, worker or percent; percent=100 closes all"),
+        (("--percent", "0"), "--percent: '0' was given, allowed: 1 to 100"),
+        (("--path", "chat"), "path 'chat' was given, allowed: a path such as /chat, or a start such as /chat/*"),
+        (("--percent", "5", "--over", "soon"), "--over: 'soon' was given, allowed: a number such as 30, 30s, 500ms"),
+        (("--percent", "5", "--code", "999"), "code '999' was given, allowed: 1000-1003, 1007-1014, 3000-4999"),
+    ],
+)
+def test_order_that_is_not_allowed_is_one_line(
+    start: Start, run_command: RunCommand, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    process = start(ECHO, "--admin", f"unix:{tmp_path}/admin.sock")
+    ended = run_command("close", *words, address(Admin(process)))
+    assert ended.code == 1
+    (line,) = ended.stderr
+    assert line.startswith(f"asgiws: {said}")
+
+
+@pytest.mark.parametrize("words", [("close", "--percent", "100"), ("drain", "--worker", "1")])
+def test_orders_need_the_token(start: Start, run_command: RunCommand, words: tuple[str, ...]) -> None:
+    process = start(ECHO, *TCP, "--admin-token", TOKEN)
+    ended = run_command(*words, address(Admin(process)))
+    assert (ended.code, ended.stderr) == (1, ["asgiws: closing connections needs the token"])
+
+
+def test_drain_replaces_one_worker(start: Start, run_command: RunCommand, tmp_path: Path) -> None:
+    process = start(ECHO, "--admin", f"unix:{tmp_path}/admin.sock", "--workers", "2")
+    admin = Admin(process)
+    first, second = (worker["pid"] for worker in admin.status()["workers"])
+    ended = run_command("drain", "--worker", str(first), address(admin))
+    assert (ended.code, ended.stdout) == (0, [f"draining process {first}"])
+    process.wait_stderr(rf"\(process {first}\) has exited")
+    pids = {worker["pid"] for worker in admin.status()["workers"]}
+    assert second in pids
+    assert first not in pids
+    assert len(pids) == 2
+    ended = run_command("drain", "--worker", str(first), address(admin))
+    assert (ended.code, ended.stderr) == (1, [f"asgiws: no worker with process {first} serves"])
 
 
 # ---- health

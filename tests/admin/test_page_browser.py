@@ -118,6 +118,65 @@ def test_connection_is_closed_from_the_page_with_a_code(start: Start, open_page:
     page.wait_for("connections", "")
 
 
+def test_connections_are_filtered_by_path(start: Start, open_page: OpenPage) -> None:
+    """The server looks for them: the status itself has only the largest."""
+    process = start(ECHO, *TCP, "--workers", "2")
+    page = open_page(Admin(process).port)
+    with open_one(process, "/room"), open_one(process, "/chat/7"):
+        page.wait_for("websockets", "2")
+        page.write("filter-path", "/chat/*")
+        wait_in_browser(page.driver, lambda: "/room" not in page.text("connections"))
+        wait_in_browser(page.driver, lambda: "/chat/7" in page.text("connections"))
+        page.write("filter-path", "chat")
+        page.wait_for("filter-note", "path 'chat' was given, allowed: .*")
+
+
+def test_many_are_closed_from_the_page(start: Start, open_page: OpenPage) -> None:
+    process = start(ECHO, *TCP, "--admin-token", TOKEN)
+    page = open_page(Admin(process).port)
+    page.wait_for("state", "waiting for the token")
+    page.write("token", TOKEN + "\n")
+    with open_one(process, "/room") as room, open_one(process, "/chat") as chat:
+        page.wait_for("websockets", "2")
+        page.write("filter-path", "/chat")
+        page.driver.find_element(By.CSS_SELECTOR, "#many summary").click()
+        assert page.text("many-which") == "of WebSockets with path /chat"
+        page.write("many-percent", "100")
+        page.write("many-over", "0")
+        page.click("many-send")
+        page.wait_for("close-answer", "closing 1 connection with 1012 over 0 s")
+        assert chat.read_close() == (1012, "closed by the operator")
+        echo(room, "still here")
+
+
+def test_worker_is_drained_from_the_page(start: Start, open_page: OpenPage) -> None:
+    process = start(ECHO, *TCP, "--admin-token", TOKEN, "--workers", "1")
+    admin = Admin(process)
+    page = open_page(admin.port)
+    page.wait_for("state", "waiting for the token")
+    page.write("token", TOKEN + "\n")
+    page.wait_for("state", "ready")
+    (worker,) = admin.status(BEARER)["workers"]
+    page.driver.find_element(By.CSS_SELECTOR, "#workers button").click()
+    page.driver.switch_to.alert.accept()
+    page.wait_for("close-answer", f"draining process {worker['pid']}")
+    page.wait_for("restarts", "restarts: recycled 1")
+
+
+def test_plots_show_what_was_before_the_page(start: Start, open_page: OpenPage) -> None:
+    """A page that is opened after an incident draws it."""
+    process = start(ECHO, *TCP)
+    admin = Admin(process)
+    with open_one(process):
+        pass
+    page = open_page(admin.port)
+    plot = page.driver.find_element(By.CSS_SELECTOR, "#plot-closes svg")
+    wait_in_browser(page.driver, lambda: "latest" in (plot.get_attribute("aria-label") or ""))
+    label = plot.get_attribute("aria-label") or ""
+    assert re.match(r"WebSockets closed per second in the last 15 minutes: highest 0\.\d, latest client", label)
+    assert plot.find_elements(By.CSS_SELECTOR, "path.bars")[0].get_attribute("d")
+
+
 def test_wrong_token_shows_nothing_and_may_be_corrected(start: Start, open_page: OpenPage) -> None:
     process = start(ECHO, *TCP, "--admin-token", TOKEN)
     admin = Admin(process)
@@ -125,7 +184,7 @@ def test_wrong_token_shows_nothing_and_may_be_corrected(start: Start, open_page:
     page.wait_for("state", "waiting for the token")
 
     page.write("token", "a guess of somebody\n")
-    page.wait_for("token-note", "that was not it")
+    page.wait_for("token-note", "wrong token")
     assert page.text("websockets") == "–"
     assert admin.samples()["asgiws_admin_denials_total", ()] == 1
 
