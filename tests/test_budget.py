@@ -13,7 +13,7 @@ from tests.raw import RawClient, close
 
 MOST_CALLS = 6
 """Python-level calls in files of ours for each echoed message: calls of functions, and coroutines that go on."""
-MOST_CALLS_OF_A_REQUEST = 36
+MOST_CALLS_OF_A_REQUEST = 35
 """The same for each answered request on a kept connection."""
 MOST_CALLS_OF_A_HANDSHAKE = 111
 """The same from the accept of a connection over a handshake and a Close to its end."""

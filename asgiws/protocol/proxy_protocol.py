@@ -1,11 +1,11 @@
-"""The header of the PROXY protocol, versions 1 and 2: who is really at the two ends of a connection.
+"""The header of the PROXY protocol, versions 1 and 2: the addresses of both ends of a forwarded connection.
 
 A load balancer that forwards TCP writes it before the client's first byte. Specification: "The PROXY protocol", Willy
 Tarreau, 2020-03-05 (HAProxy's doc/proxy-protocol.txt); sections are those of that text.
 
-Data enters as the first bytes of a connection, from the first one on; `parse_proxy_header` is asked again with more
-until it gives a header or a violation. It keeps nothing. §2: the receiver must not guess whether a header is there, so
-whatever does not begin like one is a violation.
+Data enters as the first bytes of a connection; `parse_proxy_header` is called again with more bytes until it returns a
+header or a violation. It keeps no state. §2: the receiver must not guess whether a header is present, so anything that
+does not begin like one is a violation.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class ProxyHeader(NamedTuple):
     """A whole header."""
 
     size: int
-    """Its bytes; what follows is the client's."""
+    """Its length in bytes; the bytes that follow are those of the client."""
     known: bool
     """Whether it names the ends; else they are those of the TCP connection (LOCAL, UNKNOWN): the proxy's own."""
     client: tuple[str, int] | None = None
-    """Address and port; None when the client came through a Unix socket."""
+    """Address and port; None when the client connected to a Unix socket."""
     server: tuple[str, int | None] | None = None
     """Address and port, or the path of a Unix socket and None."""
     secure: bool = False
@@ -49,7 +49,7 @@ _Ends = tuple[tuple[str, int] | None, tuple[str, int | None]]
 
 
 def parse_proxy_header(data: bytes) -> ProxyHeader | Violation | None:
-    """Give the header at the beginning of `data`, what is wrong with it, or None when more is needed."""
+    """Return the header at the start of `data`, or what is wrong with it, or None when more bytes are needed."""
     if data.startswith(_V2_SIGNATURE):
         return _parse_v2(data)
     if data.startswith(_V1_PREFIX):
@@ -131,7 +131,7 @@ _V2_LAYOUTS: Final[dict[int, struct.Struct | None]] = {
     0x21: struct.Struct("!16s16sHH"),
     0x31: struct.Struct("!108s108s"),
 }
-"""TCP over each family, by its byte. Datagrams (0x12, 0x22, 0x32) cannot have come over a stream."""
+"""TCP over each family, by its byte. Datagrams (0x12, 0x22, 0x32) cannot arrive over a stream."""
 
 
 def _v2_ends(protocol: int, fields: tuple[bytes, bytes, int, int] | tuple[bytes, bytes]) -> _Ends:
@@ -142,7 +142,7 @@ def _v2_ends(protocol: int, fields: tuple[bytes, bytes, int, int] | tuple[bytes,
 
 
 def _parse_tlvs(data: bytes, begin: int, end: int) -> bool | Violation:
-    """Walk the fields behind the addresses; gives whether one says that the client used TLS."""
+    """Parse the fields after the addresses; return whether one states that the client used TLS."""
     secure = False
     while begin < end:
         if end - begin < 3:

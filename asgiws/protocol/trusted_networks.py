@@ -1,8 +1,7 @@
 """Lists of addresses and networks that an operator trusts, and whether a client is in one.
 
 An entry is an address, a network with its prefix length, `unix` for the clients of Unix sockets, which have no address,
-or `*` for everybody. An entry may hold several of these, separated by commas, as other servers take them. It is on this
-floor because `asgiws.config.options` checks the lists with it; no name is ever looked up.
+or `*` for all. An entry may hold several of these, separated by commas, as in other servers. No name is ever looked up.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 
 
 def check_network(entry: str) -> str | None:
-    """Say what is allowed if `entry` is no entry of a list, or None; the `check` of an option."""
+    """Return what is allowed if `entry` is not a valid entry, else None; the `check` of an option."""
     for part in _parts(entry):
         if part in ("*", "unix"):
             continue
@@ -39,17 +38,17 @@ def check_network(entry: str) -> str | None:
 class TrustedNetworks:
     """A list of trusted addresses, made once; `host in networks` asks it.
 
-    A host is an address as a socket or a header field gives it. None is a client of a Unix socket. What is no address
-    is in no list but `*`. An IPv4 address matches the IPv4 networks also when it came mapped into IPv6.
+    A host is an address as a socket or a header field has it. None is a client of a Unix socket. Text that is not an
+    address is only in the list `*`. An IPv4-mapped IPv6 address matches the IPv4 networks.
     """
 
-    __slots__ = ("_cached", "_everybody", "_networks", "_unix")
+    __slots__ = ("_cached", "_all", "_networks", "_unix")
 
     def __init__(self, entries: Iterable[str]) -> None:
         """Take entries that `check_network` has passed. Raises ValueError for any other."""
         parts = {part for entry in entries for part in _parts(entry)}
-        self._everybody = "*" in parts
-        self._unix = self._everybody or "unix" in parts
+        self._all = "*" in parts
+        self._unix = self._all or "unix" in parts
         networks = [ip_network(part) for part in parts - {"*", "unix"}]
         self._networks = [
             ip_network((network.network_address.packed[12:], network.prefixlen - 96))
@@ -62,7 +61,7 @@ class TrustedNetworks:
     def __contains__(self, host: str | None) -> bool:
         if host is None:
             return self._unix
-        return self._everybody or self._cached(host)
+        return self._all or self._cached(host)
 
     def _find(self, host: str) -> bool:
         address = parse_host(host)
@@ -70,7 +69,7 @@ class TrustedNetworks:
 
 
 def parse_host(text: str) -> IPv4Address | IPv6Address | None:
-    """Parse an address, where an IPv4-mapped one (RFC 4291 §2.5.5.2) is the IPv4 one; None for what is none."""
+    """Parse an address, an IPv4-mapped one (RFC 4291 §2.5.5.2) as IPv4; return None for anything else."""
     try:
         address = ip_address(text)
     except ValueError:

@@ -15,12 +15,12 @@ __all__ = ["GONE", "Peer", "http_scope", "peer_of", "websocket_scope"]
 
 
 # A TCP connection that was reset before it was accepted has no address any more, and may still have bytes to read. It
-# must not pass for a client of a Unix socket, which somebody may trust; "" is in no list of addresses.
+# must not pass for a client of a Unix socket, which may be trusted; "" is in no list of addresses.
 GONE: Final = ("", 0)
 
 
 class Peer:
-    """Who is at the two ends of a connection, and whether it is encrypted."""
+    """The two ends of a connection, and whether it is encrypted."""
 
     __slots__ = ("client", "host", "root_path", "secure", "server", "tls", "via")
 
@@ -41,13 +41,13 @@ class Peer:
         self.tls = tls
         """The `tls` extension, on encrypted connections only (ASGI E8)."""
         self.root_path: str | None = None
-        """The path that a proxy took off, when it says so; None: what the option says."""
+        """The path that a proxy has removed, by its own account; None: the option `root_path` applies."""
         self.host: bytes | None = None
-        """The Host field that a proxy got, when it says so; None: the one that it sent."""
+        """The Host field that a proxy received, by its own account; None: the one that it sent."""
 
 
 def peer_of(transport: asyncio.BaseTransport) -> Peer:
-    """Give the two ends of the TCP connection itself; `GONE` for a client that left before it was accepted."""
+    """Return the two ends of the TCP connection; the client is `GONE` if it left before it was accepted."""
     client, server = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
     if isinstance(server, tuple):
         known = (client[0], client[1]) if isinstance(client, tuple) else GONE
@@ -113,5 +113,5 @@ def _copy(tls: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_host(headers: list[Header], host: bytes) -> list[Header]:
-    """Give the fields with another Host, as if the client had sent its request here."""
+    """Return the fields with another Host, as if the client had sent its request here."""
     return [(b"host", host), *(field for field in headers if field[0] != b"host")]

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from asgiws.protocol.errors import Violation
 from asgiws.protocol.http.fields import header_tokens, is_token, printable
 from asgiws.protocol.http.head import RequestHead, parse_head
-from asgiws.protocol.http.head_cache import HeadCache
-from asgiws.protocol.http.head_reader import HeadReader
+from asgiws.protocol.http.head_reader import HeadCache, HeadReader
 from asgiws.protocol.limits import Limits
 from tests.protocol.http_help import (
     HOST,

@@ -151,10 +151,10 @@ class ChunkedBody:
         # RFC 9112 §7.1: chunk-size = 1*HEXDIG, and no sign, prefix, underscore or surrounding space
         digits, semicolon, extension = line.partition(b";")
         if semicolon:
-            digits = digits.rstrip(b" \t")  # §7.1.1: BWS may stand before the semicolon
+            digits = digits.rstrip(b" \t")  # §7.1.1: BWS is allowed before the semicolon
             if extension.translate(None, _EXTENSION_BYTES):
                 return Violation(errors.BAD_CHUNK_EXTENSION, "control character in a chunk extension, allowed: text")
-        # Zeros before the number say nothing; without them, 15 digits are below 2^60.
+        # Leading zeros are not counted; 15 digits without them are below 2^60.
         if not digits or len(digits.lstrip(b"0")) > 15 or digits.translate(None, _HEX_DIGITS):
             return Violation(
                 errors.BAD_CHUNK_SIZE, f"chunk size {printable(digits)}, allowed: 1 to 15 hexadecimal digits"

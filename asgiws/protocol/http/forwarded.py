@@ -1,16 +1,16 @@
-"""Where a request comes from, as the proxies on its way say: X-Forwarded-* and Forwarded (RFC 7239).
+"""The client of a request, as the proxies on its way report it: X-Forwarded-* and Forwarded (RFC 7239).
 
-Each proxy adds at the right whom it took the request from, so an entry is as true as the node that wrote it. The last
-one was written by whoever the connection comes from, every other one by the node that the entry to its right names. The
-walk therefore goes from right to left, and on only from an entry whose address is trusted. The first address that is
-not trusted is the client. An entry without an address (`unknown`, `_hidden`, anything malformed) ends the walk too: the
-client is then the last address before it, and whatever stands further to the left is not believed.
+Each proxy appends the address from which it received the request, so an entry is as reliable as the node that wrote it.
+The last entry was written by the peer of the connection, every other one by the node that the entry to its right names.
+So the walk goes from right to left, and continues only from an entry whose address is trusted. The first address that
+is not trusted is the client. An entry without an address (`unknown`, `_hidden`, anything malformed) ends the walk too:
+the client is then the last address before it, and entries further to the left are ignored.
 
-Protocol and host belong to a hop like the address does: in `Forwarded` they stand in the same element, in the lists of
-X-Forwarded-Proto, -Host and -Prefix at the same place if a list is as long as that of X-Forwarded-For. One of another
-length was not written by every proxy, and its last element counts, the one of the nearest.
+Protocol and host belong to a hop as the address does. `Forwarded` has them in the same element. The lists of
+X-Forwarded-Proto, -Host and -Prefix have them at the same place if they are as long as that of X-Forwarded-For. A list
+of another length was not written by every proxy; its last element counts, that of the nearest proxy.
 
-Everything is linear in the bytes, and the walk is bounded. Nothing raises: what is malformed is not believed.
+Everything is linear in the bytes, and the walk is bounded. Nothing raises: malformed entries are ignored.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _HOPS_MOST: Final = 64
 # The longest address, in brackets, and a port or the obfuscated name of one (RFC 7239 §6.3)
 _NODE_MOST_BYTES: Final = 64
 _NODES_CACHED: Final = 1024
-# Beyond this no element of a Forwarded field is believed. Ten proxies need about 1,000 bytes; this takes 1 ms at most.
+# A longer Forwarded field is ignored. Ten proxies need about 1,000 bytes; parsing this many takes at most 1 ms.
 _FORWARDED_MOST_BYTES: Final = 4096
 _SECURE: Final = {b"https": True, b"wss": True, b"http": False, b"ws": False}
 _BLANKS: Final = b" \t"
@@ -54,7 +54,7 @@ Node = tuple[str, int]
 
 
 class Source(NamedTuple):
-    """What is believed of where a request comes from; None: nothing was said, or nothing that can be believed."""
+    """What trusted proxies report of a request; None where they report nothing, or nothing valid."""
 
     client: Node | None
     secure: bool | None
@@ -62,13 +62,13 @@ class Source(NamedTuple):
     host: bytes | None
     """What the client sent as Host."""
     prefix: str | None
-    """The path that a proxy took off, with a slash before it and none behind; empty for none."""
+    """The path that a proxy removed, with a leading slash and without a trailing one; empty for none."""
 
 
 def believe(fields: dict[bytes, list[bytes]], trusted: TrustedNetworks) -> Source:
     """Read fields that a trusted node sent, by name, each with its values in order.
 
-    `fields` has only what its proxies set. Forwarded, if it is there, stands for all but X-Forwarded-Prefix.
+    `fields` has only the fields that its proxies set. Forwarded replaces all of them but X-Forwarded-Prefix.
     """
     if FORWARDED in fields:
         return _believe_forwarded(fields[FORWARDED], fields.get(PREFIX, []), trusted)
@@ -93,10 +93,10 @@ def believe(fields: dict[bytes, list[bytes]], trusted: TrustedNetworks) -> Sourc
 
 
 def parse_node(value: bytes) -> Node | None:
-    """Parse an address, alone or with a port; None for `unknown`, an obfuscated name and what is no address.
+    """Parse an address, alone or with a port; return None for `unknown`, an obfuscated name and anything else.
 
-    An IPv6 address stands in brackets or alone. It is given in its shortest form (RFC 5952), so that one client has one
-    name, and an IPv4 address that came mapped into IPv6 as what it is. One with a zone means nothing on this machine.
+    An IPv6 address may be in brackets. It is returned in its shortest form (RFC 5952), so that one client has one name,
+    and an IPv4-mapped one as IPv4. An address with a zone means nothing on this machine.
     """
     return _parse_node(value) if len(value) <= _NODE_MOST_BYTES else None
 
@@ -104,8 +104,8 @@ def parse_node(value: bytes) -> Node | None:
 def parse_forwarded(value: bytes) -> list[dict[bytes, bytes]] | None:
     """Parse one Forwarded field (RFC 7239 §4) into its elements, names in lower case; None when it is malformed.
 
-    A quoted string that does not end swallows what a proxy added behind it, so a line with an error is useless as a
-    whole. Blanks around a semicolon are taken, as some proxies write them.
+    A quoted string that does not end swallows what a proxy appended, so a line with an error is useless as a whole.
+    Blanks around a semicolon are allowed, as some proxies write them.
     """
     elements: list[dict[bytes, bytes]] = [{}]
     at = _skip_blanks(value, 0)
@@ -136,7 +136,7 @@ def parse_forwarded(value: bytes) -> list[dict[bytes, bytes]] | None:
 
 
 def _walk(nodes: Sequence[bytes], trusted: TrustedNetworks) -> tuple[int, Node | None]:
-    """Give the place of the last entry that a trusted node wrote, and the last address on the way there."""
+    """Return the index of the last entry that a trusted node wrote, and the last address on the way there."""
     client: Node | None = None
     place = len(nodes)
     for place in range(len(nodes) - 1, max(-1, len(nodes) - 1 - _HOPS_MOST), -1):
@@ -160,10 +160,10 @@ def _believe_forwarded(values: list[bytes], prefixes: list[bytes], trusted: Trus
         else:
             elements += parsed
     place, client = _walk([element.get(b"for", b"") for element in elements], trusted)
-    # Leftmost first: a proxy may leave to the one before it what that has said.
-    believed = elements[place:]
-    proto = next((element[b"proto"] for element in believed if b"proto" in element), b"")
-    host = next((element[b"host"] for element in believed if b"host" in element), b"")
+    # Leftmost first: a proxy may leave the protocol and the host to the one before it.
+    trusted_elements = elements[place:]
+    proto = next((element[b"proto"] for element in trusted_elements if b"proto" in element), b"")
+    host = next((element[b"host"] for element in trusted_elements if b"host" in element), b"")
     prefix = _elements(prefixes)
     return Source(
         client,
@@ -229,7 +229,7 @@ def _skip_blanks(value: bytes, at: int) -> int:
 
 
 def _parse_value(value: bytes, at: int) -> tuple[bytes, int] | None:
-    """Parse a token or a quoted string (RFC 9110 §5.6.4); gives it and where it ends, None when it is neither."""
+    """Parse a token or a quoted string (RFC 9110 §5.6.4); return it and its end, None when it is neither."""
     if value[at : at + 1] != b'"':
         end = at
         while end < len(value) and value[end] in TOKEN_BYTES:

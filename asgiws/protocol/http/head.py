@@ -29,7 +29,7 @@ _TARGET_BYTES: Final = bytes(range(0x21, 0x7F)).replace(b"#", b"")
 # RFC 3986 §3.2.2: reg-name = *( unreserved / pct-encoded / sub-delims ); an IPv4 address looks like one
 _NAME_AND_PORT: Final = re.compile(rb"(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+(?::[0-9]*)?")
 _PORT: Final = re.compile(rb"(?::[0-9]*)?")
-# IP-literal = "[" ( IPv6address / IPvFuture ) "]", and the zone that RFC 6874 §2 allows behind the first
+# IP-literal = "[" ( IPv6address / IPvFuture ) "]", and the zone that RFC 6874 §2 allows after the first
 _FUTURE: Final = re.compile(rb"v[0-9A-Fa-f]+\.[\w.~!$&'()*+,;=:-]+", re.IGNORECASE)
 _ZONE: Final = re.compile(rb"(?:[\w.~-]|%[0-9A-Fa-f]{2})+")
 
@@ -95,7 +95,7 @@ def parse_head(head: bytes, limits: Limits) -> RequestHead | Violation:
         version = b"HTTP/1.1"
     if method != b"GET" and not is_token(method):
         return Violation(errors.BAD_METHOD, f"method {printable(method)}, allowed: a token")
-    # RFC 9110 §9.1: methods are case-sensitive; ASGI has them in upper case, so `get` is GET from here on for everybody
+    # RFC 9110 §9.1: methods are case-sensitive; but ASGI has them in upper case, so `get` is GET from here on
     method = method.upper()
 
     fields = parse_fields(lines[1:])
@@ -130,7 +130,7 @@ def parse_head(head: bytes, limits: Limits) -> RequestHead | Violation:
         headers=headers,
         content_length=content_length,
         chunked=chunked,
-        # RFC 9112 §9.3: close comes before all else
+        # RFC 9112 §9.3: close takes precedence
         keep_alive=b"close" not in connection and (version == b"HTTP/1.1" or b"keep-alive" in connection),
         # RFC 9110 §10.1.1: a server MUST ignore a 100-continue expectation in an HTTP/1.0 request
         expect_continue=bool(expected) and version == b"HTTP/1.1",
@@ -215,7 +215,7 @@ def _locate(method: bytes, target: bytes) -> tuple[bytes, str, bytes, bytes | No
     if not target.startswith(b"/"):
         scheme, separator, rest = target.partition(b"://")
         if separator and scheme.lower() in (b"http", b"https", b"ws", b"wss"):
-            # The scheme of the connection is what the socket says, never what the request line claims.
+            # The scheme is that of the connection; the one of the target is ignored.
             cut = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
             authority, target = rest[:cut], rest[cut:]
             if not target.startswith(b"/"):
@@ -291,7 +291,7 @@ def _framing(deciding: dict[bytes, list[bytes]], version: bytes, limits: Limits)
         )
     if lengths is None:
         return None, False
-    digits = lengths[0].lstrip(b"0")  # zeros before the number say nothing
+    digits = lengths[0].lstrip(b"0")  # leading zeros are not counted
     if len(lengths) > 1 or not lengths[0].isdigit() or len(digits) > 18:
         return Violation(
             errors.BAD_CONTENT_LENGTH, f"Content-Length: {printable(b', '.join(lengths))}, allowed: one decimal number"

@@ -192,7 +192,7 @@ class Response:
         lines, self._head = self._head, []
         if self._remaining is None and self.status not in (204, 304):
             if not more and not self._trailers:
-                # The whole body is here. But an answer to HEAD without one says nothing about the length.
+                # The whole body is here. But a response to HEAD without one leaves the length open.
                 if count or not self._head_only:
                     lines.append(b"content-length: %d\r\n" % count)
             elif self._http_1_0:

@@ -17,7 +17,7 @@ from asgiws.protocol.http.fields import is_token, printable
 from asgiws.protocol.http.head import RequestHead
 from asgiws.protocol.http.response import encode_fields, without_field
 
-__all__ = ["ExtensionOffer", "Handshake", "asks_for_websocket", "check_handshake", "encode_accept", "origin_allowed"]
+__all__ = ["ExtensionOffer", "Handshake", "check_handshake", "encode_accept", "origin_allowed"]
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 # Browsers send 60 bytes, libraries up to 200
@@ -43,11 +43,6 @@ class Handshake(NamedTuple):
     subprotocols: list[str]
     extensions: list[ExtensionOffer]
     origin: bytes | None
-
-
-def asks_for_websocket(head: RequestHead) -> bool:
-    """Return whether the request asks to switch to WebSocket (RFC 9110 §7.8)."""
-    return b"websocket" in head.upgrade
 
 
 def check_handshake(head: RequestHead) -> Handshake | Violation:

@@ -1,4 +1,4 @@
-"""Requests that a trusted proxy forwards: whom they come from, by the fields that it sends.
+"""Requests that a trusted proxy forwards: their client, by the fields that the proxy sends.
 
 Whether the other end of a connection is a trusted proxy is found out once, when the connection begins. Only then are
 the fields of its requests looked at, each request by itself: those of many clients come on one connection.
@@ -17,14 +17,14 @@ __all__ = ["is_proxy", "peer_for"]
 
 
 def is_proxy(worker: WorkerState, peer: Peer, transport: asyncio.BaseTransport) -> bool:
-    """Tell whether the other end of a connection is a trusted proxy."""
+    """Return whether the other end of a connection is a trusted proxy."""
     if peer.client is None and isinstance(transport.get_extra_info("peername"), tuple):
-        return False  # a PROXY header over TCP that tells of a client on some Unix socket
+        return False  # a PROXY header over TCP that names a client of some Unix socket
     return (peer.client[0] if peer.client is not None else None) in worker.proxies
 
 
 def peer_for(worker: WorkerState, head: RequestHead, proxy: Peer) -> Peer:
-    """Give whom a request comes from, the proxy itself when it says nothing; `head` stays as it is."""
+    """Return the two ends of a forwarded request; those of the connection when the proxy names none."""
     names = worker.forwarded_names
     fields: dict[bytes, list[bytes]] = {}
     for name, value in head.headers:

@@ -2,7 +2,7 @@
 
 Reads one request at a time and answers in order (RFC 9112 §9.3): while a request is with the application, what follows
 its body stays unparsed in the buffer, and reading stops once that holds a head's worth. A request that asks for
-WebSocket leaves this object for good: its head, and the bytes behind it, go to a `WebSocketConnection` on the same
+WebSocket leaves this object for good: its head, and the bytes after it, go to a `WebSocketConnection` on the same
 transport.
 
 The states are those of `asgiws.protocol.http.connection_state`; `_enter` is the only place that moves them.
@@ -22,7 +22,7 @@ from asgiws.protocol.http.head import RequestHead
 from asgiws.protocol.http.head_reader import HeadReader
 from asgiws.protocol.http.response import encode_rejection
 from asgiws.protocol.printable import escape
-from asgiws.protocol.websocket.handshake import asks_for_websocket, check_handshake, origin_allowed
+from asgiws.protocol.websocket.handshake import check_handshake, origin_allowed
 from asgiws.server.connection.flow_control import FlowControl
 from asgiws.server.connection.forwarding import is_proxy, peer_for
 from asgiws.server.connection.lingering_close import LingeringClose
@@ -311,7 +311,7 @@ class HTTPConnection(asyncio.Protocol):
             return
         if self._proxied:
             self._peer = peer_for(self.worker, head, self._via)
-        if asks_for_websocket(head):
+        if b"websocket" in head.upgrade:  # RFC 9110 §7.8
             self._begin_websocket(head)
         else:
             self._begin_request(head)

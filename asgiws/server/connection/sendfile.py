@@ -35,8 +35,8 @@ class FilePart(NamedTuple):
 def open_part(message: Event) -> Iterator[FilePart]:
     """Open the file that an `http.response.pathsend` or `.zerocopysend` names.
 
-    A file that the application has opened keeps its position, or moves behind the part as after sendfile(2) when the
-    message has no offset. Raises OSError, and ValueError for a part that no file can have.
+    A file that the application has opened keeps its position, or moves to the end of the part, as after sendfile(2),
+    when the message has no offset. Raises OSError, and ValueError for a part that no file can have.
     """
     if message["type"] == "http.response.pathsend":
         with open(message["path"], "rb") as file:

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from asgiws.config.options import Config
-from asgiws.protocol.http.head_cache import HeadCache
+from asgiws.protocol.http.head_reader import HeadCache
 from asgiws.protocol.trusted_networks import TrustedNetworks
 from asgiws.server.asgi import ASGIApp
 from asgiws.server.state.admission import Admission

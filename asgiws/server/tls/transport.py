@@ -1,20 +1,13 @@
-"""TLS on a transport: what a connection sees as its transport, and what the loop's transport sees as its protocol.
+"""TLS on a transport: the transport of a connection, and the protocol of the loop's transport.
 
     loop's transport  <->  TLSTransport (ssl.SSLObject and two memory BIOs)  <->  HTTPConnection, WebSocketConnection
 
-The loops' own TLS has three faults that matter here, on asyncio and uvloop alike. Closing is one deadline for the whole
-of what is still unsent, so a slow client loses the end of a large response. What waits below the encryption is not told
-to who asks how much waits, so a slow client cannot be told from one that does not read. And our side cannot be
-closed alone, so the answer to a client that is still sending is destroyed by the reset (RFC 9112 §9.6). Beyond that,
-each connection keeps a buffer of 256 KiB. Here each of these is what it is without TLS, because everything but the
-bytes is left to the transport below.
-
-States:
-
-    HANDSHAKE   what comes goes to the handshake
-    OPEN        both directions are open
-    PEER_DONE   the client has said that it sends no more (close_notify), and may still read (RFC 8446 §6.1)
-    DONE        our close_notify is out, or the handshake has failed: what comes is dropped, nothing can be sent
+The loops' own TLS has three faults that matter here, on asyncio and uvloop alike. One deadline for closing covers all
+that is unsent, so a slow client loses the end of a large response. The size of the write buffer leaves out what waits
+below the encryption, so a slow client looks like one that does not read. And our side cannot be closed alone, so a
+reset destroys the response to a client that is still sending (RFC 9112 §9.6). Beyond that, each connection keeps a
+buffer of 256 KiB. Here all of this is as it is without TLS, because everything but the bytes is left to the transport
+below.
 """
 
 from __future__ import annotations
@@ -28,15 +21,25 @@ from asgiws.server.tls.certificates import reason_of
 
 __all__ = ["RECORD_BYTES", "Greeter", "TLSTransport"]
 
-HANDSHAKE, OPEN, PEER_DONE, DONE = range(4)
-
 RECORD_BYTES: Final = 16 * 1024
 """The most that a record holds (RFC 8446 §5.1). Both BIOs get no more at a time: they never shrink."""
 _WRITE_BYTES: Final = 16 * RECORD_BYTES
 
 
+class TLSState:
+    """How far a TLS connection has come.
+
+    HANDSHAKE   bytes that arrive belong to the handshake
+    OPEN        both directions are open
+    PEER_DONE   the client sends no more (close_notify), and may still read (RFC 8446 §6.1)
+    DONE        our close_notify is out, or the handshake has failed: bytes that arrive are dropped, nothing can be sent
+    """
+
+    HANDSHAKE, OPEN, PEER_DONE, DONE = range(4)
+
+
 class Greeter(Protocol):
-    """Who waits for the handshake."""
+    """The protocol that waits for the handshake."""
 
     def on_encrypted(self, transport: TLSTransport, tls: ssl.SSLObject) -> None:
         """Put a protocol in its place: the handshake is done."""
@@ -64,26 +67,26 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         self._outgoing = ssl.MemoryBIO()
         self._tls = ssl_context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._protocol: asyncio.Protocol | None = None
-        self._state = HANDSHAKE
+        self._state = TLSState.HANDSHAKE
 
     # ---- called by the transport below
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of records."""
         begin = 0
-        while self._state == HANDSHAKE and begin < len(data):
+        while self._state == TLSState.HANDSHAKE and begin < len(data):
             self._incoming.write(data[begin : begin + RECORD_BYTES])
             begin += RECORD_BYTES
             self._shake()
-        if self._state == OPEN:
+        if self._state == TLSState.OPEN:
             self._decrypt(data[begin:] if begin else data)
 
     def eof_received(self) -> bool:
-        """Take the end of what the client sends; gives whether the transport stays open.
+        """Take the end of the client's stream; return whether the transport stays open.
 
-        Without a close_notify before it, somebody may have cut off the end: the connection is over.
+        Without a close_notify before it, the stream may have been truncated: the connection is over.
         """
-        return self._state == PEER_DONE
+        return self._state == TLSState.PEER_DONE
 
     def pause_writing(self) -> None:
         """Pass it on."""
@@ -97,23 +100,23 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass it on."""
-        self._state = DONE
+        self._state = TLSState.DONE
         (self._protocol or self._greeter).connection_lost(exc)
 
     # ---- called by the connection
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Hand what comes to another protocol."""
+        """Pass the bytes that arrive to another protocol."""
         self._protocol = cast("asyncio.Protocol", protocol)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
-        """Give who takes what comes."""
+        """Return the protocol that takes the bytes that arrive."""
         assert self._protocol is not None
         return self._protocol
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Encrypt and send."""
-        if self._state not in (OPEN, PEER_DONE) or not data:
+        if self._state not in (TLSState.OPEN, TLSState.PEER_DONE) or not data:
             return
         tls, outgoing, below = self._tls, self._outgoing, self._below
         try:
@@ -132,26 +135,26 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             self._fail(error)
 
     def write_eof(self) -> None:
-        """Close our side: close_notify, and the end of the TCP stream behind it."""
-        self._say_goodbye()
+        """Close our side: close_notify, and then the TCP stream."""
+        self._close_notify()
         self._below.write_eof()
 
     def can_write_eof(self) -> bool:
-        """Tell whether our side can be closed alone."""
-        return self._state in (OPEN, PEER_DONE) and self._below.can_write_eof()
+        """Return whether our side can be closed alone."""
+        return self._state in (TLSState.OPEN, TLSState.PEER_DONE) and self._below.can_write_eof()
 
     def close(self) -> None:
         """Close once everything written has left. The client's close_notify is not awaited (RFC 8446 §6.1)."""
-        self._say_goodbye()
+        self._close_notify()
         self._below.close()
 
     def abort(self) -> None:
         """Close now."""
-        self._state = DONE
+        self._state = TLSState.DONE
         self._below.abort()
 
     def is_closing(self) -> bool:
-        """Tell whether the connection is closed, or is about to be."""
+        """Return whether the connection is closed or closing."""
         return self._below.is_closing()
 
     def pause_reading(self) -> None:
@@ -163,15 +166,15 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         self._below.resume_reading()
 
     def is_reading(self) -> bool:
-        """Tell whether the transport reads."""
+        """Return whether the transport reads."""
         return self._below.is_reading()
 
     def get_write_buffer_size(self) -> int:
-        """Give the encrypted bytes that wait."""
+        """Return the number of encrypted bytes that wait."""
         return self._below.get_write_buffer_size()
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
-        """Give the water marks."""
+        """Return the water marks in bytes."""
         return self._below.get_write_buffer_limits()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
@@ -179,7 +182,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         self._below.set_write_buffer_limits(high, low)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Give `sslcontext` and `ssl_object`, and the rest of the transport below."""
+        """Return `sslcontext` and `ssl_object`, and everything else from the transport below."""
         if name == "sslcontext":
             return self._ssl_context
         if name == "ssl_object":
@@ -195,11 +198,11 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             self._flush()
         except ssl.SSLError as error:
             self._flush()  # the alert
-            self._state = DONE
+            self._state = TLSState.DONE
             self._greeter.on_handshake_failed(reason_of(error))
         else:
             self._flush()
-            self._state = OPEN
+            self._state = TLSState.OPEN
             self._greeter.on_encrypted(self, self._tls)
 
     def _decrypt(self, data: bytes) -> None:
@@ -217,18 +220,18 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             fault = error
         if pieces:
             cast("asyncio.Protocol", self._protocol).data_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        if self._state != OPEN:
+        if self._state != TLSState.OPEN:
             return
         if fault is not None:
             self._fail(fault)
         elif ended:
-            self._state = PEER_DONE
+            self._state = TLSState.PEER_DONE
             # An upgrade may have put another one in its place meanwhile.
             if not cast("asyncio.Protocol", self._protocol).eof_received():
                 self.close()
 
     def _decrypt_into(self, pieces: list[bytes], data: bytes | memoryview) -> bool:
-        """Append what records hold; gives whether the client's close_notify was among them. Raises SSLError."""
+        """Append the data of records; return whether the client's close_notify was among them. Raises SSLError."""
         tls, incoming = self._tls, self._incoming
         incoming.write(data)
         try:
@@ -249,17 +252,17 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         if self._outgoing.pending:
             self._below.write(self._outgoing.read())
 
-    def _say_goodbye(self) -> None:
-        if self._state in (OPEN, PEER_DONE):
-            self._state = DONE
-            # It raises because the client's has not come, which nobody waits for.
+    def _close_notify(self) -> None:
+        if self._state in (TLSState.OPEN, TLSState.PEER_DONE):
+            self._state = TLSState.DONE
+            # It raises because the client's close_notify has not arrived; it is not awaited.
             with contextlib.suppress(ssl.SSLError):
                 self._tls.unwrap()
             self._flush()
 
     def _fail(self, error: ssl.SSLError) -> None:
         """End a connection that cannot be read or written any more, with the alert that says why."""
-        self._state = DONE
+        self._state = TLSState.DONE
         self._flush()
         self._greeter.on_bad_record(reason_of(error))
         self._below.close()
