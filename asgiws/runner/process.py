@@ -29,7 +29,8 @@ def take_process() -> None:
 
 def describe_process(loop: str) -> str:
     """Return what the start line says of a process: its event loop, and how many files it may open."""
-    return f"{loop}, up to {descriptor_limit()} open files"
+    limit = descriptor_limit()
+    return f"{loop}, {f'up to {limit}' if limit >= 0 else 'unlimited'} open files"
 
 
 def _raise_descriptor_limit() -> None:

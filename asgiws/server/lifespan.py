@@ -3,11 +3,12 @@
 States, moved by the application's messages and by its return:
 
     STARTING    lifespan.startup was sent
-    STARTED     lifespan.startup.complete came
-    FAILED      lifespan.startup.failed came, or the application must have a lifespan and has none
+    STARTED     lifespan.startup.complete was received
+    FAILED      lifespan.startup.failed was received, the application must have a lifespan and has none, or it was
+                stopped before it had started
     ABSENT      the application raised or returned before it completed: it has no lifespan (ASGI L3)
     STOPPING    lifespan.shutdown was sent
-    ENDED       lifespan.shutdown.complete or .failed came, or the application returned
+    ENDED       lifespan.shutdown.complete or .failed was received, or the application returned
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _CANCEL_S: Final = 0.5
 
 
 class StartupFailed(Exception):  # noqa: N818 - what happened, not an error of ours
-    """The application said that it cannot start (ASGI L5); the message is its own."""
+    """The application reported that it cannot start (ASGI L5); the message is its own."""
 
 
 class Lifespan:
@@ -67,10 +68,13 @@ class Lifespan:
             raise StartupFailed(message) from self._error
 
     async def stop(self, timeout_s: float) -> None:
-        """Send lifespan.shutdown and wait for its answer, at most `timeout_s` seconds."""
+        """Send lifespan.shutdown and wait for its answer, at most `timeout_s` seconds; or end a `start` that waits."""
         if self._task is None:
             return
-        if self._state == STARTED:
+        if self._state == STARTING:
+            self._message = "the server was stopped while the application started"
+            self._move(FAILED)
+        elif self._state == STARTED:
             self._state = STOPPING
             self._moved.clear()
             self._shutdown.set()
@@ -86,7 +90,7 @@ class Lifespan:
                 LOG.error("application ignored the cancellation of its lifespan, not waiting for it")
 
     def abandon(self) -> None:
-        """Let a running `stop` wait for the answer no more."""
+        """Make a `stop` that waits for the answer go on at once."""
         if self._state == STOPPING:
             self._move(ENDED)
 
@@ -133,7 +137,7 @@ class Lifespan:
             self._message = ": ".join(filter(None, ("application startup failed", "\n".join(map(escape, lines)))))
             self._move(FAILED)
         elif kind == "lifespan.shutdown.complete" and self._state in (STOPPING, ENDED):
-            self._move(ENDED)  # perhaps later than anybody waits for it
+            self._move(ENDED)  # perhaps after `stop` has given up
         elif kind == "lifespan.shutdown.failed" and self._state == STOPPING:
             LOG.error("application shutdown failed: %s", escape(str(message.get("message", ""))))
             self._move(ENDED)

@@ -27,7 +27,7 @@ from asgiws.server.bulk_close import BulkClose
 from asgiws.server.connection.preamble import protocol_factory
 from asgiws.server.connection.websocket import WebSocketConnection
 from asgiws.server.health import with_health
-from asgiws.server.lifespan import Lifespan, StartupFailed
+from asgiws.server.lifespan import Lifespan
 from asgiws.server.recycling import Recycling
 from asgiws.server.shutdown import CANCEL_S, announce_end, cancel_connections, describe_open, finish_connections, pause
 from asgiws.server.sockets.acceptor import Acceptor
@@ -156,8 +156,6 @@ class Server:
             self._certificates = Certificates(self.config)
         try:
             await self._lifespan.start()
-            if worker.registry.draining:
-                raise StartupFailed("the server was stopped while the application started")
             worker.lifespan_state = self._lifespan.state
             self._listeners = listeners = Listeners.open(self.config)
             self.addresses, self.port = listeners.urls(), listeners.port

@@ -130,7 +130,10 @@ class WorkerProcess:
             if not self.imported:
                 # Should its lifespan begin at this very moment, SIGTERM does no harm, and it reads the order.
                 self._signal(signal.SIGTERM)
-            self._kill_after(most_s or stop_most_s(self.config) + _LAST_WORDS_S)
+            if most_s:
+                self._kill_after(most_s)
+            else:
+                self._abort_after(stop_most_s(self.config) + _LAST_WORDS_S / 2)
 
     def force(self) -> None:
         """Tell it to exit at once."""
@@ -139,7 +142,7 @@ class WorkerProcess:
             if not self.imported:
                 self._signal(signal.SIGKILL)
             self.send({"do": "force"})
-            self._kill_after(FORCED_MOST_S + _LAST_WORDS_S)
+            self._abort_after(FORCED_MOST_S + _LAST_WORDS_S / 2)
 
     def abort(self) -> None:
         """End it because it hangs; it prints where."""
@@ -169,10 +172,22 @@ class WorkerProcess:
         finally:
             del self._asked[number]
 
+    def _abort_after(self, seconds: float) -> None:
+        """Let it print its stacks before it is killed: its event loop is blocked, else it had obeyed."""
+        self._call_after(seconds, self._abort_late)
+
     def _kill_after(self, seconds: float) -> None:
+        self._call_after(seconds, self._kill)
+
+    def _call_after(self, seconds: float, function: Callable[[], None]) -> None:
         if self._kill_timer is not None:
             self._kill_timer.cancel()
-        self._kill_timer = asyncio.get_running_loop().call_later(seconds, self._kill)
+        self._kill_timer = asyncio.get_running_loop().call_later(seconds, function)
+
+    def _abort_late(self) -> None:
+        LOG.error("worker %d (process %d) has not exited in time; aborting it", self.number, self.pid)
+        self._signal(signal.SIGABRT)
+        self._kill_after(_LAST_WORDS_S / 2)
 
     def _kill(self) -> None:
         LOG.error("worker %d (process %d) has not exited in time; killing it", self.number, self.pid)

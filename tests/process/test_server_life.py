@@ -57,7 +57,8 @@ def test_server_starts_once(loop_name: str) -> None:
     run(loop_name, work)
 
 
-def test_stop_during_the_start_ends_it(loop_name: str) -> None:
+@pytest.mark.parametrize("lifespan", ["auto", "on"])
+def test_stop_during_the_start_ends_it(loop_name: str, lifespan: str) -> None:
     """The application still starts: nothing listens afterwards, and `start` says so."""
     asked = asyncio.Event()
 
@@ -67,7 +68,7 @@ def test_stop_during_the_start_ends_it(loop_name: str) -> None:
         await asyncio.Event().wait()
 
     async def work() -> None:
-        server = Server(app, Config(port=0, graceful_timeout=1))
+        server = Server(app, Config(port=0, graceful_timeout=1, lifespan=lifespan))
         start = asyncio.create_task(server.start())
         await asked.wait()
         await server.stop()

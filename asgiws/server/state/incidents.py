@@ -32,10 +32,11 @@ class Incidents:
     def fault_in(self, raised: BaseException, *, client_left: bool = False) -> BaseException | None:
         """Return what an application raised if it is a fault of the application, and count it; None if it is not.
 
-        Its own ClientDisconnected passing through it is none (ASGI C8), alone or as all that a task group raises, nor
-        is the cancellation when the server stops, nor GeneratorExit, with which one that ignored it is destroyed. What
-        was raised in its place is the framework's word for it most of the time, and gets a line at debug level. What an
-        application raises that knows that its `client_left` gets one without a traceback.
+        Not a fault: our ClientDisconnected, alone or as the only content of an exception group (ASGI C8); cancellation
+        when the server stops; GeneratorExit, with which an application that ignored its cancellation is destroyed. An
+        exception that was raised while ClientDisconnected was handled is usually the framework's translation of it, and
+        gets a line at debug level. Whatever else an application raises after its `client_left` gets a line without a
+        traceback.
         """
         if isinstance(raised, ClientDisconnected | GeneratorExit):
             return None
