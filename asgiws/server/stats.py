@@ -1,12 +1,11 @@
-"""What one server can say of itself at one moment: its counts, its levels, and the connections worth a look.
+"""The report of one server: what it has counted, what is open now, and the connections that stand out.
 
-The report is what a worker sends to its supervisor with each heartbeat, and what a process without one shows; the sum
-of all workers is `asgiws.telemetry.scoreboard`. Everything in it is plain data, as JSON has it:
+A worker sends its report to the supervisor with each heartbeat; `asgiws.telemetry.scoreboard` adds up those of all
+workers, and of a server without workers its own. A report is plain data, as in JSON:
 
-    pid, ready, draining, up_s, lag_s, memory_bytes     of the process
-    counts, levels      numbers by name and labels      (`Counters.as_counts`, `Levels.as_levels`)
-    histograms          by name
-    connections         rows of WebSockets: the ten that hold most, answer latest, carried most and are oldest
+    pid, ready, draining, up_s, lag_s, memory_bytes, certificate_days       of the process
+    counts, levels, histograms      by metric and labels (`asgiws.telemetry.counters`)
+    connections                     rows of WebSockets: of each the ten largest, slowest, busiest and oldest
 
 It is made on request, and reads each connection once. Nothing is kept for it on the data path.
 """
@@ -43,7 +42,7 @@ _Figures = tuple[int, int, int, int, int, int, int, float]
 
 
 def make_report(worker: WorkerState, certificates: Certificates | None, *, ready: bool) -> dict[str, Any]:
-    """Make the report of a server; O(connections), 1 to 2 us for each."""
+    """Return the report of a server; O(connections), 1 to 2 us for each."""
     levels = Levels()
     levels.open_files, levels.open_files_limit = open_descriptors(), max(0, descriptor_limit())
     if certificates is not None:
