@@ -222,6 +222,21 @@ def test_line_about_an_incomplete_response_names_the_last_message(
     assert record.getMessage() == f"application returned without a whole response ({told}) to GET /page"
 
 
+def test_app_that_empties_its_scope_and_returns_gets_a_500(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """ASGI C1: the scope is the application's; nothing is read back from it."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await refuse_lifespan(scope)
+        scope.clear()
+
+    server = serve(app, sendfile=True)
+    with RawClient(server.port) as client:
+        client.send(get())
+        assert client.read_answer().status == 500
+    server.stop()
+    assert len(error_lines(caplog)) == 1
+
+
 def test_line_names_middleware_that_drops_the_message_of_an_extension(
     serve: Serve, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:

@@ -109,7 +109,7 @@ class RequestCycle:
         except BaseException as raised:
             error = worker.incidents.fault_in(raised, client_left=self._told)
         if error is not None or self.response.state != ResponseState.DONE:
-            self._end_unfinished(error, "http.response.pathsend" in scope["extensions"])
+            self._end_unfinished(error)
         worker.registry.on_application_end()
 
     async def receive(self) -> Event:
@@ -265,7 +265,7 @@ class RequestCycle:
         self._told = True
         raise ClientDisconnected(f"{kind} after the client left")
 
-    def _end_unfinished(self, error: BaseException | None, offers_files: bool) -> None:
+    def _end_unfinished(self, error: BaseException | None) -> None:
         """Log what the application raised, or that its response is incomplete, and end the response."""
         worker, connection, response = self._connection.worker, self._connection, self.response
         name = self.head.method.encode() + b" " + self.head.target
@@ -278,7 +278,9 @@ class RequestCycle:
             return
         if error is None and worker.registry.phase < HANDING_OVER:
             last = f"its last message was {self._last_sent}" if self._last_sent else "it sent no message"
-            if offers_files and response.head_pending:  # some hold back the start until they have seen the body
+            if (
+                worker.config.sendfile and response.head_pending
+            ):  # some hold back the start until they have seen the body
                 last += "; a middleware that does not know http.response.pathsend may have dropped it, serve without "
                 last += "--sendfile"
             worker.incidents.report_fault(f"returned without a whole response ({last}) to", name)
