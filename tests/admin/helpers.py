@@ -12,8 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import PATIENCE_S
-from tests.process.helpers import ServerProcess
 from tests.raw import Answer, RawClient
+from tests.server_process import ServerProcess
 
 TOKEN = "0123456789abcdef-the-token"
 BEARER = f"Authorization: Bearer {TOKEN}"

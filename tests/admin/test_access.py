@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.admin.helpers import BEARER, TOKEN, Admin, open_one, outer_address
-from tests.process.helpers import APPS, Ended, RunCommand, Start
 from tests.raw import RawClient, handshake, text
+from tests.server_process import APPS, Ended, RunCommand, Start
 
 ECHO = "tests.apps:echo"
 TCP = ("--admin", "127.0.0.1:0")

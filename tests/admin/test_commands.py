@@ -21,8 +21,8 @@ import pytest
 from asgiws.protocol.printable import escape
 from tests.admin.helpers import BEARER, TOKEN, Admin, open_one
 from tests.conftest import PATIENCE_S
-from tests.process.helpers import APPS, ROOT, RunCommand, ServerProcess, Start, clean_environ
 from tests.raw import RawClient, text
+from tests.server_process import APPS, ROOT, RunCommand, ServerProcess, Start, clean_environ
 
 ECHO = "tests.apps:echo"
 TCP = ("--admin", "127.0.0.1:0")
@@ -276,7 +276,7 @@ def test_answer_that_is_no_status_is_one_line(
     start: Start, run_command: RunCommand, tmp_path: Path, answer: str
 ) -> None:
     (tmp_path / "answers.py").write_text(
-        "from tests.process.apps import answer\n"
+        "from tests.runner.apps import answer\n"
         "async def app(scope, receive, send):\n"
         f"    await answer(send, {answer.encode()!r})\n"
     )

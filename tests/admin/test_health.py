@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.admin.helpers import Admin, wait_until
-from tests.process.helpers import APPS, ServerProcess, Start
 from tests.raw import Answer, RawClient
+from tests.server_process import APPS, ServerProcess, Start
 
 ECHO = "tests.apps:echo"
 TCP = ("--admin", "127.0.0.1:0")

@@ -15,8 +15,8 @@ from asgiws.server.server import Server
 from asgiws.telemetry.scoreboard import Scoreboard, Status, Worker
 from tests.admin.helpers import Admin, wait_until
 from tests.apps import echo
-from tests.process.helpers import Start
 from tests.raw import RawClient, close
+from tests.server_process import Start
 from tests.telemetry.test_scoreboard import report
 
 ECHO = "tests.apps:echo"

@@ -15,8 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from asgiws.telemetry.prometheus import METRICS
 from tests import raw
 from tests.admin.helpers import Admin, Samples, wait_until
-from tests.process.helpers import APPS, Start
 from tests.raw import RawClient
+from tests.server_process import APPS, Start
 
 ECHO = "tests.apps:echo"
 ADMIN = ("--admin", "127.0.0.1:0", "--no-access-log")
@@ -235,7 +235,7 @@ def test_client_that_does_not_read_is_a_slow_consumer(start: Start) -> None:
 
 
 def test_http_client_that_does_not_read_is_a_slow_consumer(start: Start) -> None:
-    process = start("tests.process.log_app:app", *ADMIN, "--write-timeout", "0.3")
+    process = start("tests.telemetry.log_app:app", *ADMIN, "--write-timeout", "0.3")
     with RawClient(process.port, receive_buffer=4096) as client:
         client.send(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
         wait_for_trouble(Admin(process), "asgiws_slow_consumers_total")
@@ -243,7 +243,7 @@ def test_http_client_that_does_not_read_is_a_slow_consumer(start: Start) -> None
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 def test_exception_of_the_application_is_counted(start: Start, kind: str) -> None:
-    process = start("tests.process.log_app:app", *ADMIN)
+    process = start("tests.telemetry.log_app:app", *ADMIN)
     with RawClient(process.port) as client:
         if kind == "http":
             client.send(b"GET /raise HTTP/1.1\r\nHost: a\r\n\r\n")

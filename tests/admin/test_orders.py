@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.admin.helpers import BEARER, TOKEN, Admin
-from tests.process.helpers import Start
 from tests.raw import RawClient
+from tests.server_process import Start
 
 ECHO = "tests.apps:echo"
 TCP = ("--admin", "127.0.0.1:0")

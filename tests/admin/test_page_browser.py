@@ -13,8 +13,8 @@ from selenium.webdriver.common.by import By
 from tests.admin.helpers import BEARER, TOKEN, Admin, outer_address, wait_until
 from tests.browser import closing_tabs, start_chromium, take_console
 from tests.browser import wait_until as wait_in_browser
-from tests.process.helpers import ServerProcess, Start
 from tests.raw import RawClient, text
+from tests.server_process import ServerProcess, Start
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

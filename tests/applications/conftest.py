@@ -1,5 +1,5 @@
 """Fixtures: those of the processes."""
 
-from tests.process.conftest import processes, start
+from tests.runner.conftest import processes, start
 
 __all__ = ["processes", "start"]

@@ -9,8 +9,8 @@ import pytest
 from tests.applications.file_apps import make_quart
 from tests.asgi.app_help import error_lines, get, wait_connections
 from tests.conftest import Serve
-from tests.process.helpers import Start
 from tests.raw import RawClient
+from tests.server_process import Start
 
 
 @pytest.mark.parametrize("way", ["close", "half-close", "reset"])

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from tests.process.helpers import Start, assert_no_traceback
 from tests.raw import RawClient, close
+from tests.server_process import Start, assert_no_traceback
 
 APPS = "tests.applications.apps"
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.process.conftest import processes, start
 from tests.programs import reserved_port
+from tests.runner.conftest import processes, start
 
 __all__ = ["free_port", "processes", "start"]
 

@@ -17,8 +17,8 @@ from tests.apps import Receive, Recorder, Send
 from tests.asgi.app_help import begin_answer, body, error_of, get, on_request
 from tests.conftest import Serve
 from tests.limits.memory import MIB, SLACK_BYTES, Memory
-from tests.process.helpers import Start
 from tests.raw import RawClient
+from tests.server_process import Start
 
 FILES = ("pathsend", "zerocopysend")
 SPARSE_BYTES = 512 * MIB

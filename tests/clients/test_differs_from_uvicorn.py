@@ -15,8 +15,8 @@ from tests.apps import Receive, Send
 from tests.clients.cases import request
 from tests.clients.uvicorn_server import serve_with_uvicorn
 from tests.conftest import Serve
-from tests.process.helpers import ServerProcess
 from tests.raw import KEY, Answer, RawClient
+from tests.server_process import ServerProcess
 
 OURS, THEIRS = "asgiws", "uvicorn"
 

@@ -10,10 +10,10 @@ from typing import Protocol
 import pytest
 
 from tests.deploy.fronts import ADDRESSES, FILES, Front, Starter
-from tests.process.conftest import processes, start
-from tests.process.crew import WORKERS
-from tests.process.helpers import ServerProcess, Start
 from tests.programs import reserved_port
+from tests.runner.conftest import processes, start
+from tests.server_process import ServerProcess, Start
+from tests.workers.crew import WORKERS
 
 __all__ = ["processes", "start"]
 

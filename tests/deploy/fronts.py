@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.process.helpers import ROOT, ServerProcess
 from tests.programs import edited, find_program, reserved_port
+from tests.server_process import ROOT, ServerProcess
 
 DEPLOY: Final = ROOT / "deploy"
 FILES: Final = {"nginx": "nginx.conf", "haproxy": "haproxy.cfg", "caddy": "Caddyfile"}

@@ -19,8 +19,8 @@ from typing import Any, Final
 
 import pytest
 
-from tests.process.helpers import ROOT, ServerProcess
 from tests.programs import find_program
+from tests.server_process import ROOT, ServerProcess
 
 BASE: Final = "localhost/base"
 IMAGE: Final = "localhost/asgiws"

@@ -18,8 +18,8 @@ from asgiws.config.options import Config
 from asgiws.config.sources import Settings
 from asgiws.runner.watchdog import stop_most_s
 from tests.deploy.fronts import DEPLOY, FILES
-from tests.process.helpers import clean_environ
 from tests.programs import find_program
+from tests.server_process import clean_environ
 
 FILE = DEPLOY / "compose.yaml"
 REPLICAS = ("app-1", "app-2")

@@ -20,8 +20,8 @@ import pytest
 
 from tests.deploy.fronts import DEPLOY
 from tests.deploy.images import BASE, EXAMPLE, IMAGE, Builder, Container, Image
-from tests.process.helpers import ROOT, free_port
 from tests.raw import RawClient, close, text
+from tests.server_process import ROOT, free_port
 
 DOCKERFILES = (ROOT / "Dockerfile", DEPLOY / "example" / "Dockerfile")
 FREE_PORTS = {"ASGIWS_PORT": "0", "ASGIWS_ADMIN": "127.0.0.1:0"}

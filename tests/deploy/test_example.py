@@ -30,7 +30,7 @@ from tests.browser import start_chromium, take_console, wait_until
 from tests.conftest import PATIENCE_S
 from tests.deploy.conftest import Site, StartSite
 from tests.deploy.fronts import ADDRESSES, DEPLOY
-from tests.process.helpers import ROOT, clean_environ
+from tests.server_process import ROOT, clean_environ
 
 VIEWERS = 12
 GOODBYE = Close(1012, "service restart")

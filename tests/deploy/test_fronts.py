@@ -17,10 +17,10 @@ from asgiws.config.options import Config
 from tests.conftest import PATIENCE_S
 from tests.deploy.conftest import Site, StartSite
 from tests.deploy.fronts import DEPLOY, FILES
-from tests.process.crew import ask, open_socket, wait_gone
-from tests.process.load import Load
 from tests.programs import edited, find_program
 from tests.raw import RawClient, close, frame, text
+from tests.workers.crew import ask, open_socket, wait_gone
+from tests.workers.load import Load
 
 # What is edited so that a proxy gives up after a second of silence; Caddy has no such limit.
 SHORT = {"nginx": {"proxy_read_timeout 60s": "proxy_read_timeout 1s"},
@@ -162,7 +162,7 @@ def test_server_that_drains_gets_nobody_new(site: StartSite) -> None:
 
 
 def test_application_is_told_who_its_client_is(site: StartSite) -> None:
-    running = site(app="tests.process.apps:facts")
+    running = site(app="tests.runner.apps:facts")
     with RawClient(running.front.port, source="127.0.0.2") as client:
         client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n")
         _, _, address, _ = json.loads(client.read_answer().body)
@@ -171,7 +171,7 @@ def test_application_is_told_who_its_client_is(site: StartSite) -> None:
 
 def test_request_is_answered_with_its_body(site: StartSite) -> None:
     """An upload is not held back by the proxy, and not sent twice."""
-    running = site(app="tests.process.apps:echo")
+    running = site(app="tests.runner.apps:echo")
     with RawClient(running.front.port) as client:
         body = b"upload " * 100_000
         client.send(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)

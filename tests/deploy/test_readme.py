@@ -14,7 +14,7 @@ from asgiws.cli import make_parser
 from asgiws.config.options import Config
 from asgiws.runner.watchdog import stop_most_s
 from tests.deploy.fronts import DEPLOY
-from tests.process.helpers import ROOT
+from tests.server_process import ROOT
 
 TEXT = (DEPLOY / "README.md").read_text()
 PROXIES = (DEPLOY / "proxies.md").read_text()

@@ -20,10 +20,10 @@ from asgiws.config.sources import Settings
 from asgiws.runner.watchdog import stop_most_s
 from tests.deploy.conftest import WHOAMI
 from tests.deploy.fronts import DEPLOY
-from tests.process.crew import ask, next_worker, open_socket
-from tests.process.helpers import ROOT, ServerProcess, clean_environ, free_port
 from tests.programs import edited, find_program
 from tests.raw import close
+from tests.server_process import ROOT, ServerProcess, clean_environ, free_port
+from tests.workers.crew import ask, next_worker, open_socket
 
 UNITS = DEPLOY / "systemd"
 SECONDS = {"s": 1, "min": 60}

@@ -18,10 +18,10 @@ from asgiws.telemetry.prometheus import METRICS
 from tests.conftest import PATIENCE_S
 from tests.deploy.conftest import Site, StartSite
 from tests.deploy.fronts import ADDRESSES, DEPLOY
-from tests.process.crew import open_socket
-from tests.process.helpers import ServerProcess, free_port
 from tests.programs import edited, find_program
 from tests.raw import RawClient
+from tests.server_process import ServerProcess, free_port
+from tests.workers.crew import open_socket
 
 DASHBOARD = DEPLOY / "grafana" / "dashboard.json"
 SERIES = {

@@ -27,7 +27,7 @@ from asgiws.protocol.websocket.closing import Close
 from asgiws.protocol.websocket.deflate import OFF, DeflateSettings, Inflater, inflate_message, negotiate
 from asgiws.protocol.websocket.handshake import Handshake, check_handshake, parse_extensions
 from asgiws.protocol.websocket.receiver import ENDED, FRESH_WINDOW, KEPT_WINDOW, NO_COMPRESSION
-from tests.protocol import test_body, test_http1, test_proxy_protocol
+from tests.protocol import test_body, test_head, test_proxy_protocol
 from tests.protocol.frame_help import CONTROL_MOST, HEADER_MOST, Connection, client_frame, cut, fragments, run
 from tests.protocol.http_help import feed, request
 from tests.protocol.test_receiver_properties import deflate, same
@@ -89,7 +89,7 @@ def head(data: bytes) -> None:
     split, split_rest = feed(given.pieces, limits)
     if isinstance(whole, Violation):
         assert isinstance(split, Violation)
-        assert split == whole or split.rule.name in test_http1.EARLY
+        assert split == whole or split.rule.name in test_head.EARLY
         known(whole)
         known(split)
     else:
@@ -326,7 +326,7 @@ _MESSAGES: Final = (
     b"".join(fragments([deflate(bytes(5000), 9, 9)[:4], deflate(bytes(5000), 9, 9)[4:]], 2, 4)),
 )
 _CONTENTS: Final[Mapping[str, tuple[bytes, ...]]] = {
-    "head": tuple(test_http1.SAMPLES),
+    "head": tuple(test_head.SAMPLES),
     "chunked": (*test_body.SAMPLES, b"1;" + b"a" * 1500),
     "handshake": (b"Sec-WebSocket-Protocol: a, b", b"Origin: http://a", b"Sec-WebSocket-Extensions: " + _OFFERS[1]),
     "forwarded": (

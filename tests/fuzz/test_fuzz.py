@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from tests.fuzz.run_atheris import MISSING
 from tests.fuzz.targets import PREFIX_BYTES, SEEDS, TARGETS
-from tests.process.helpers import ROOT, clean_environ
 from tests.protocol.frame_help import relaxed
 from tests.protocol.http_help import mutated
+from tests.server_process import ROOT, clean_environ
 
 RUNS = 3000
 each_target = pytest.mark.parametrize("name", TARGETS)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.process.conftest import processes, start
+from tests.runner.conftest import processes, start
 
 __all__ = ["many_files", "processes", "start"]
 

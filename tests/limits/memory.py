@@ -5,8 +5,8 @@ from __future__ import annotations
 import select
 from pathlib import Path
 
-from tests.process.helpers import ServerProcess
 from tests.raw import RawClient
+from tests.server_process import ServerProcess
 
 MIB = 1024 * 1024
 SLACK_BYTES = 6 * MIB

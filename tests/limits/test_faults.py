@@ -16,8 +16,8 @@ import pytest
 from asgiws.server.asgi import ASGIApp, Scope
 from tests.apps import Receive, Recorder, Send, echo, refuse_lifespan
 from tests.conftest import RunningServer, Serve
-from tests.process.helpers import Start
 from tests.raw import RawClient, close, frame, handshake, text
+from tests.server_process import Start
 
 
 def serves(server: RunningServer, path: str = "/") -> bool:

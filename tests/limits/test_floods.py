@@ -9,8 +9,8 @@ import pytest
 from asgiws.config.options import Config
 from asgiws.server.memory import CONNECTION_BYTES, http_terms, websocket_terms
 from tests.limits.memory import MIB, SLACK_BYTES, Memory, get, push
-from tests.process.helpers import ServerProcess, Start
 from tests.raw import MASK, RawClient, close, frame, mask, text
+from tests.server_process import ServerProcess, Start
 
 pytestmark = [pytest.mark.promise("on both loops"), pytest.mark.slow]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from asgiws.server.memory import CONNECTION_BYTES
-from tests.process.helpers import ServerProcess, Start
 from tests.raw import RawClient, text
+from tests.server_process import ServerProcess, Start
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("many_files")]
 

@@ -15,8 +15,8 @@ import pytest
 
 from tests.conftest import Serve
 from tests.limits.hostile import NASTY, app, raw
-from tests.process.helpers import ServerProcess, Start
 from tests.raw import RawClient, close, frame, handshake
+from tests.server_process import ServerProcess, Start
 
 APP = "tests.limits.hostile:app"
 RECORD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (DEBUG|INFO|WARNING|ERROR)\s+(.*)")

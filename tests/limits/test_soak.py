@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.limits.memory import MIB, get
-from tests.process.helpers import ServerProcess, Start
 from tests.raw import RawClient, close, frame, handshake, text
+from tests.server_process import ServerProcess, Start
 
 pytestmark = pytest.mark.slow
 

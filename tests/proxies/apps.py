@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 
 from asgiws.server.asgi import Scope
 from tests.apps import Receive, Send, accept, say
-from tests.process.apps import answer, lifespan, open_websocket, tell
+from tests.runner.apps import answer, lifespan, open_websocket, tell
 
 
 def facts_of(scope: Scope) -> bytes:

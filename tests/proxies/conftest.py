@@ -8,9 +8,9 @@ from typing import Protocol
 
 import pytest
 
-from tests.process.conftest import processes, run_command, start
-from tests.process.helpers import ServerProcess, Start
 from tests.proxies.fronts import Authority, Site, Starter, StartFront
+from tests.runner.conftest import processes, run_command, start
+from tests.server_process import ServerProcess, Start
 
 __all__ = ["processes", "run_command", "start"]
 

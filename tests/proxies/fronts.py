@@ -17,9 +17,9 @@ from typing import NamedTuple, Protocol
 import trustme
 
 from tests.conftest import PATIENCE_S
-from tests.process.helpers import ROOT, ServerProcess
 from tests.programs import edited, find_program, reserved_port
 from tests.raw import RawClient
+from tests.server_process import ROOT, ServerProcess
 
 _NGINX_MAIN = """\
 daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr notice;

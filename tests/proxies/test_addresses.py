@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.process.helpers import Start
 from tests.proxies.conftest import BEHIND, StartSite
 from tests.proxies.fronts import Authority, Front, StartFront, fragments
 from tests.raw import RawClient
+from tests.server_process import Start
 
 CLIENT = "127.0.0.2"
 LIES = (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.process.helpers import Start
 from tests.proxies.conftest import BEHIND, StartSite
 from tests.proxies.fronts import StartFront
 from tests.raw import RawClient, handshake, text
+from tests.server_process import Start
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 # The client in the scope is the proxy's connection then, and its port tells one from another.

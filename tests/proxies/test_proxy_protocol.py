@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from tests.process.helpers import Start
 from tests.proxies.conftest import BEHIND
 from tests.proxies.fronts import Authority, StartFront
 from tests.raw import RawClient, text
+from tests.server_process import Start
 
 VERSIONS = ["send-proxy", "send-proxy-v2"]
 # A balancer that forwards TCP and knows nothing of HTTP: the README's fragment without what belongs to HTTP.

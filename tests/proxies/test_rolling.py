@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.process.crew import WHOAMI, restart, workers_of_log
-from tests.process.helpers import Start
-from tests.process.load import Load
 from tests.proxies.conftest import UPSTREAMS
 from tests.proxies.fronts import StartFront
+from tests.server_process import Start
+from tests.workers.crew import WHOAMI, restart, workers_of_log
+from tests.workers.load import Load
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from asgiws.config.option import OptionError
 from asgiws.config.options import Config
 from tests.asgi.app_help import wait_connections
 from tests.conftest import Serve
-from tests.process.helpers import RunCommand, Start, assert_one_line
 from tests.proxies.apps import Behind
 from tests.raw import RawClient, handshake, text
+from tests.server_process import RunCommand, Start, assert_one_line
 
 BEHIND = "tests.proxies.apps:behind"
 ALL_X = "x-forwarded-for,x-forwarded-proto,x-forwarded-host,x-forwarded-prefix"

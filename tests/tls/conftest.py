@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.process.conftest import processes, run_command, start
+from tests.runner.conftest import processes, run_command, start
 from tests.tls.certificates import Authority, Issued
 
 __all__ = ["processes", "run_command", "start"]

@@ -16,8 +16,8 @@ from asgiws.config.options import Config
 from asgiws.server.tls.expiry import expiry_of
 from tests.apps import echo
 from tests.conftest import Serve
-from tests.process.helpers import RunCommand, ServerProcess, Start, assert_one_line
 from tests.raw import text
+from tests.server_process import RunCommand, ServerProcess, Start, assert_one_line
 from tests.tls.certificates import PASSWORD, Authority, Issued, TLSClient
 
 ECHO = "tests.apps:echo"
@@ -137,8 +137,8 @@ def test_unknown_ciphers_are_one_line(run_command: RunCommand, own: Issued) -> N
 
 
 def test_fault_is_found_before_the_application_is_started(run_command: RunCommand) -> None:
-    """tests.process.apps tells of its startup."""
-    ended = run_command("tests.process.apps:echo", "--port", "0", "--ssl-certfile", "no-such.pem")
+    """tests.runner.apps tells of its startup."""
+    ended = run_command("tests.runner.apps:echo", "--port", "0", "--ssl-certfile", "no-such.pem")
     assert_one_line(ended, 1, "--ssl-certfile: no-such.pem: No such file or directory")
 
 

@@ -14,8 +14,8 @@ import pytest
 from asgiws.server.state.registry import HANDING_OVER
 from tests.apps import echo
 from tests.conftest import PATIENCE_S, Serve
-from tests.process.helpers import ServerProcess, Start
 from tests.raw import RawClient, handshake, text
+from tests.server_process import ServerProcess, Start
 from tests.tls.certificates import Authority, HandmadeTLS, Issued, TLSClient, hello
 
 ECHO = "tests.apps:echo"

@@ -6,8 +6,8 @@ import pytest
 
 from asgiws.server.memory import CONNECTION_BYTES, TLS_BYTES
 from tests.limits.memory import SLACK_BYTES, Memory
-from tests.process.helpers import ServerProcess, Start
 from tests.raw import frame, text
+from tests.server_process import ServerProcess, Start
 from tests.tls.certificates import Authority, Issued, TLSClient
 
 pytestmark = pytest.mark.slow

@@ -11,9 +11,9 @@ import pytest
 from asgiws.server.asgi import Scope
 from tests.apps import Receive, Recorder, Send, echo, refuse_lifespan
 from tests.conftest import RunningServer, Serve
-from tests.process.helpers import RunCommand, Start, assert_one_line
 from tests.protocol.test_proxy_protocol import ENDS4, LOCAL, TCP4, UNIX, tlv, v2
 from tests.raw import RawClient, handshake, text
+from tests.server_process import RunCommand, Start, assert_one_line
 from tests.tls.certificates import Authority, HandmadeTLS, Issued, TLSClient, hello
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -167,7 +167,7 @@ def test_stranger_is_cut_off(start: Start) -> None:
 
 @pytest.mark.parametrize("allowed", ["127.0.0.0/8", "*", "::1,127.0.0.1"])
 def test_proxy_in_the_list_is_believed(start: Start, allowed: str) -> None:
-    process = start("tests.process.apps:facts", "--proxy-protocol", "--proxy-protocol-allow-ips", allowed)
+    process = start("tests.runner.apps:facts", "--proxy-protocol", "--proxy-protocol-allow-ips", allowed)
     with RawClient(process.port) as client:
         client.send(V1)
         answer = ask(client)
@@ -178,9 +178,7 @@ def test_proxy_in_the_list_is_believed(start: Start, allowed: str) -> None:
 @pytest.mark.parametrize(("allowed", "served"), [("unix", True), ("127.0.0.1", False)])
 def test_proxy_on_a_unix_socket_has_to_be_named(start: Start, tmp_path: Path, allowed: str, served: bool) -> None:
     path = str(tmp_path / "app.sock")
-    process = start(
-        "tests.process.apps:facts", "--uds", path, "--proxy-protocol", "--proxy-protocol-allow-ips", allowed
-    )
+    process = start("tests.runner.apps:facts", "--uds", path, "--proxy-protocol", "--proxy-protocol-allow-ips", allowed)
     with RawClient.unix(path) as client:
         if served:
             client.send(V2)

@@ -6,10 +6,10 @@ import signal
 
 import pytest
 
-from tests.process.crew import WHOAMI, restart
-from tests.process.helpers import Start, assert_no_traceback
-from tests.process.load import Load
+from tests.server_process import Start, assert_no_traceback
 from tests.tls.certificates import Authority, Issued, TLSClient
+from tests.workers.crew import WHOAMI, restart
+from tests.workers.load import Load
 
 RESTARTS = 3
 
