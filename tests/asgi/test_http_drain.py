@@ -197,6 +197,21 @@ def test_no_request_on_a_kept_connection_is_lost_at_any_phase_of_the_sweep(serve
             time.sleep(0.1)  # the same pause for each client
 
 
+def test_client_before_its_proxy_header_has_the_same_time(serve: Serve, stops: Stops) -> None:
+    """A connection that was accepted is served, whatever comes before its first request."""
+    server = serve(ok, graceful_timeout=600, proxy_protocol=True)
+    header = b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"
+    with RawClient(server.port) as client:
+        with RawClient(server.port) as later:
+            later.send(header)
+            assert ask(later) is None  # so the first one is accepted too
+        stop = stops.begin(server, replaced=True)
+        time.sleep(1.1)  # a tick of the sweep has passed since
+        client.send(header)
+        assert ask(client) == b"close"
+        stop.result(PATIENCE_S)
+
+
 def test_client_that_was_promised_a_kept_connection_may_use_it_once_more(serve: Serve, stops: Stops) -> None:
     """The head of the response was sent before the stop: nothing in it says that the connection ends."""
     seen, go_on = Recorder(), asyncio.Event()
