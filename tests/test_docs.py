@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,9 @@ from asgiws.config.options import OPTIONS, Config
 from asgiws.config.sources import Settings
 from asgiws.protocol import errors
 from asgiws.telemetry.prometheus import METRICS
+from tests.conftest import Serve
 from tests.docs import ROOT, TABLES, with_table
+from tests.raw import RawClient, text
 
 DOCUMENTS = sorted(
     path for path in ROOT.glob("**/*.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
@@ -134,6 +137,19 @@ def test_python_examples_run(page: str, example: str, tmp_path: Path) -> None:
         command, cwd=tmp_path, env={"PYTHONPATH": f"{ROOT}:{tmp_path}"}, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_application_of_the_front_page_answers_http_and_websocket(serve: Serve) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    namespace: dict[str, Any] = {}
+    exec(compile(example, "app.py", "exec"), namespace)
+    server = serve(namespace["app"])
+    with RawClient(server.port) as client, RawClient(server.port) as websocket:
+        client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.read_answer().json() == {"hello": "world"}
+        websocket.open_websocket("/chat")
+        websocket.send(text("hi"))
+        assert websocket.read_text() == "you said: hi"
 
 
 # ---- tables of reasons
