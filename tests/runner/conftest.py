@@ -14,7 +14,16 @@ from pathlib import Path
 import pytest
 
 from asgiws.cli import execute
-from tests.server_process import ROOT, Ended, RunCommand, ServerProcess, Start, clean_environ, module_command
+from tests.server_process import (
+    ROOT,
+    Ended,
+    RunCommand,
+    ServerProcess,
+    Start,
+    clean_environ,
+    is_of_every_installation,
+    module_command,
+)
 
 
 @pytest.fixture
@@ -75,7 +84,7 @@ def execute_here(capsys: pytest.CaptureFixture[str]) -> RunCommand:
             os.environ.update(clean_environ() | dict(environ or {}))
             code = execute(arguments)
         said = capsys.readouterr()
-        return Ended(code, said.out.splitlines(), said.err.splitlines())
+        return Ended(code, said.out.splitlines(), [*filter(is_of_every_installation, said.err.splitlines())])
 
     return run
 
