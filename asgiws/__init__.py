@@ -21,9 +21,20 @@ from asgiws.server.asgi import ASGIApp, ClientDisconnected
 from asgiws.server.importer import as_application
 from asgiws.server.server import Server
 from asgiws.telemetry.logging_setup import LOGGING_OPTIONS, configure
+from asgiws.topics.topic import Topic, TopicsUnavailable
 from asgiws.workers.start import start
 
-__all__ = ["ClientDisconnected", "Config", "OptionError", "Server", "__version__", "run", "serve"]
+__all__ = [
+    "ClientDisconnected",
+    "Config",
+    "OptionError",
+    "Server",
+    "Topic",
+    "TopicsUnavailable",
+    "__version__",
+    "run",
+    "serve",
+]
 
 
 def run(app: ASGIApp | str, **options: object) -> None:

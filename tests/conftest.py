@@ -16,6 +16,7 @@ from asgiws.config.options import Config
 from asgiws.runner.loops import loop_factory
 from asgiws.server.asgi import ASGIApp
 from asgiws.server.server import Server
+from asgiws.topics.hub import Hub
 
 FULL_KINDS = ("process", "browser", "slow")
 FULL_FOLDERS = {"bench", "conformance", "deploy"}
@@ -86,6 +87,7 @@ class RunningServer:
         self._stop: asyncio.Event
         self.loop: asyncio.AbstractEventLoop
         self.server: Server
+        self.hub: Hub
         self.left_tasks: list[str] = []
 
     def start(self) -> None:
@@ -148,6 +150,7 @@ class RunningServer:
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
         async with Server(self.app, self._config) as self.server:
+            self.hub = self.server.worker.topics
             self._ready.set_result(None)
             await self._stop.wait()
         self.left_tasks = [repr(task) for task in asyncio.all_tasks() if task is not asyncio.current_task()]

@@ -144,12 +144,14 @@ def test_application_of_the_front_page_answers_http_and_websocket(serve: Serve) 
     namespace: dict[str, Any] = {}
     exec(compile(example, "app.py", "exec"), namespace)
     server = serve(namespace["app"])
-    with RawClient(server.port) as client, RawClient(server.port) as websocket:
+    with RawClient(server.port) as client, RawClient(server.port) as one, RawClient(server.port) as two:
         client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert client.read_answer().json() == {"hello": "world"}
-        websocket.open_websocket("/chat")
-        websocket.send(text("hi"))
-        assert websocket.read_text() == "you said: hi"
+        assert client.read_answer().json() == {"chat": "/rooms/lobby"}
+        for number, websocket in enumerate((one, two)):
+            websocket.open_websocket("/rooms/lobby")
+            websocket.send(text(f"hi {number}"))
+            assert websocket.read_text() == f"hi {number}"
+        assert one.read_text() == "hi 1"
 
 
 # ---- tables of reasons

@@ -32,7 +32,7 @@ from asgiws.config.option import (
     spelled,
 )
 from asgiws.protocol.http.forwarded import FOR, FORWARDED, FORWARDED_FIELDS, PREFIX, PROTO
-from asgiws.protocol.limits import KIB, Limits
+from asgiws.protocol.limits import KIB, MIB, Limits
 from asgiws.protocol.trusted_networks import check_network
 from asgiws.protocol.websocket.closing import is_close_code
 from asgiws.protocol.websocket.deflate import DeflateSettings
@@ -68,6 +68,7 @@ _development: Final = partial(_option, group="Development")
 _compression: Final = partial(_option, group="Compression")
 _deadline: Final = partial(_option, "seconds", group="Deadlines", unset="off")
 _limit: Final = partial(_option, group="Limits")
+_topics: Final = partial(_option, group="Topics")
 
 _DEFAULTS: Final = Limits()
 _DEFLATE: Final = DeflateSettings()
@@ -249,6 +250,13 @@ class Config:
     max_connections_per_address: int = _limit("count", 0, "Most open connections from one client address", unset="off")
     handshake_rate: int = _limit("count", 0, "Most WebSocket handshakes per second from one client address",
                                  unset="off")  # fmt: skip
+
+    # ---- Topics
+    topic_backlog: int = _topics("bytes", MIB, "Drop a subscriber for which more than this waits unsent")
+    topic_prefix: str = _topics("text", "", "Prefix of the name of every topic", metavar="PREFIX", unset="none")
+    topic_queue: int = _topics("bytes", 8 * MIB, "Let a worker miss messages when more than this waits for it",
+                               least=1)  # fmt: skip
+    max_publish_size: int = _topics("bytes", 512 * KIB, "Largest message that may be published", least=1)
 
     # ---- Admin
     admin: str = _admin("text", "", "Serve metrics, health and the live view", metavar="HOST:PORT",

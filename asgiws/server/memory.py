@@ -11,7 +11,7 @@ from asgiws.config.options import Config
 from asgiws.protocol.limits import KIB
 from asgiws.protocol.websocket.utf8 import DECODED_MOST_BYTES
 
-__all__ = ["CONNECTION_BYTES", "READ_BYTES", "TLS_BYTES", "Terms", "http_terms", "websocket_terms"]
+__all__ = ["CONNECTION_BYTES", "READ_BYTES", "TLS_BYTES", "Terms", "http_terms", "topic_terms", "websocket_terms"]
 
 Terms = dict[str, int]
 """Bytes by purpose."""
@@ -48,6 +48,11 @@ def websocket_terms(config: Config) -> Terms:
         "inbox": (config.max_queue_bytes + message) * _CHARACTER_BYTES + config.max_queue * _ITEM_BYTES,
         "unsent": config.write_high_water + _CORK_BYTES,
     }
+
+
+def topic_terms(config: Config) -> Terms:
+    """Return the terms that come to those of a WebSocket when it subscribes to topics."""
+    return {"published": config.topic_backlog + config.max_publish_size}
 
 
 def http_terms(config: Config) -> Terms:

@@ -10,6 +10,7 @@ from asgiws.protocol.http.fields import Header
 from asgiws.protocol.http.head import RequestHead
 from asgiws.server.asgi import Scope
 from asgiws.server.state.worker_state import WorkerState
+from asgiws.topics.extension import EXTENSION, TopicsExtension
 
 __all__ = ["GONE", "Peer", "http_scope", "peer_of", "websocket_scope"]
 
@@ -73,9 +74,11 @@ def http_scope(worker: WorkerState, head: RequestHead, peer: Peer) -> Scope:
     return scope
 
 
-def websocket_scope(worker: WorkerState, head: RequestHead, peer: Peer, subprotocols: list[str]) -> Scope:
+def websocket_scope(
+    worker: WorkerState, head: RequestHead, peer: Peer, subprotocols: list[str], topics: TopicsExtension
+) -> Scope:
     """Make the scope of a WebSocket connection."""
-    extensions: dict[str, Any] = {"websocket.http.response": {}}
+    extensions: dict[str, Any] = {"websocket.http.response": {}, EXTENSION: topics}
     scope = _scope(worker, head, peer, "websocket", "wss" if peer.secure else "ws", extensions)
     scope["subprotocols"] = subprotocols
     return scope

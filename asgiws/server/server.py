@@ -39,6 +39,7 @@ from asgiws.server.sweep import Sweep
 from asgiws.server.tls.certificates import Certificates
 from asgiws.telemetry.counters import Counters
 from asgiws.telemetry.logs import LOG
+from asgiws.topics.hub import Hub, join_hub, leave_hub
 
 __all__ = ["Server"]
 
@@ -62,6 +63,7 @@ class Server:
         self._listeners: Listeners | None = None
         self._recycling: Recycling | None = None
         self._sweep: Sweep | None = None
+        self._hub: Hub | None = None
         self.on_due: Callable[[str], None] | None = None
         """Called once, with the reason, when this process has served enough (`asgiws.server.recycling`)."""
         self.addresses: list[str] = []
@@ -151,7 +153,10 @@ class Server:
             raise RuntimeError("the server was started before, make another Server")
         loop = asyncio.get_running_loop()
         app = with_health(self._app, self.config.health_path, lambda: self.ready)
-        self._worker = worker = WorkerState(app, self.config, loop)
+        self._hub = hub = join_hub(loop)
+        hub.prefix, hub.publish_most_bytes = self.config.topic_prefix, self.config.max_publish_size
+        self._worker = worker = WorkerState(app, self.config, loop, hub)
+        hub.on_bus_lag = worker.counters.relay_lag.add
         if self.config.ssl_certfile:
             self._certificates = Certificates(self.config)
         try:
@@ -228,6 +233,9 @@ class Server:
         await self._lifespan.stop(CANCEL_S if self._forced.is_set() else max(least_s, left_s))
         if self._sweep is not None:
             self._sweep.stop()
+        if self._hub is not None:
+            leave_hub(self._hub)
+            self._hub = None
 
     def _on_second(self) -> None:
         """Do what is due once a second; the sweep calls it."""

@@ -60,6 +60,7 @@ def make_report(worker: WorkerState, certificates: Certificates | None, *, ready
     figures = [_figures(websocket) for websocket in websockets]
     _add_websockets(levels, figures)
     _add_compression(levels, worker, websockets)
+    _add_topics(levels, worker)
     return {
         "pid": os.getpid(),
         "ready": ready,
@@ -126,6 +127,13 @@ def _add_compression(levels: Levels, worker: WorkerState, websockets: Sequence[W
     for before, after in pairs:
         levels.compressed_from += before
         levels.compressed_to += after
+
+
+def _add_topics(levels: Levels, worker: WorkerState) -> None:
+    hub, counters = worker.topics, worker.counters
+    levels.topics, levels.subscriptions = hub.topic_count, hub.subscription_count
+    counters.topics_published, counters.topics_delivered = hub.published, hub.delivered
+    counters.topics_skipped, counters.topics_gaps = hub.skipped, hub.gaps
 
 
 def _worth_a_look(websockets: Sequence[WebSocketConnection], figures: Sequence[_Figures]) -> set[int]:

@@ -1,4 +1,4 @@
-"""`python -m asgiws.workers FD`: a worker, started by its supervisor."""
+"""`python -m asgiws.workers FD [FD]`: a worker, started by its supervisor."""
 
 from __future__ import annotations
 

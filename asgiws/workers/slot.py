@@ -26,6 +26,7 @@ from asgiws.config.options import Config
 from asgiws.server.sockets.listeners import CannotListen, Listeners
 from asgiws.telemetry.logs import LOG
 from asgiws.telemetry.scoreboard import Scoreboard
+from asgiws.topics.relay import Relay
 from asgiws.workers.worker_process import ENDED, SERVING, STARTING, WorkerProcess, describe_exit
 
 __all__ = ["Slot"]
@@ -48,6 +49,7 @@ class Slot:
         target: str,
         config: Config,
         scoreboard: Scoreboard,
+        relay: Relay,
         on_due: Callable[[], None],
     ) -> None:
         """`on_due` is called when the worker has served enough, and when it is time to try again."""
@@ -63,6 +65,7 @@ class Slot:
         self._target = target
         self._listeners = listeners
         self._scoreboard = scoreboard
+        self._relay = relay
         self._on_due = on_due
         self._one_at_a_time = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -235,7 +238,7 @@ class Slot:
         worker.on_report = lambda report: self._scoreboard.update(worker, report)
         try:
             self._listeners.open_own()
-            await worker.spawn(self._target, self._listeners.sockets)
+            await worker.spawn(self._target, self._listeners.sockets, relay=self._relay)
         except (OSError, CannotListen) as error:
             LOG.error("worker %d cannot be started: %s", self.number, error)
             worker.state = ENDED

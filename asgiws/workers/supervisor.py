@@ -37,6 +37,7 @@ from asgiws.server.tls.certificates import Certificates
 from asgiws.telemetry.logging_setup import reopen
 from asgiws.telemetry.logs import LOG
 from asgiws.telemetry.scoreboard import WORKER_STATES, Scoreboard, Status, Worker
+from asgiws.topics.relay import Relay
 from asgiws.workers.channel import Message
 from asgiws.workers.rolling_restart import prepare_successors, switch_over
 from asgiws.workers.slot import Slot
@@ -51,7 +52,7 @@ _RECYCLE_APART_S: Final = 2.0
 # Options of the supervisor itself, which are read once
 _KEPT: Final = (
     "host", "port", "uds", "uds_mode", "uds_owner", "fd", "backlog", "workers", "admin", "log_level", "log_format",
-    "use_colors", "log_file", "log_config",
+    "use_colors", "log_file", "log_config", "topic_queue",
 )  # fmt: skip
 
 
@@ -74,6 +75,8 @@ class Supervisor:
     def __init__(self, target: str, config: Config, load: Callable[[], Config] | None = None) -> None:
         self.slots: list[Slot] = []
         self.scoreboard = Scoreboard()
+        self.relay = Relay(config.topic_queue)
+        """Carries what is published to topics."""
         self._removed: set[Slot] = set()
         """Slots whose last worker drains."""
         self._target = target
@@ -211,7 +214,7 @@ class Supervisor:
         return True
 
     def _add_slot(self, number: int, listeners: Listeners) -> Slot:
-        slot = Slot(number, listeners, self._target, self._config, self.scoreboard, self._recycle_next)
+        slot = Slot(number, listeners, self._target, self._config, self.scoreboard, self.relay, self._recycle_next)
         self.slots.append(slot)
         return slot
 

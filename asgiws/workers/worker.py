@@ -1,4 +1,4 @@
-"""A worker process: `python -m asgiws.workers FD`, started by the supervisor; FD is its end of the channel.
+"""A worker process: `python -m asgiws.workers FD [FD]`: its ends of the channel and of the relay of topics.
 
 A fresh interpreter that serves like a process without workers, on listening sockets that it inherits. It takes orders
 from the channel and not from signals, which a terminal or a service manager sends to all processes at once. Only
@@ -29,6 +29,8 @@ from asgiws.server.bulk_close import BulkClose
 from asgiws.server.server import Server
 from asgiws.telemetry.logging_setup import configure, reopen
 from asgiws.telemetry.logs import LOG
+from asgiws.topics.hub import join_hub, leave_hub
+from asgiws.topics.relay_client import RelayClient
 from asgiws.workers.channel import Channel, Message, receive_order
 
 __all__ = ["HEARTBEAT_S", "main"]
@@ -39,8 +41,12 @@ HEARTBEAT_S: Final = 1.0
 class Supervised:
     """The `Control` of a worker: it passes on the orders of the supervisor."""
 
-    def __init__(self, pipe: socket.socket, worker_timeout_s: float, *, reports: bool) -> None:
+    def __init__(
+        self, pipe: socket.socket, relay: socket.socket | None, worker_timeout_s: float, *, reports: bool
+    ) -> None:
         self._pipe = pipe
+        self._relay = relay
+        """Our end of the pair that carries topics; None with --reload, as there is one worker then."""
         self._reports = reports
         # So often that a late one does not look like a worker that hangs
         self._heartbeat_s = min(HEARTBEAT_S, worker_timeout_s / 4 or HEARTBEAT_S)
@@ -55,6 +61,8 @@ class Supervised:
         self._run = run
         loop = asyncio.get_running_loop()
         self._channel = await Channel.connect(self._pipe, self._on_order, self._on_orphaned)
+        hub = join_hub(loop)
+        client = None if self._relay is None else await RelayClient.connect(self._relay, hub)
         # Until here SIGTERM ends the process, which has nothing to shut down: the supervisor relies on that.
         signal.signal(signal.SIGTERM, lambda number, frame: loop.call_soon_threadsafe(self.on_due, "received SIGTERM"))
         self._channel.send({"is": "imported"})
@@ -63,6 +71,9 @@ class Supervised:
         finally:
             if self._heartbeat is not None:
                 self._heartbeat.cancel()
+            if client is not None:
+                client.close()
+            leave_hub(hub)
             self._channel.close()
 
     def on_ready(self, server: Server) -> None:
@@ -128,19 +139,19 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)  # their default action would suspend the worker
     # A worker that hangs is aborted and prints its stacks.
     faulthandler.enable()
-    pipe = socket.socket(fileno=int(sys.argv[1]))
+    pipe, *relays = (socket.socket(fileno=int(descriptor)) for descriptor in sys.argv[1:])
     try:
         order = receive_order(pipe)
     except EOFError:
         return 0
     config = Config(**order["config"])
     # Programs that the application starts while it is imported do not inherit them; `Listeners` would be too late.
-    for fd in (pipe.fileno(), *(parse_address(text).fd for text in config.bind)):
+    for fd in (pipe.fileno(), *(relay.fileno() for relay in relays), *(parse_address(text).fd for text in config.bind)):
         os.set_inheritable(fd, False)
     try:
         configure(config)
     except OptionError as error:
         return fail(USAGE, str(error))
-    control = Supervised(pipe, config.worker_timeout, reports=order["reports"])
+    control = Supervised(pipe, relays[0] if relays else None, config.worker_timeout, reports=order["reports"])
     take_process()
     return leave(run_target(order["target"], config, control), config.graceful_timeout)

@@ -26,6 +26,7 @@ import asgiws._version
 from asgiws.config.options import Config
 from asgiws.runner.watchdog import FORCED_MOST_S, stop_most_s
 from asgiws.telemetry.logs import LOG
+from asgiws.topics.relay import Relay
 from asgiws.workers.channel import Channel, Message
 
 __all__ = ["ENDED", "SERVING", "STARTING", "STOPPING", "WorkerProcess", "describe_exit"]
@@ -75,14 +76,18 @@ class WorkerProcess:
         self._kill_timer: asyncio.TimerHandle | None = None
         self._waiting: asyncio.Task[None]
 
-    async def spawn(self, target: str, listeners: Sequence[socket.socket], *flags: str) -> None:
+    async def spawn(
+        self, target: str, listeners: Sequence[socket.socket], *flags: str, relay: Relay | None = None
+    ) -> None:
         """Start the process, which inherits the listening sockets. Raises OSError when the system refuses a process.
 
-        `flags` are for the interpreter.
+        `flags` are for the interpreter. `relay` carries its topics; without one they stay within the process.
         """
         ours, theirs = socket.socketpair()
+        relay_ours, relay_theirs = socket.socketpair() if relay is not None else (None, None)
         try:
             descriptors = [listener.fileno() for listener in listeners]
+            pipes = [pipe.fileno() for pipe in (theirs, relay_theirs) if pipe is not None]
             # Its supervisor serves the admin address; a worker need not know the token.
             config = dataclasses.replace(
                 self.config, bind=tuple(f"fd:{fd}" for fd in descriptors), uds="", fd=-1, admin="",
@@ -90,17 +95,23 @@ class WorkerProcess:
             )  # fmt: skip
             # -P: a module of the application must not replace one of the standard library.
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", *flags, "-m", "asgiws.workers", str(theirs.fileno()),
-                stdin=asyncio.subprocess.DEVNULL, pass_fds=(theirs.fileno(), *descriptors), env=_environment(),
+                sys.executable, "-P", *flags, "-m", "asgiws.workers", *map(str, pipes),
+                stdin=asyncio.subprocess.DEVNULL, pass_fds=(*pipes, *descriptors), env=_environment(),
             )  # fmt: skip
         except BaseException:
             ours.close()
+            if relay_ours is not None:
+                relay_ours.close()
             raise
         finally:
             theirs.close()
+            if relay_theirs is not None:
+                relay_theirs.close()
         self.pid = process.pid
         self._waiting = asyncio.create_task(self._wait_exit(process))
         self._channel = await Channel.connect(ours, self._on_message, self._channel_ended.set)
+        if relay is not None and relay_ours is not None:
+            await relay.connect(relay_ours)
         # Not into the socket before there is a reader: large options would fill it and block this process for ever.
         self.send({"target": target, "config": dataclasses.asdict(config), "reports": bool(self.config.admin)})
         if self.state == STOPPING:

@@ -24,6 +24,7 @@ from asgiws.protocol.websocket.receiver import FRESH_WINDOW, NO_COMPRESSION, Ite
 from asgiws.server.connection.http import HTTPConnection
 from asgiws.server.state.registry import STOPPING
 from asgiws.server.state.worker_state import WorkerState
+from asgiws.topics.hub import Hub
 from tests.bench import wire
 from tests.bench.apps import plain
 from tests.raw import frame, handshake
@@ -161,7 +162,7 @@ class Player:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         config = Config.from_options({"access_log": False, "compression": "off"})
-        self.worker = WorkerState(plain, config, loop)
+        self.worker = WorkerState(plain, config, loop, Hub(loop))
         self.transport = FakeTransport()
         connection = HTTPConnection(self.worker)
         self.transport.protocol = connection

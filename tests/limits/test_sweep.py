@@ -8,6 +8,7 @@ from asgiws.config.options import Config
 from asgiws.runner.loops import loop_factory
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.server.sweep import Sweep
+from asgiws.topics.hub import Hub
 from tests.apps import echo
 
 MOST_PER_TURN = 256
@@ -55,7 +56,7 @@ def run_sweep(loop_name: str, end_early: int = 0) -> tuple[Place, list[FakeConne
 
     async def run() -> tuple[Place, list[FakeConnection], WorkerState]:
         loop = asyncio.get_running_loop()
-        worker, place = WorkerState(echo, Config(), loop), Place()
+        worker, place = WorkerState(echo, Config(), loop, Hub(loop)), Place()
         made = [FakeConnection(place) for _ in range(COUNT)]
         worker.registry.connections.update(made)
         sweep = Sweep(worker, lambda: None)
@@ -101,7 +102,7 @@ def test_fault_in_what_is_done_each_second_does_not_end_the_sweep(loop_name: str
     async def run() -> int:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, details: faults.append(details["exception"]))
-        worker, place = WorkerState(echo, Config.from_options({"answer_timeout": 0.02}), loop), Place()
+        worker, place = WorkerState(echo, Config.from_options({"answer_timeout": 0.02}), loop, Hub(loop)), Place()
         connection = FakeConnection(place)
         worker.registry.connections.add(connection)
 

@@ -23,6 +23,10 @@ COUNTERS: Final = {
     "messages_in": 'asgiws_websocket_messages_total{direction="in"}',
     "messages_out": 'asgiws_websocket_messages_total{direction="out"}',
     "slow_consumers": "asgiws_slow_consumers_total",
+    "topics_delivered": "asgiws_topic_delivered_total",
+    "topics_gaps": "asgiws_topic_gaps_total",
+    "topics_published": "asgiws_topic_published_total",
+    "topics_skipped": "asgiws_topic_skipped_total",
     "websockets_abandoned": 'asgiws_websocket_handshakes_total{outcome="abandoned"}',
     "websockets_accepted": 'asgiws_websocket_handshakes_total{outcome="accepted"}',
     "websockets_refused": 'asgiws_websocket_handshakes_total{outcome="refused"}',
@@ -32,6 +36,7 @@ COUNTERS: Final = {
 HISTOGRAMS: Final = {
     "lag": "asgiws_event_loop_lag_seconds",
     "lifetimes": "asgiws_websocket_duration_seconds",
+    "relay_lag": "asgiws_topic_relay_lag_seconds",
     "requests": "asgiws_http_request_duration_seconds",
     "round_trips": "asgiws_websocket_round_trip_seconds",
     "sweeps": "asgiws_sweep_duration_seconds",
@@ -44,6 +49,8 @@ LEVELS: Final = {
     "open_files": "asgiws_open_files",
     "open_files_limit": "asgiws_open_files_limit",
     "requests": "asgiws_http_requests_open",
+    "subscriptions": "asgiws_topic_subscriptions",
+    "topics": "asgiws_topics",
     "unsent_bytes": "asgiws_write_buffer_bytes",
     "websockets": 'asgiws_connections{kind="websocket"}',
 }

@@ -30,6 +30,7 @@ from asgiws.server.connection.request import RequestCycle
 from asgiws.server.connection.sendfile import FilePart, send_part
 from asgiws.server.connection.session import WebSocketSession
 from asgiws.server.connection.slow_client import drop_slow_client, is_too_slow
+from asgiws.server.connection.subscriptions import ConnectionTopics
 from asgiws.server.connection.websocket import WebSocketConnection
 from asgiws.server.scope import Peer, http_scope, peer_of, websocket_scope
 from asgiws.server.state.registry import DRAINING, HANDING_OVER, STOPPING
@@ -394,8 +395,8 @@ class HTTPConnection(asyncio.Protocol):
             return
         self._enter(Moved.UPGRADE)
         worker.registry.remove(self)
-        scope = websocket_scope(worker, head, peer, handshake.subprotocols)
         websocket = WebSocketConnection(worker, self._transport, self._flow, peer, head.target, handshake)
+        scope = websocket_scope(worker, head, peer, handshake.subprotocols, ConnectionTopics(websocket))
         self._transport.set_protocol(websocket)
         self._flow.resume_reading()
         websocket.begin(bytes(self._reader.buffer))

@@ -18,9 +18,11 @@ from asgiws.protocol.websocket.receiver import FRESH_WINDOW, KEPT_WINDOW
 from asgiws.server.asgi import ClientDisconnected, Event, Scope
 from asgiws.server.connection.cork import CORK_MOST_BYTES
 from asgiws.server.connection.flow_control import forget, turn_now_and_then
+from asgiws.server.connection.subscriptions import subscriptions_of
 from asgiws.server.connection.websocket import WebSocketConnection
 from asgiws.server.state.registry import HANDING_OVER
 from asgiws.telemetry.access_log import log_websocket_open
+from asgiws.topics.extension import TOPIC_EVENTS
 
 __all__ = ["WebSocketSession"]
 
@@ -205,6 +207,9 @@ class WebSocketSession:
         if state >= State.CLOSING:
             raise ClientDisconnected(f"{kind} after the websocket closed ({self._closing.final(self._inbox).code})")
         if state == State.OPEN:
+            if kind in TOPIC_EVENTS:
+                await subscriptions_of(connection).send(message)
+                return
             if kind != "websocket.close":
                 raise RuntimeError(f"{kind} on an open websocket, allowed: websocket.send, websocket.close")
             code, reason = message.get("code"), message.get("reason")

@@ -34,6 +34,7 @@ from asgiws.server.scope import Peer
 from asgiws.server.state.registry import HANDING_OVER
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.telemetry.access_log import log_websocket_end, log_websocket_refused
+from asgiws.topics.extension import ConnectionSubscriber
 
 __all__ = ["WebSocketConnection"]
 
@@ -54,7 +55,7 @@ class WebSocketConnection(asyncio.Protocol):
     __slots__ = (
         "_deadlines", "_lingering", "_ping_sent_s", "_pong_held", "began_s", "bytes_out", "closing", "compression",
         "cork", "encoder", "flow", "inbox", "messages_out", "number", "path", "peer", "receiver", "response",
-        "round_trip_s", "subprotocol", "transport", "waiters", "worker",
+        "round_trip_s", "subprotocol", "subscriptions", "transport", "waiters", "worker",
     )  # fmt: skip
 
     spreads_drain = True
@@ -86,6 +87,8 @@ class WebSocketConnection(asyncio.Protocol):
         self.cork = Cork(transport)
         self._deadlines = ConnectionDeadlines(worker.deadlines, flow)
         self._lingering: LingeringClose | None = None
+        self.subscriptions: ConnectionSubscriber | None = None
+        """Made with the first subscription to a topic."""
         self.subprotocol: str | None = None
         self.compression = "off"
         self._pong_held: bytes | None = None
@@ -160,6 +163,8 @@ class WebSocketConnection(asyncio.Protocol):
         self.closing.advance(Moved.TCP_LOST)
         self.closing.ended_by = self.closing.ended_by or "client"
         self.cork.drop()
+        if self.subscriptions is not None:
+            self.subscriptions.end()
         self.flow.end()
         wake(self.waiters)
         worker.registry.remove(self)
@@ -388,10 +393,14 @@ class WebSocketConnection(asyncio.Protocol):
             self.closing.rule = fault.rule.name
             self.refuse(fault.rule.code, "server")
         elif due == deadlines.SLOW_CLIENT:
-            self.closing.begin(Close(1006, "slow consumer"), "server")
-            drop_slow_client(self.worker, self.transport, self.peer.client)
+            self.drop_slow_consumer()
         else:
             self.abort()
+
+    def drop_slow_consumer(self) -> None:
+        """End the connection, because its client does not read what is sent to it."""
+        self.closing.begin(Close(1006, "slow consumer"), "server")
+        drop_slow_client(self.worker, self.transport, self.peer.client)
 
     # ---- what is known
 

@@ -20,6 +20,7 @@ from asgiws.server.state.encoders import Encoders
 from asgiws.server.state.incidents import Incidents
 from asgiws.server.state.registry import Registry
 from asgiws.telemetry.counters import Counters
+from asgiws.topics.hub import Hub
 
 __all__ = ["WorkerState", "server_fields"]
 
@@ -30,13 +31,14 @@ class WorkerState:
     __slots__ = (
         "admission", "app", "began_s", "config", "counters", "deadlines", "default_fields", "deflate_settings",
         "encoders", "forwarded_names", "heads", "incidents", "lag_s", "lifespan_state", "limits", "loop",
-        "proxies", "registry",
+        "proxies", "registry", "topics",
     )  # fmt: skip
 
-    def __init__(self, app: ASGIApp, config: Config, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, app: ASGIApp, config: Config, loop: asyncio.AbstractEventLoop, topics: Hub) -> None:
         self.app = app
         self.config = config
         self.loop = loop
+        self.topics = topics
         self.limits = config.limits()
         self.proxies = TrustedNetworks(config.forwarded_allow_ips if config.proxy_headers else ())
         """Proxies whose forwarding fields are trusted."""
@@ -63,6 +65,7 @@ class WorkerState:
         """Begin the next second of everything that is limited or kept by the second."""
         self.heads.clear()
         self.encoders.forget()
+        self.topics.second_passed()
         self.admission.second_passed()
         self.incidents.second_passed()
 

@@ -1,0 +1,147 @@
+"""The topics that one WebSocket subscribes to, and the delivery of their messages to it.
+
+Made with the first subscription; a connection without one has none of this. Deliveries go through the cork when frames
+wait there, so that they keep their place among what the application sends.
+"""
+
+from __future__ import annotations
+
+from asgiws.protocol.websocket.closing import Close, State
+from asgiws.protocol.websocket.encoder import Encoder
+from asgiws.server.asgi import ClientDisconnected, Event
+from asgiws.server.connection.websocket import WebSocketConnection
+from asgiws.topics.extension import PUBLISH, SUBSCRIBE, TopicsExtension, check_event
+from asgiws.topics.message import Message, check_data
+
+__all__ = ["ConnectionTopics", "Subscriptions", "subscriptions_of"]
+
+_MISSED = Close(1012, "missed messages of a topic")
+
+
+class Subscriptions:
+    """The subscriber that the hub knows a connection by."""
+
+    __slots__ = ("_connection", "_topics")
+
+    def __init__(self, connection: WebSocketConnection) -> None:
+        self._connection = connection
+        self._topics: list[str] = []
+
+    # ---- called by the application, through `asgiws.Topic` or with events
+
+    async def subscribe(self, topic: str, *, skip_when_slow: bool = False) -> bool:
+        """Deliver a topic from now on; return whether it is new.
+
+        Raises RuntimeError before the accept, and ClientDisconnected after the end.
+        """
+        self._check_open()
+        if topic in self._topics:
+            return False
+        self._topics.append(topic)
+        try:
+            await self._connection.worker.topics.subscribe(topic, self, skip_when_slow=skip_when_slow)
+            self._check_open()
+        except BaseException:
+            self.unsubscribe(topic)
+            raise
+        return True
+
+    def unsubscribe(self, topic: str) -> bool:
+        """Deliver a topic no more; return whether it was subscribed."""
+        if topic not in self._topics:
+            return False
+        self._topics.remove(topic)
+        return self._connection.worker.topics.unsubscribe(topic, self)
+
+    async def send(self, message: Event) -> None:
+        """Act on an event of the ASGI extension `websocket.topics`."""
+        hub, event = self._connection.worker.topics, check_event(message)
+        topic = hub.prefix + event.topic
+        if event.kind == PUBLISH:
+            data = check_data(event.data, hub.publish_most_bytes)
+            await hub.publish(Message(topic, data, self if event.exclude_self else None))
+        elif event.kind == SUBSCRIBE:
+            await self.subscribe(topic, skip_when_slow=event.skip_when_slow)
+        else:
+            self.unsubscribe(topic)
+
+    def _check_open(self) -> None:
+        closing = self._connection.closing
+        if closing.state < State.OPEN:
+            raise RuntimeError("subscribe before the websocket is open, allowed: after websocket.accept")
+        if closing.state > State.OPEN:
+            code = closing.final(self._connection.inbox).code
+            raise ClientDisconnected(f"subscribe after the websocket was closed ({code})")
+
+    # ---- called by the hub
+
+    @property
+    def encoder(self) -> Encoder:
+        """What encodes the messages of the connection."""
+        return self._connection.encoder
+
+    def deliver(self, message: Message, skip_when_slow: bool, hold: bool) -> bool:
+        """Write a message, or hold it in the cork until `flush`; return whether it was taken. Never wait."""
+        connection = self._connection
+        if connection.closing.state != State.OPEN:
+            return False
+        encoder = connection.encoder
+        if message.is_large and not encoder.shared:  # it is not compressed for each connection by itself
+            encoder = connection.worker.encoders.encoder_for(None)
+        frame = message.frames.get(encoder) or message.frame_for(encoder)
+        if connection.flow.write_paused:
+            unsent = connection.transport.get_write_buffer_size() + connection.cork.held_bytes
+            if unsent + len(frame) > connection.worker.config.topic_backlog:
+                if not skip_when_slow:
+                    connection.drop_slow_consumer()
+                return False
+        connection.messages_out += 1
+        connection.bytes_out += len(frame)
+        cork = connection.cork
+        if hold or cork.frames or connection.inbox:
+            if not (hold or cork.frames):
+                connection.worker.loop.call_soon(cork.flush)
+            cork.frames.append(frame)
+            cork.held_bytes += len(frame)
+        else:
+            connection.transport.write(frame)
+        return True
+
+    def flush(self) -> None:
+        """Write what was held."""
+        self._connection.cork.flush()
+
+    def on_gap(self, topic: str) -> None:
+        """Close: the client has missed a message, and gets what it needs when it comes back."""
+        if self._connection.closing.state == State.OPEN:
+            self._connection.begin_close(_MISSED, "server")
+
+    # ---- called by the connection
+
+    def end(self) -> None:
+        """Leave no subscription behind."""
+        for topic in self._topics:
+            self._connection.worker.topics.unsubscribe(topic, self)
+        self._topics.clear()
+
+
+def subscriptions_of(connection: WebSocketConnection) -> Subscriptions:
+    """Return the subscriptions of a connection; made when first asked for."""
+    subscriptions = connection.subscriptions
+    if not isinstance(subscriptions, Subscriptions):
+        connection.subscriptions = subscriptions = Subscriptions(connection)
+    return subscriptions
+
+
+class ConnectionTopics(TopicsExtension):
+    """What the scope of a connection carries."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: WebSocketConnection) -> None:
+        self._connection = connection
+
+    @property
+    def subscriber(self) -> Subscriptions:
+        """The connection as a subscriber."""
+        return subscriptions_of(self._connection)

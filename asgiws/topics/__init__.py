@@ -1,0 +1,1 @@
+"""Publish and subscribe: topics of one worker, and of all workers of a machine."""

@@ -1,0 +1,114 @@
+"""Topics under another server, or under Starlette's `TestClient`: within one process, for development and tests.
+
+Each subscription has a bounded queue and a task that sends what is in it. Loops of several threads are connected, as
+`TestClient` has one for each WebSocket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from asgiws.topics.listener import Listener
+from asgiws.topics.message import Message, TopicsUnavailable
+
+__all__ = ["FALLBACK", "Fallback"]
+
+_LOG: Final = logging.getLogger("asgiws")
+_QUEUE_MOST: Final = 1000
+
+
+class Fallback:
+    """The topics of a process whose server is not asgiws."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._listeners: dict[str, dict[Listener, asyncio.AbstractEventLoop]] = {}
+        self._senders: dict[tuple[str, int], tuple[Listener, asyncio.Task[None]]] = {}
+        self._warned = False
+
+    def publish(self, message: Message, exclude: object | None) -> None:
+        """Deliver to all listeners, each in its own loop."""
+        with self._lock:
+            found = list(self._listeners.get(message.topic, {}).items())
+            left_out = self._senders.get((message.topic, id(exclude)))
+        for listener, loop in found:
+            if left_out is None or listener is not left_out[0]:
+                try:
+                    loop.call_soon_threadsafe(_deliver, listener, message)
+                except RuntimeError:  # its loop is closed
+                    self.remove(message.topic, listener)
+
+    def add(self, topic: str, listener: Listener) -> None:
+        """Subscribe a listener of the running loop."""
+        self._warn()
+        with self._lock:
+            self._listeners.setdefault(topic, {})[listener] = asyncio.get_running_loop()
+
+    def remove(self, topic: str, listener: Listener) -> None:
+        """Unsubscribe a listener."""
+        with self._lock:
+            listeners = self._listeners.get(topic, {})
+            listeners.pop(listener, None)
+            if not listeners:
+                self._listeners.pop(topic, None)
+
+    def subscribe(self, topic: str, websocket: Any) -> bool:
+        """Send what is published to a WebSocket of some framework; return whether that is new."""
+        key = topic, id(websocket)
+        if key in self._senders:
+            return False
+        listener = Listener(_QUEUE_MOST)
+        self.add(topic, listener)
+        task = asyncio.get_running_loop().create_task(self._send_all(topic, listener, websocket))
+        self._senders[key] = listener, task
+        task.add_done_callback(lambda done: self._senders.pop(key, None))
+        return True
+
+    def unsubscribe(self, topic: str, websocket: Any) -> bool:
+        """Send no more; return whether the WebSocket had subscribed."""
+        found = self._senders.pop((topic, id(websocket)), None)
+        if found is None:
+            return False
+        listener, task = found
+        self.remove(topic, listener)
+        task.cancel()
+        return True
+
+    async def _send_all(self, topic: str, listener: Listener, websocket: Any) -> None:
+        send = _sender(websocket)
+        try:
+            while True:
+                await send(await listener.next())
+        except TopicsUnavailable as error:
+            _LOG.warning("a WebSocket is closed: %s", error)
+            await websocket.close(1013)
+        except Exception as error:  # frameworks raise errors of their own once the client has gone
+            _LOG.info("a subscription ends with %s", type(error).__name__)
+        finally:
+            self.remove(topic, listener)
+
+    def _warn(self) -> None:
+        if not self._warned:
+            self._warned = True
+            _LOG.warning("the server is not asgiws, so topics reach only the connections of this process")
+
+
+def _deliver(listener: Listener, message: Message) -> None:
+    listener.deliver(message, False, False)
+
+
+def _sender(websocket: Any) -> Callable[[str | bytes], Awaitable[Any]]:
+    """Return what sends a message: `send_text` and `send_bytes` of most frameworks, `send` of Channels and Quart."""
+    if hasattr(websocket, "send_text"):
+        return lambda data: websocket.send_text(data) if isinstance(data, str) else websocket.send_bytes(data)
+    if "bytes_data" in inspect.signature(websocket.send).parameters:
+        return lambda data: websocket.send(**{"text_data" if isinstance(data, str) else "bytes_data": data})
+    return lambda data: websocket.send(data)
+
+
+FALLBACK: Final = Fallback()

@@ -1,0 +1,178 @@
+"""`python -m tests.bench.topics`: one message to many sockets, with topics and with what people use instead.
+
+Server CPU for each delivery, all processes of the server together, and Redis beside it where it is used. The rounds of
+all contestants are interleaved. A real `redis-server` is started where one is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from tests.bench import machine
+from tests.bench.driver import Broadcast
+from tests.bench.extra import NotPossible
+from tests.bench.machine import cpu_s
+from tests.bench.run import FAILURES, described, say
+from tests.bench.servers import APPS, BY_NAME, Running, Server
+
+
+def _with(name: str, *options: str) -> Server:
+    server = BY_NAME[name]
+    return replace(server, command=(*server.command, *options))
+
+
+# No pings: while others have their round, sockets are idle.
+_ASGIWS: Final = _with("asgiws", "--ping-interval", "0")
+_UVICORN: Final = _with("uvicorn websockets-sansio", "--ws-ping-interval", "86400")
+_FACTORY: Final = replace(_UVICORN, command=(*_UVICORN.command, "--factory"))
+_FLOOR: Final = BY_NAME["bare protocol"]
+
+APPS.update({name: f"tests.bench.apps_topics:{name}" for name in ("topic", "manager", "broadcaster", "channels")})
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to send to many."""
+
+    name: str
+    server: Server
+    app: str
+    redis: bool = False
+    compression: bool = False
+    at_most: int = 100_000
+    """Sockets that it is measured with; some are too slow for more."""
+
+
+CONTESTANTS: Final = (
+    Contestant("bare loop of transport.write", _FLOOR, "plain"),
+    Contestant("Topic", _ASGIWS, "topic"),
+    Contestant("Topic, 4 workers", _with("asgiws", "--ping-interval", "0", "--workers", "4"), "topic"),
+    Contestant("loop of sends, asgiws", _ASGIWS, "plain"),
+    Contestant("loop of sends, uvicorn", _UVICORN, "plain"),
+    Contestant("ConnectionManager, uvicorn", _UVICORN, "manager"),
+    Contestant("Channels and channels_redis, uvicorn", _FACTORY, "channels", redis=True, at_most=300),
+    Contestant("broadcaster and Redis, uvicorn", _FACTORY, "broadcaster", redis=True, at_most=300),
+    Contestant("Topic, compressed", _ASGIWS, "topic", compression=True),
+    Contestant("loop of sends, asgiws, compressed", _ASGIWS, "plain", compression=True),
+    Contestant("ConnectionManager, uvicorn, compressed", _UVICORN, "manager", compression=True),
+)
+
+
+@dataclass
+class _Load:
+    contestant: Contestant
+    running: Running
+    load: Broadcast
+    sockets: int
+    costs_us: list[float] = field(default_factory=list)
+
+
+def measure(sockets: int, rounds: int, seconds: float, size: int) -> dict[str, str]:
+    """Measure all contestants; return a line for each."""
+    if not machine.allow_files(2 * sockets + 64):
+        raise NotPossible(f"{sockets} sockets need a limit of {2 * sockets + 64} open files (ulimit -Hn)")
+    lines: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        redis_pid = stack.enter_context(_redis())
+        stack.enter_context(machine.pin(machine.driver_core()))
+        loads: list[_Load] = []
+        for contestant in CONTESTANTS:
+            if contestant.redis and redis_pid is None:
+                lines[contestant.name] = "redis-server is not installed"
+                continue
+            try:
+                loads.append(_start(stack, contestant, sockets, size))
+            except FAILURES as error:
+                lines[contestant.name] = described(error)
+        for number in range(rounds + 1):
+            for each in loads:
+                pids = [*each.running.pids, *([redis_pid] if each.contestant.redis and redis_pid else [])]
+                try:
+                    cost_us = _round(each, pids, seconds)
+                except FAILURES as error:
+                    lines[each.contestant.name] = described(error)
+                else:
+                    if number:  # the first is for warming up
+                        each.costs_us.append(cost_us)
+        floor = statistics.median(loads[0].costs_us)
+        for each in loads:
+            if each.costs_us:
+                cost = statistics.median(each.costs_us)
+                spread = max(each.costs_us) / min(each.costs_us)
+                lines[each.contestant.name] = (
+                    f"{cost:8.2f} us a delivery to {each.sockets:,} sockets, {cost / floor:6.2f} x the bare loop "
+                    f"(rounds within {spread:.2f})"
+                )
+    return lines
+
+
+def _start(stack: contextlib.ExitStack, contestant: Contestant, sockets: int, size: int) -> _Load:
+    running = Running(contestant.server, contestant.app, compression=contestant.compression)
+    stack.callback(running.stop)
+    count = min(sockets, contestant.at_most)
+    load = Broadcast(running.port, count, size, compression=contestant.compression)
+    stack.callback(load.close)
+    return _Load(contestant, running, load, count)
+
+
+def _round(each: _Load, pids: list[int], seconds: float) -> float:
+    before_s, end_s, steps = cpu_s(pids), time.monotonic() + seconds, 0
+    while time.monotonic() < end_s or not steps:
+        each.load.play(1)
+        steps += 1
+    return (cpu_s(pids) - before_s) / (steps * each.sockets) * 1e6
+
+
+@contextlib.contextmanager
+def _redis() -> Iterator[int | None]:
+    """Run a Redis server on a free port while the context lasts; yield its process id."""
+    command = shutil.which("redis-server")
+    if command is None:
+        yield None
+        return
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    os.environ["BENCH_REDIS"] = f"redis://127.0.0.1:{port}"
+    process = subprocess.Popen(
+        [command, "--port", str(port), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1"],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def main() -> int:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.topics", description=__doc__)
+    parser.add_argument("--sockets", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=1.0, help="about how long a round takes")
+    parser.add_argument("--size", type=int, default=100, help="bytes of a message")
+    options = parser.parse_args()
+    try:
+        lines = measure(options.sockets, options.rounds, options.seconds, options.size)
+    except NotPossible as error:
+        say(str(error))
+        return 2
+    for name, line in lines.items():
+        say(f"{name:42} {line}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""Topics without this server: Starlette's TestClient and uvicorn, within one process."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.topics.chat import app
+
+
+def test_application_with_topics_runs_under_testclient() -> None:
+    """As an application's own tests do, without a context and so with a loop for each WebSocket."""
+    client = TestClient(app)
+    with (
+        client.websocket_connect("/rooms/1") as one,
+        client.websocket_connect("/rooms/1") as two,
+        client.websocket_connect("/rooms/2") as other,
+    ):
+        assert [socket.receive_text() for socket in (one, two, other)] == ["subscribed"] * 3
+        one.send_text("hello")
+        assert [one.receive_text(), two.receive_text()] == ["hello", "hello"]
+        assert client.post("/rooms/2", content="from a route").text == "published"
+        assert other.receive_text() == "from a route"
+        two.send_text("bye")
+        assert [one.receive_text(), two.receive_text()] == ["bye", "bye"]
+
+
+def test_in_one_loop_too_and_a_socket_that_left_gets_nothing() -> None:
+    with TestClient(app) as client, client.websocket_connect("/rooms/1") as stays:
+        assert stays.receive_text() == "subscribed"
+        with client.websocket_connect("/rooms/1") as leaves:
+            assert leaves.receive_text() == "subscribed"
+        client.post("/rooms/1", content="still here")
+        assert stays.receive_text() == "still here"
+
+
+def test_the_limits_hold_there_too() -> None:
+    client = TestClient(app)
+    with client.websocket_connect("/rooms/1") as one:
+        assert one.receive_text() == "subscribed"
+        with pytest.raises(ValueError, match=r"published message of 524289 bytes, allowed: 524288"):
+            client.post("/rooms/1", content="x" * (512 * 1024 + 1))
+        with pytest.raises(ValueError, match="topic name of 205 characters, allowed: 1 to 200"):
+            client.post("/rooms/" + "x" * 200, content="x")
