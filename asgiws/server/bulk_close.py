@@ -13,8 +13,8 @@ from typing import Final
 
 from asgiws.protocol.trusted_networks import TrustedNetworks, check_network
 from asgiws.protocol.websocket.closing import is_close_code
-from asgiws.server.connection.websocket import WebSocketConnection
 from asgiws.server.state.worker_state import WorkerState
+from asgiws.server.websocket.connection import WebSocketConnection
 
 __all__ = ["BulkClose"]
 

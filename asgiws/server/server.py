@@ -25,7 +25,6 @@ from asgiws.config.options import Config
 from asgiws.server.asgi import ASGIApp
 from asgiws.server.bulk_close import BulkClose
 from asgiws.server.connection.preamble import protocol_factory
-from asgiws.server.connection.websocket import WebSocketConnection
 from asgiws.server.health import with_health
 from asgiws.server.lifespan import Lifespan
 from asgiws.server.recycling import Recycling
@@ -37,6 +36,7 @@ from asgiws.server.state.worker_state import WorkerState
 from asgiws.server.stats import describe_largest, make_report
 from asgiws.server.sweep import Sweep
 from asgiws.server.tls.certificates import Certificates
+from asgiws.server.websocket.connection import WebSocketConnection
 from asgiws.telemetry.counters import Counters
 from asgiws.telemetry.logs import LOG
 from asgiws.topics.hub import Hub, join_hub, leave_hub

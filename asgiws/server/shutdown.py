@@ -16,9 +16,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from asgiws.protocol.printable import counted, escape
-from asgiws.server.connection.http import HTTPConnection
-from asgiws.server.connection.websocket import WebSocketConnection
+from asgiws.server.http.connection import HTTPConnection
 from asgiws.server.state.worker_state import WorkerState
+from asgiws.server.websocket.connection import WebSocketConnection
 from asgiws.telemetry.logs import LOG
 
 __all__ = ["CANCEL_S", "announce_end", "cancel_connections", "describe_open", "finish_connections", "pause"]

@@ -21,12 +21,12 @@ from typing import Any, Final
 
 from asgiws.protocol.websocket.closing import STATE_NAMES
 from asgiws.protocol.websocket.deflate import DEDICATED
-from asgiws.server.connection.http import HTTPConnection
-from asgiws.server.connection.websocket import WebSocketConnection
+from asgiws.server.http.connection import HTTPConnection
 from asgiws.server.recycling import resident_bytes
 from asgiws.server.sockets.descriptors import descriptor_limit, open_descriptors
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.server.tls.certificates import Certificates
+from asgiws.server.websocket.connection import WebSocketConnection
 from asgiws.telemetry.access_log import format_address
 from asgiws.telemetry.counters import Levels
 

@@ -21,7 +21,7 @@ from asgiws.protocol.websocket import masking
 from asgiws.protocol.websocket.deflate import Deflater, DeflateSettings
 from asgiws.protocol.websocket.encoder import Encoder
 from asgiws.protocol.websocket.receiver import FRESH_WINDOW, NO_COMPRESSION, Item, Receiver
-from asgiws.server.connection.http import HTTPConnection
+from asgiws.server.http.connection import HTTPConnection
 from asgiws.server.state.registry import STOPPING
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.topics.hub import Hub

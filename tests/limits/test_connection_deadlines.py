@@ -10,7 +10,9 @@ import pytest
 
 from asgiws.config.options import Config
 from asgiws.protocol.websocket.closing import State
-from asgiws.server.connection.deadlines import (
+from asgiws.server.connection.flow_control import FlowControl
+from asgiws.server.state.deadlines import Deadlines
+from asgiws.server.websocket.deadlines import (
     ANSWER_LATE,
     CLOSE_LATE,
     DEAD,
@@ -22,8 +24,6 @@ from asgiws.server.connection.deadlines import (
     SLOW_CLIENT,
     ConnectionDeadlines,
 )  # fmt: skip
-from asgiws.server.connection.flow_control import FlowControl
-from asgiws.server.state.deadlines import Deadlines
 
 
 class FakeTransport(asyncio.Transport):

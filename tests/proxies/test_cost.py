@@ -10,7 +10,7 @@ from typing import Any
 
 from asgiws.protocol import trusted_networks
 from asgiws.protocol.http import forwarded
-from asgiws.server.connection import forwarding
+from asgiws.server.http import forwarding
 from tests.counted import InServer, serve_while
 from tests.raw import RawClient
 

@@ -1,1 +1,1 @@
-"""One connection, from its first byte to its last."""
+"""What HTTP and WebSocket connections share: flow control, the end of a TCP connection, and what precedes HTTP."""

@@ -22,8 +22,8 @@ from asgiws.protocol.errors import Rule, Violation
 from asgiws.protocol.http.response import encode_rejection
 from asgiws.protocol.proxy_protocol import parse_proxy_header
 from asgiws.protocol.trusted_networks import TrustedNetworks
-from asgiws.server.connection.http import HTTPConnection
 from asgiws.server.connection.lingering_close import LingeringClose
+from asgiws.server.http.connection import HTTPConnection
 from asgiws.server.scope import GONE, Peer, peer_of
 from asgiws.server.state.registry import HANDING_OVER, STOPPING
 from asgiws.server.state.worker_state import WorkerState

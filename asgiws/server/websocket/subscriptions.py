@@ -9,7 +9,7 @@ from __future__ import annotations
 from asgiws.protocol.websocket.closing import Close, State
 from asgiws.protocol.websocket.encoder import Encoder
 from asgiws.server.asgi import ClientDisconnected, Event
-from asgiws.server.connection.websocket import WebSocketConnection
+from asgiws.server.websocket.connection import WebSocketConnection
 from asgiws.topics.extension import PUBLISH, SUBSCRIBE, TopicsExtension, check_event
 from asgiws.topics.message import Message, check_data
 

@@ -24,17 +24,17 @@ from asgiws.protocol.http.response import encode_rejection
 from asgiws.protocol.printable import escape
 from asgiws.protocol.websocket.handshake import check_handshake, origin_allowed
 from asgiws.server.connection.flow_control import FlowControl
-from asgiws.server.connection.forwarding import is_proxy, peer_for
 from asgiws.server.connection.lingering_close import LingeringClose
-from asgiws.server.connection.request import RequestCycle
-from asgiws.server.connection.sendfile import FilePart, send_part
-from asgiws.server.connection.session import WebSocketSession
 from asgiws.server.connection.slow_client import drop_slow_client, is_too_slow
-from asgiws.server.connection.subscriptions import ConnectionTopics
-from asgiws.server.connection.websocket import WebSocketConnection
+from asgiws.server.http.forwarding import is_proxy, peer_for
+from asgiws.server.http.request import RequestCycle
+from asgiws.server.http.sendfile import FilePart, send_part
 from asgiws.server.scope import Peer, http_scope, peer_of, websocket_scope
 from asgiws.server.state.registry import DRAINING, HANDING_OVER, STOPPING
 from asgiws.server.state.worker_state import WorkerState
+from asgiws.server.websocket.connection import WebSocketConnection
+from asgiws.server.websocket.session import WebSocketSession
+from asgiws.server.websocket.subscriptions import ConnectionTopics
 from asgiws.telemetry.access_log import log_http
 
 __all__ = ["HTTPConnection"]

@@ -1,8 +1,8 @@
 """One WebSocket connection: what its transport, the sweep and the server call.
 
 Takes over from the HTTP connection after a handshake (`transport.set_protocol`), with the parsed head and the bytes
-that followed it. The application's side, with `receive` and `send`, is `asgiws.server.connection.session`; why and how
-a connection ends is decided by `asgiws.server.connection.closing_handshake`.
+that followed it. The application's side, with `receive` and `send`, is `asgiws.server.websocket.session`; why and how
+a connection ends is decided by `asgiws.server.websocket.closing_handshake`.
 
 In: `data_received` -> `Receiver.feed` -> inbox. Reading is paused while the inbox is full and more data has arrived.
 """
@@ -22,17 +22,17 @@ from asgiws.protocol.websocket.deflate import DEDICATED
 from asgiws.protocol.websocket.frames import FIN, PING, PONG, encode_frame
 from asgiws.protocol.websocket.handshake import Handshake
 from asgiws.protocol.websocket.receiver import ENDED, Item, Receiver
-from asgiws.server.connection import deadlines
-from asgiws.server.connection.closing_handshake import ClosingHandshake
-from asgiws.server.connection.cork import Cork
-from asgiws.server.connection.deadlines import ConnectionDeadlines
 from asgiws.server.connection.flow_control import FlowControl, wake
-from asgiws.server.connection.handshake_response import HandshakeResponse
 from asgiws.server.connection.lingering_close import LingeringClose
 from asgiws.server.connection.slow_client import drop_slow_client
 from asgiws.server.scope import Peer
 from asgiws.server.state.registry import HANDING_OVER
 from asgiws.server.state.worker_state import WorkerState
+from asgiws.server.websocket import deadlines
+from asgiws.server.websocket.closing_handshake import ClosingHandshake
+from asgiws.server.websocket.cork import Cork
+from asgiws.server.websocket.deadlines import ConnectionDeadlines
+from asgiws.server.websocket.handshake_response import HandshakeResponse
 from asgiws.telemetry.access_log import log_websocket_end, log_websocket_refused
 from asgiws.topics.extension import ConnectionSubscriber
 

@@ -18,7 +18,7 @@ from asgiws.protocol.http.head import RequestHead
 from asgiws.protocol.http.response import Response, ResponseState, encode_fields
 from asgiws.server.asgi import ClientDisconnected, Event, Scope
 from asgiws.server.connection.flow_control import FlowControl, turn_now_and_then, wait_in, wake
-from asgiws.server.connection.sendfile import FilePart, open_part
+from asgiws.server.http.sendfile import FilePart, open_part
 from asgiws.server.state.registry import HANDING_OVER
 from asgiws.server.state.worker_state import WorkerState
 

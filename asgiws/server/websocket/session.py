@@ -16,11 +16,11 @@ from asgiws.protocol.websocket.closing import Close, Moved, State
 from asgiws.protocol.websocket.frames import BINARY_HEADS, TEXT_HEADS
 from asgiws.protocol.websocket.receiver import FRESH_WINDOW, KEPT_WINDOW
 from asgiws.server.asgi import ClientDisconnected, Event, Scope
-from asgiws.server.connection.cork import CORK_MOST_BYTES
 from asgiws.server.connection.flow_control import forget, turn_now_and_then
-from asgiws.server.connection.subscriptions import subscriptions_of
-from asgiws.server.connection.websocket import WebSocketConnection
 from asgiws.server.state.registry import HANDING_OVER
+from asgiws.server.websocket.connection import WebSocketConnection
+from asgiws.server.websocket.cork import CORK_MOST_BYTES
+from asgiws.server.websocket.subscriptions import subscriptions_of
 from asgiws.telemetry.access_log import log_websocket_open
 from asgiws.topics.extension import TOPIC_EVENTS
 

@@ -1,6 +1,6 @@
 """The closing handshake of one connection: its state, who ended it, and the close code that each side receives.
 
-This object decides, and does no I/O: `asgiws.server.connection.websocket` writes the frames. The states and their
+This object decides, and does no I/O: `asgiws.server.websocket.connection` writes the frames. The states and their
 transitions are in `asgiws.protocol.websocket.closing`. Each end of a connection is one row of this table:
 
     cause                 sent to the client                received by the application

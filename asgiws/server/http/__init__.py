@@ -1,0 +1,1 @@
+"""One HTTP connection, and each of its requests."""

@@ -1,0 +1,1 @@
+"""One WebSocket connection: the transport's side, the application's, and how it ends."""
