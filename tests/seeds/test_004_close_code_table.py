@@ -83,14 +83,14 @@ def test_handshake_of_the_document_is_answered_as_it_says(serve: Serve) -> None:
         (b"GET ", b"PUT ", 405),
         (b"GET ", b"HEAD ", 405),
         (b"HTTP/1.1", b"HTTP/1.0", 400),
-        (b"HTTP/1.1", b"HTTP/1.2", 505),
+        (b"HTTP/1.1", b"HTTP/2.0", 505),
         (b"Upgrade: websocket", b"Upgrade: h2c", 200),
         (b"Upgrade: websocket\r\n", b"", 200),
         (b"Connection: Upgrade\r\n", b"", 400),
         (b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", b"", 400),
         (b"Sec-WebSocket-Version: 13\r\n", b"", 426),
     ],
-    ids=["put", "head", "1.0", "1.2", "other-upgrade", "no-upgrade", "no-connection", "no-key", "no-version"],
+    ids=["put", "head", "1.0", "2.0", "other-upgrade", "no-upgrade", "no-connection", "no-key", "no-version"],
 )
 def test_what_a_handshake_must_have_is_asked_for(serve: Serve, before: bytes, after: bytes, status: int) -> None:
     """RFC 6455 §4.1: GET, HTTP/1.1, Upgrade, Connection, key and version. The document has "above 1.1"; 1.1 it is."""
