@@ -1,6 +1,6 @@
 """Which files are the application's code, and when one of them changes.
 
-With watchfiles installed (`asgiws[reload]`) the system reports changes; without it, modification times are compared
+With watchfiles installed (the extra `reload`), the system reports changes; without it, modification times are compared
 every `reload_delay` seconds. Both watch the same files: those below `reload_dir` that match `reload_include`, unless
 they or a folder above them match `reload_exclude`. Hidden folders and the files that Python writes are excluded.
 

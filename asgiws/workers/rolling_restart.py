@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from asgiws.config.options import Config
 from asgiws.telemetry.logs import LOG
-from asgiws.workers.slot import Slot
+from asgiws.workers.respawn import Slot
 from asgiws.workers.worker_process import WorkerProcess
 
 __all__ = ["prepare_successors", "switch_over"]

@@ -1,7 +1,8 @@
-"""A slot: the listening sockets of one worker, and the process that serves on them now.
+"""Keeping a worker serving: a worker that dies or hangs is replaced, and so is one that has served enough.
 
-The slot outlives its workers. A successor starts on the same sockets. Only when it serves does the worker before it
-stop accepting, and then drain: no connection is refused, and what waits in a socket's backlog goes to the successor.
+A slot has the listening sockets of one worker, and outlives its workers. A successor starts on the same sockets. Once
+it serves, the worker before it stops accepting and drains: no connection is refused, and connections that wait in a
+socket's backlog go to the successor.
 
 Each worker of a slot is one of these:
 
@@ -10,8 +11,8 @@ Each worker of a slot is one of these:
     serving     the slot's worker
     leaving     drains
 
-A worker that dies is replaced by `keep`; one that has served enough, by `recycle`, when the supervisor says so; all of
-them by a rolling restart (`asgiws.workers.rolling_restart`).
+`keep` replaces a worker that dies. `recycle` replaces one that has served enough, when the supervisor says so. A
+rolling restart (`asgiws.workers.rolling_restart`) replaces all of them.
 """
 
 from __future__ import annotations

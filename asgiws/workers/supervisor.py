@@ -39,8 +39,8 @@ from asgiws.telemetry.logs import LOG
 from asgiws.telemetry.scoreboard import WORKER_STATES, Scoreboard, Status, Worker
 from asgiws.topics.relay import Relay
 from asgiws.workers.channel import Message
+from asgiws.workers.respawn import Slot
 from asgiws.workers.rolling_restart import prepare_successors, switch_over
-from asgiws.workers.slot import Slot
 from asgiws.workers.worker import HEARTBEAT_S
 from asgiws.workers.worker_process import SERVING, WorkerProcess
 

@@ -17,7 +17,7 @@ from typing import Final
 
 from asgiws.protocol.errors import BAD_DEFLATE, RULES, Violation
 from asgiws.protocol.http.body import ChunkedBody
-from asgiws.protocol.http.forwarded import FORWARDED, FORWARDED_FIELDS, PREFIX, believe, parse_node
+from asgiws.protocol.http.forwarded import FORWARDED, FORWARDED_FIELDS, PREFIX, parse_node, trusted_source
 from asgiws.protocol.http.head import RequestHead, parse_head
 from asgiws.protocol.http.head_reader import HeadReader
 from asgiws.protocol.limits import Limits
@@ -174,7 +174,7 @@ def forwarded(data: bytes) -> None:
         fields.setdefault(FORWARDED_FIELDS[(at + given.choice) % len(FORWARDED_FIELDS)], []).append(line)
     only_x = {name: values for name, values in fields.items() if name != FORWARDED}
     for chosen in (fields, only_x, {FORWARDED: [given.sent]}):
-        client, secure, host, prefix = believe(chosen, trusted)
+        client, secure, host, prefix = trusted_source(chosen, trusted)
         assert client is None or parse_node(client[0].encode()) == (client[0], 0)
         assert client is None or 0 <= client[1] <= 65535
         assert secure in (None, True, False)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from asgiws.protocol import errors
 from asgiws.protocol.errors import Violation
 from asgiws.protocol.http.body import ChunkedBody
-from asgiws.protocol.http.response import Response, ResponseState, encode_fields, encode_rejection, status_line
+from asgiws.protocol.http.rejection import encode_rejection
+from asgiws.protocol.http.response import Response, ResponseState, encode_fields, status_line
 from asgiws.protocol.limits import Limits
 from tests.protocol.http_help import table
 

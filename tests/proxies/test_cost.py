@@ -10,11 +10,11 @@ from typing import Any
 
 from asgiws.protocol import trusted_networks
 from asgiws.protocol.http import forwarded
-from asgiws.server.http import forwarding
+from asgiws.server.http import trusted_proxy
 from tests.counted import InServer, serve_while
 from tests.raw import RawClient
 
-FILES = {str(Path(module.__file__ or "")) for module in (forwarded, trusted_networks, forwarding)}
+FILES = {str(Path(module.__file__ or "")) for module in (forwarded, trusted_networks, trusted_proxy)}
 REQUESTS = 50
 # What it takes to ask the list of trusted networks about a neighbour that it has not met.
 ONE_LOOK = {"is_proxy": 1, "__contains__": 1, "_find": 1, "parse_host": 1}

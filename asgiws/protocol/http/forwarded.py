@@ -24,7 +24,7 @@ from asgiws.protocol.http.head import is_host
 from asgiws.protocol.trusted_networks import TrustedNetworks, parse_host
 
 __all__ = [
-    "FOR", "FORWARDED", "FORWARDED_FIELDS", "HOST", "PREFIX", "PROTO", "Node", "Source", "believe", "parse_forwarded",
+    "FOR", "FORWARDED", "FORWARDED_FIELDS", "HOST", "PREFIX", "PROTO", "Node", "Source", "parse_forwarded",
     "parse_node",
 ]  # fmt: skip
 
@@ -65,13 +65,13 @@ class Source(NamedTuple):
     """The path that a proxy removed, with a leading slash and without a trailing one; empty for none."""
 
 
-def believe(fields: dict[bytes, list[bytes]], trusted: TrustedNetworks) -> Source:
-    """Read fields that a trusted node sent, by name, each with its values in order.
+def trusted_source(fields: dict[bytes, list[bytes]], trusted: TrustedNetworks) -> Source:
+    """Return what trusted proxies report, from the fields that a trusted node sent: values in order, by name.
 
     `fields` has only the fields that its proxies set. Forwarded replaces all of them but X-Forwarded-Prefix.
     """
     if FORWARDED in fields:
-        return _believe_forwarded(fields[FORWARDED], fields.get(PREFIX, []), trusted)
+        return _source_of_forwarded(fields[FORWARDED], fields.get(PREFIX, []), trusted)
     nodes = _elements(fields.get(FOR, []))
     place, client = _walk(nodes, trusted)
 
@@ -149,7 +149,7 @@ def _walk(nodes: Sequence[bytes], trusted: TrustedNetworks) -> tuple[int, Node |
     return place, client
 
 
-def _believe_forwarded(values: list[bytes], prefixes: list[bytes], trusted: TrustedNetworks) -> Source:
+def _source_of_forwarded(values: list[bytes], prefixes: list[bytes], trusted: TrustedNetworks) -> Source:
     if sum(map(len, values)) > _FORWARDED_MOST_BYTES:
         values = []
     elements: list[dict[bytes, bytes]] = []

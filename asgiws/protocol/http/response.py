@@ -16,10 +16,9 @@ from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Final
 
-from asgiws.protocol.errors import Violation
 from asgiws.protocol.http.fields import LOWER_NAMES, TEXT_BYTES, TOKEN_BYTES, Header, header_tokens, printable
 
-__all__ = ["Response", "ResponseState", "encode_fields", "encode_rejection", "status_line", "without_field"]
+__all__ = ["Response", "ResponseState", "encode_fields", "status_line", "without_field"]
 
 
 class ResponseState:
@@ -39,13 +38,6 @@ _TRAILER_FORBIDDEN: Final = _CONNECTION_FIELDS | frozenset(
     # RFC 9110 §6.5.1: fields needed for framing, routing, authentication or that describe the content
     b"content-length host trailer te authorization set-cookie content-type content-encoding content-range".split()
 )
-# Fields that a status asks for: RFC 9110 §15.5.6, §15.5.22, RFC 6455 §4.4, RFC 6585 §4, RFC 9110 §15.6.4
-_REJECTION_FIELDS: Final[Mapping[int, tuple[Header, ...]]] = {
-    405: ((b"allow", b"GET"),),
-    426: ((b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")),
-    429: ((b"retry-after", b"1"),),
-    503: ((b"retry-after", b"1"),),
-}
 
 
 def status_line(status: int) -> bytes:
@@ -74,17 +66,6 @@ def check_field(name: object, value: object) -> Header:
 def encode_fields(fields: Iterable[tuple[object, object]]) -> bytes:
     """Encode fields of the application, checked, in the order given (ASGI H10)."""
     return b"".join([b"%s: %s\r\n" % check_field(name, value) for name, value in fields])
-
-
-def encode_rejection(violation: Violation) -> bytes:
-    """Encode the whole response to a request that broke a rule: a line of plain text, then the connection ends."""
-    code = violation.rule.code
-    body = f"{violation.rule.name}: {violation.reason}\n".encode()
-    fields = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
-    fields += _REJECTION_FIELDS.get(code, ())
-    # RFC 9110 §7.8: a sender of Upgrade MUST also send an "Upgrade" connection option
-    fields.append((b"connection", b"upgrade, close" if code == 426 else b"close"))
-    return b"%s%s\r\n%s" % (status_line(code), encode_fields(fields), body)
 
 
 class Response:

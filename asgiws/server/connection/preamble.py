@@ -19,7 +19,7 @@ from typing import Final, cast
 
 from asgiws.protocol import errors
 from asgiws.protocol.errors import Rule, Violation
-from asgiws.protocol.http.response import encode_rejection
+from asgiws.protocol.http.rejection import encode_rejection
 from asgiws.protocol.proxy_protocol import parse_proxy_header
 from asgiws.protocol.trusted_networks import TrustedNetworks
 from asgiws.server.connection.lingering_close import LingeringClose

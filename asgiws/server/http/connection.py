@@ -20,15 +20,15 @@ from asgiws.protocol.http.body import BodyReader, body_reader
 from asgiws.protocol.http.connection_state import NEXT, Moved, State
 from asgiws.protocol.http.head import RequestHead
 from asgiws.protocol.http.head_reader import HeadReader
-from asgiws.protocol.http.response import encode_rejection
+from asgiws.protocol.http.rejection import encode_rejection
 from asgiws.protocol.printable import escape
 from asgiws.protocol.websocket.handshake import check_handshake, origin_allowed
 from asgiws.server.connection.flow_control import FlowControl
 from asgiws.server.connection.lingering_close import LingeringClose
 from asgiws.server.connection.slow_client import drop_slow_client, is_too_slow
-from asgiws.server.http.forwarding import is_proxy, peer_for
 from asgiws.server.http.request import RequestCycle
 from asgiws.server.http.sendfile import FilePart, send_part
+from asgiws.server.http.trusted_proxy import is_proxy, peer_for
 from asgiws.server.scope import Peer, http_scope, peer_of, websocket_scope
 from asgiws.server.state.registry import DRAINING, HANDING_OVER, STOPPING
 from asgiws.server.state.worker_state import WorkerState

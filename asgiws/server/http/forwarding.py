@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from asgiws.protocol.http.forwarded import believe
+from asgiws.protocol.http.forwarded import trusted_source
 from asgiws.protocol.http.head import RequestHead
 from asgiws.server.scope import Peer
 from asgiws.server.state.worker_state import WorkerState
@@ -32,7 +32,7 @@ def peer_for(worker: WorkerState, head: RequestHead, proxy: Peer) -> Peer:
             fields.setdefault(name, []).append(value)
     if not fields:
         return proxy
-    source = believe(fields, worker.proxies)
+    source = trusted_source(fields, worker.proxies)
     peer = Peer(
         proxy.client if source.client is None else source.client,
         proxy.server,
