@@ -166,7 +166,7 @@ class Serve(Protocol):
 def loop_name(request: pytest.FixtureRequest) -> str:
     """Each server test runs on both event loops."""
     if request.param == "uvloop":
-        pytest.importorskip("uvloop", reason="uvloop is not installed: pip install asgiws[uvloop]")
+        pytest.importorskip("uvloop", reason="uvloop is not installed: pip install -e '.[uvloop]'")
     return str(request.param)
 
 

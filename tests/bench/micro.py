@@ -29,7 +29,7 @@ from tests.bench import wire
 from tests.bench.apps import plain
 from tests.raw import frame, handshake
 
-pytest.importorskip("pytest_benchmark", reason="pytest-benchmark is not installed: pip install asgiws[bench]")
+pytest.importorskip("pytest_benchmark", reason="pytest-benchmark is not installed: pip install -e '.[bench]'")
 
 Benchmark = Callable[..., Any]
 LIMITS = Limits()

@@ -20,7 +20,7 @@ WEBSOCKETS = ("echo-50", "burst", "echo-64k-binary", "handshake")
 
 @pytest.fixture(scope="module")
 def uvloop() -> None:
-    pytest.importorskip("uvloop", reason="uvloop is not installed: pip install asgiws[uvloop]")
+    pytest.importorskip("uvloop", reason="uvloop is not installed: pip install -e '.[uvloop]'")
 
 
 def measure(names: tuple[str, ...], *extras: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from tests.topics import frameworks
 
 @pytest.mark.parametrize("framework", ["fastapi", "quart", "litestar", "channels"])
 def test_room_in_a_framework(serve: Serve, framework: str) -> None:
-    pytest.importorskip(framework, reason=f"{framework} is not installed: pip install asgiws[applications]")
+    pytest.importorskip(framework, reason=f"{framework} is not installed: pip install -e '.[applications]'")
     server = serve(getattr(frameworks, framework)())
     with RawClient(server.port) as one, RawClient(server.port) as two, RawClient(server.port) as route:
         for client in (one, two):

@@ -82,7 +82,7 @@ def edit(folder: Path) -> Edit:
 def environ(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     """With watchfiles, and as if it were not installed."""
     if request.param == "watchfiles":
-        pytest.importorskip("watchfiles", reason="watchfiles is not installed: pip install asgiws[reload]")
+        pytest.importorskip("watchfiles", reason="watchfiles is not installed: pip install -e '.[reload]'")
         return {}
     (tmp_path / "without").mkdir()
     stand_in = 'raise ModuleNotFoundError("No module named watchfiles", name="watchfiles")\n'
