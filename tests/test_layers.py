@@ -18,7 +18,7 @@ import asgiws
 PACKAGE = Path(asgiws.__file__).parent
 
 FLOORS = (
-    "_version", "protocol", "config", "topics", "telemetry", "server", "admin", "runner", "workers", "demo", "__init__",
+    "_version", "protocol", "config", "topics", "telemetry", "server", "admin", "runner", "workers", "__init__", "demo",
     "cli", "__main__",
 )  # fmt: skip
 """Bottom up. A floor is a folder; a file beside the folders is one, too."""

@@ -1,25 +1,30 @@
 """The demonstration as an ASGI 3.0 application: one page, and WebSocket routes that any client can use.
 
-Plain ASGI and the standard library: it runs on any ASGI server. Read it from the bottom up. `Demo` finds the handler
-of a path in a table; a handler takes `scope` (what is known of the connection), `receive` (await the next event) and
-`send` (await that an event is sent), accepts, and reads messages until the client has left. To a client that has left
-`send` raises an `OSError`: let it pass, the server expects it. Only the chat, where each client has a task that sends
-to it, catches it.
+Plain ASGI: it runs on any ASGI server. Only the chat uses a part of asgiws, `Topic`, which delivers a message to the
+clients of all worker processes; on another server, to those of one.
+
+Read it from the bottom up. `Demo` finds the handler of a path in a table; a handler takes `scope` (what is known of the
+connection), `receive` (await the next event) and `send` (await that an event is sent), accepts, and reads messages
+until the client has left. To a client that has left `send` raises an `OSError`: let it pass, the server expects it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import hmac
-import itertools
 import json
+import os
 import re
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime
 from importlib import resources
 from typing import Any, Final
+
+from asgiws import Topic, TopicsUnavailable
 
 __all__ = ["Demo", "app"]
 
@@ -27,8 +32,7 @@ CREDENTIALS: Final = b"admin:123456"
 CHAT_SUBPROTOCOLS: Final = ("chat", "superchat")
 NAME_LIMIT: Final = 32  # characters
 TEXT_LIMIT: Final = 1_000
-WAITING_LIMIT: Final = 1_000  # events; all queues hold the same texts, so they cost little
-TOO_SLOW: Final = 1013  # try again later (IANA's registry of close codes)
+REPORT_INTERVAL_S: Final = 2.0
 COMMAND_LIMIT: Final = 16_384  # fits a text of the limit with each character escaped the long way: \ud83d\ude00
 HEADERS_SHOWN: Final = ("host", "origin", "sec-websocket-extensions", "sec-websocket-protocol", "user-agent")
 
@@ -132,90 +136,98 @@ class BadCommandError(ValueError):
 
 
 class Member:
-    """One connected chat client, and the events that wait for it; `name` is None while it has not joined."""
+    """One connected chat client: a WebSocket as `Topic` takes it, on any server; `name` is None while it is not in."""
 
-    def __init__(self, number: int, send: Send) -> None:
-        self.number = number
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.id = secrets.randbits(48)  # unique in all processes
         self.name: str | None = None
+        self.scope = scope
         self._send = send
-        self._waiting: asyncio.Queue[str] = asyncio.Queue(WAITING_LIMIT)
-        self._too_slow = False
 
-    def tell(self, text: str) -> None:
-        """Add an event for this client. Nobody waits for a client that is slow: one with too many is closed."""
-        try:
-            self._waiting.put_nowait(text)
-        except asyncio.QueueFull:
-            self._too_slow = True
+    async def send_text(self, text: str) -> None:
+        """Send one message."""
+        await send_message(self._send, text)
 
-    async def write(self) -> None:
-        """Send what waits, until the client has left or was too slow."""
-        try:
-            while not self._too_slow:
-                await send_message(self._send, await self._waiting.get())
-            await self._send({"type": "websocket.close", "code": TOO_SLOW, "reason": "reads too slowly"})
-        except (OSError, RuntimeError):  # the second is what some servers raise in place of the first
-            pass  # the client has left; `chat` reads the same and takes it out
+    async def close(self, code: int) -> None:
+        """Close the connection."""
+        await self._send({"type": "websocket.close", "code": code})
 
 
 class ChatRoom:
-    """Who is in the chat. Commands come in and events go out as JSON objects, one a message; README.md lists them."""
+    """The part of the chat that this process serves; the topic connects it with the other processes.
+
+    Commands come in and events go out as JSON objects, one a message; README.md lists them. Each event says which
+    process it comes from and how many members that process serves, so a client can add them up.
+    """
 
     def __init__(self) -> None:
-        self.members: dict[int, Member] = {}
-        self.numbers = itertools.count(1)
+        self.topic = Topic("chat")
+        self.members: set[Member] = set()
+        self.reporting: asyncio.Task[None] | None = None
 
     async def chat(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client from its handshake until it has left."""
         await accept(scope, receive, send, CHAT_SUBPROTOCOLS)
-        member = Member(next(self.numbers), send)
-        writing = asyncio.create_task(member.write())
+        member = Member(scope, send)
         try:
             async for message in messages(receive):
                 try:
-                    self.obey(member, parse_command(message))
+                    await self.obey(member, parse_command(message))
                 except BadCommandError as error:
-                    member.tell(json.dumps({"type": "error", "reason": str(error)}))
-                await asyncio.sleep(0)  # a turn for the writers, before a client that sends fast says more
+                    await member.send_text(json.dumps({"type": "error", "reason": str(error)}))
         finally:
-            self.leave(member)
-            writing.cancel()
+            await self.leave(member)
 
-    def obey(self, member: Member, command: dict[str, Any]) -> None:
+    async def obey(self, member: Member, command: dict[str, Any]) -> None:
         """Carry out one command of a member."""
         match command.get("type"), member.name:
             case "join", None:
-                self.join(member, parse_field(command, "name", NAME_LIMIT))
+                await self.join(member, parse_field(command, "name", NAME_LIMIT))
             case "message", str():
-                self.broadcast("message", member, text=parse_field(command, "text", TEXT_LIMIT))
+                await self.publish("message", member, text=parse_field(command, "text", TEXT_LIMIT))
             case "leave", str():
-                self.leave(member)
+                await self.leave(member)
             case "join" | "message" | "leave", _:
                 raise BadCommandError("join first, and join once")
             case _:
                 raise BadCommandError("type is none of join, message, leave")
 
-    def join(self, member: Member, name: str) -> None:
+    async def join(self, member: Member, name: str) -> None:
         """Send the member its number, then everybody, the member included, that it is here."""
         if not name.isprintable():  # also refuses the invisible characters that reverse the text around them
             raise BadCommandError("name with unprintable characters")
-        member.tell(json.dumps({"type": "welcome", "id": member.number}))
+        await member.send_text(json.dumps({"type": "welcome", "id": member.id, "process": os.getpid()}))
+        await self.topic.subscribe(member)
         member.name = name
-        self.members[member.number] = member
-        self.broadcast("join", member)
+        self.members.add(member)
+        self.reporting = self.reporting or asyncio.create_task(self.report())
+        await self.publish("join", member)
 
-    def leave(self, member: Member) -> None:
+    async def leave(self, member: Member) -> None:
         """Take the member out and send that to those who stay; nothing happens when it was not in."""
-        if self.members.pop(member.number, None):
-            self.broadcast("leave", member)
-            member.name = None
+        if member not in self.members:
+            return
+        self.members.remove(member)
+        if self.reporting and not self.members:
+            self.reporting.cancel()
+            self.reporting = None
+        await self.topic.unsubscribe(member)
+        await self.publish("leave", member)
+        member.name = None
 
-    def broadcast(self, kind: str, author: Member, **more: str) -> None:
-        """Send one event to all members, serialised once."""
-        event = {"type": kind, "id": author.number, "name": author.name, "online": len(self.members), **more}
-        text = json.dumps(event)
-        for member in self.members.values():
-            member.tell(text)
+    async def report(self) -> None:
+        """Send how many members this process serves, every few seconds, to those who have joined elsewhere since."""
+        while True:
+            await asyncio.sleep(REPORT_INTERVAL_S)
+            with contextlib.suppress(TopicsUnavailable):  # the next report replaces this one
+                await self.publish("here")
+
+    async def publish(self, kind: str, author: Member | None = None, **more: str) -> None:
+        """Send one event to all members in all processes. The server waits for nobody who reads slowly."""
+        event = {"type": kind, "process": os.getpid(), "online": len(self.members), **more}
+        if author:
+            event |= {"id": author.id, "name": author.name}
+        await self.topic.publish(json.dumps(event))
 
 
 def parse_command(message: str | bytes) -> dict[str, Any]:
@@ -291,7 +303,7 @@ def route_path(scope: Scope) -> str:
 
 
 class Demo:
-    """The application: a routing table, and the one chat room that its connections share."""
+    """The application: a routing table, and the chat room that its connections share."""
 
     def __init__(self) -> None:
         self.routes: dict[str, Handler] = {

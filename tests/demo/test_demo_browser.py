@@ -15,6 +15,7 @@ from tests.browser import closing_tabs, start_chromium, take_console, wait_until
 
 if TYPE_CHECKING:
     from tests.conftest import Serve
+    from tests.server_process import Start
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -74,6 +75,27 @@ def open_tab(chromium: Chrome) -> Iterator[OpenTab]:
         yield lambda url: Tab(chromium, url)
 
 
+def test_two_tabs_on_different_workers_chat_with_each_other(start: Start, open_tab: OpenTab) -> None:
+    server = start("asgiws.demo:app", "--workers", "2")
+    tabs: dict[str, Tab] = {}
+    count = 0
+    while len(tabs) < 2:
+        tab = open_tab(f"http://127.0.0.1:{server.port}")
+        tabs.setdefault(tab.text("chat-process"), tab)
+        count += 1
+    ada, bob = tabs.values()
+
+    ada.say("hello from the first")
+    bob.wait_until(lambda: bob.said() == ["hello from the first"])
+    bob.say("hello from the second")
+    ada.wait_until(lambda: ada.said() == ["hello from the first", "hello from the second"])
+
+    assert ada.said("#chat-log .mine p") == ["hello from the first"]
+    ada.wait_until(lambda: ada.text("chat-online") == f"{count} are here")
+    bob.wait_until(lambda: bob.text("chat-online") == f"{count} are here")
+    assert take_console(ada.driver) == []
+
+
 @pytest.mark.promise
 def test_two_tabs_chat_with_each_other(serve: Serve, open_tab: OpenTab) -> None:
     url = serve(Demo()).url
@@ -85,7 +107,7 @@ def test_two_tabs_chat_with_each_other(serve: Serve, open_tab: OpenTab) -> None:
     ada.wait_until(lambda: ada.said() == ["hello from the first", "hello from the second"])
 
     assert ada.said("#chat-log .mine p") == ["hello from the first"]
-    assert ada.text("chat-online") == "2 are here"
+    ada.wait_until(lambda: ada.text("chat-online") == "2 are here")
 
 
 def test_a_new_name_is_told_to_the_other_tab(serve: Serve, open_tab: OpenTab) -> None:
