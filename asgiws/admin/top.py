@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from asgiws.admin.client import AdminClient, Unreachable
 from asgiws.admin.view import Filter, view_lines
+from asgiws.protocol.printable import escape
 from asgiws.telemetry.scoreboard import Status
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def show(client: AdminClient, chosen: Filter) -> None:
             height, width = screen.getmaxyx()
             lines = view_lines(status, before, at_s - before_s, width=width, height=height - 1, chosen=chosen)
             _draw(screen, lines, note or _HELP)
-            key, note = screen.getch(), ""
+            key, note = _checked(screen.getch()), ""
             try:
                 if key == ord("q"):
                     return
@@ -73,10 +75,18 @@ def _screen() -> Iterator[curses.window]:
         import curses  # not in every build of Python
     except ImportError:
         raise Unreachable("this Python has no curses; asgiws top --once prints one view") from None
+    term = os.environ.get("TERM", "")
     try:
-        screen = curses.initscr()
-    except curses.error as error:
-        raise Unreachable(f"cannot use this terminal: {error}; asgiws top --once prints one view") from None
+        curses.setupterm()
+        moves_cursor = bool(curses.tigetstr("cup"))
+    except curses.error:
+        moves_cursor = False
+    if not moves_cursor:  # curses would end the process, or draw a view that scrolls
+        raise Unreachable(
+            f"cannot draw on a terminal with TERM={escape(term)!r}, allowed: one that terminfo has and that moves its "
+            "cursor, such as xterm or vt100; asgiws top --once prints one view"
+        )
+    screen = curses.initscr()
     try:
         curses.noecho()
         curses.cbreak()
@@ -120,9 +130,19 @@ def _ask(screen: curses.window, question: str) -> str:
     line.keypad(True)
     _show_cursor(visible=True)
     try:
-        return Textbox(line).edit(lambda key: {-1: 0, keys.DEL: keys.BS}.get(key, key)).strip()
+        return Textbox(line).edit(lambda key: {-1: 0, keys.DEL: keys.BS}.get(_checked(key), key)).strip()
     finally:
         _show_cursor(visible=False)
+
+
+def _checked(key: int) -> int:
+    """Return a key, or -1 where a second brought none. Raises Signalled when the terminal has gone.
+
+    It has no key then, at once and for ever, and SIGHUP does not come to every process: not under nohup, for example.
+    """
+    if key == -1 and not os.isatty(0):
+        raise Signalled(signal.SIGHUP)
+    return key
 
 
 @contextmanager

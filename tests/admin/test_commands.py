@@ -31,7 +31,7 @@ TCP = ("--admin", "127.0.0.1:0")
 class Terminal:
     """A command in a terminal."""
 
-    def __init__(self, *arguments: str, columns: int = 140, rows: int = 50) -> None:
+    def __init__(self, *arguments: str, columns: int = 140, rows: int = 50, term: str = "xterm") -> None:
         self._screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self._screen)
         ours, theirs = pty.openpty()
@@ -43,7 +43,7 @@ class Terminal:
         environ = {name: value for name, value in clean_environ().items() if name not in ("LINES", "COLUMNS")}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "asgiws", *arguments],
-            stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, env=environ | {"TERM": "xterm"},
+            stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, env=environ | {"TERM": term},
             # A test run under nohup would have it ignored, and `top` leaves that as it is.
             start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )  # fmt: skip
@@ -79,11 +79,16 @@ class Terminal:
     def modes_are_restored(self) -> bool:
         return termios.tcgetattr(self._theirs) == self._modes
 
+    def hang_up(self) -> None:
+        """Close it, as a terminal emulator does that ends."""
+        os.close(self._ours)
+        self._ours = -1
+
     def end(self) -> None:
         self.process.kill()
         self.process.wait()
-        os.close(self._ours)
-        os.close(self._theirs)
+        for descriptor in {self._ours, self._theirs} - {-1}:
+            os.close(descriptor)
 
 
 @pytest.fixture
@@ -169,6 +174,48 @@ def test_top_that_is_ended_by_a_signal_gives_the_terminal_back(
     terminal.process.send_signal(number)
     terminal.wait_for_leave()
     assert terminal.process.wait(PATIENCE_S) == 128 + number
+    assert terminal.modes_are_restored
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asking", [False, True], ids=["watching", "asking"])
+def test_top_ends_with_its_terminal_without_a_signal(start: Start, terminals: list[Terminal], asking: bool) -> None:
+    """The terminal does not control the process, so no SIGHUP comes, as under nohup."""
+    terminal = Terminal("top", address(Admin(start(ECHO, *TCP))))
+    terminals.append(terminal)
+    terminal.wait_for("open +0 WebSockets")
+    if asking:
+        terminal.type("c")
+        terminal.wait_for("close which connection")
+    terminal.hang_up()
+    assert terminal.process.wait(PATIENCE_S) == 128 + signal.SIGHUP
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("term", ["bogus", "dumb", ""])
+def test_terminal_that_moves_no_cursor_is_one_line(start: Start, terminals: list[Terminal], term: str) -> None:
+    terminal = Terminal("top", address(Admin(start(ECHO, *TCP))), term=term, columns=200)
+    terminals.append(terminal)
+    terminal.wait_for("prints one view")
+    assert terminal.process.wait(PATIENCE_S) == 1
+    assert [line for line in terminal.lines if line] == [
+        f"asgiws: cannot draw on a terminal with TERM={term!r}, allowed: one that terminfo has and that moves its "
+        "cursor, such as xterm or vt100; asgiws top --once prints one view"
+    ]
+
+
+@pytest.mark.slow
+def test_top_works_on_a_terminal_without_a_second_screen(start: Start, terminals: list[Terminal]) -> None:
+    """A vt100 has none, and cannot hide its cursor."""
+    process = start(ECHO, *TCP)
+    terminal = Terminal("top", address(Admin(process)), term="vt100")
+    terminals.append(terminal)
+    terminal.wait_for("open +0 WebSockets")
+    with RawClient(process.port) as client:
+        client.open_websocket()
+        terminal.wait_for("open +1 WebSockets")
+        terminal.type("q")
+        assert terminal.process.wait(PATIENCE_S) == 0
     assert terminal.modes_are_restored
 
 
