@@ -17,6 +17,7 @@ from tests import raw
 from tests.admin.helpers import Admin, Samples, wait_until
 from tests.raw import RawClient
 from tests.server_process import APPS, Start
+from tests.tls.certificates import Authority, TLSClient
 
 ECHO = "tests.apps:echo"
 ADMIN = ("--admin", "127.0.0.1:0", "--no-access-log")
@@ -321,11 +322,18 @@ def test_compression_is_told_before_and_after_it(start: Start) -> None:
 # ---- the exposition
 
 
-def test_exposition_is_the_table(start: Start) -> None:
-    """Each row of the table has its family, of its kind and with its labels, and there is no other."""
-    process = start(ECHO, *ADMIN)
-    play(process.port, 1)
-    with RawClient(process.port) as client:
+def test_exposition_is_the_table(start: Start, tmp_path: Path) -> None:
+    """Each row of the table has its family, of its kind and with its labels, and there is no other.
+
+    Over TLS: without a certificate, its days are absent.
+    """
+    authority = Authority(tmp_path / "authority")
+    process = start(ECHO, *ADMIN, *authority.issue("localhost").flags)
+    with TLSClient(process.port, authority.client_context()) as client:
+        client.open_websocket()
+        client.send(raw.close())
+        client.read_to_end()
+    with TLSClient(process.port, authority.client_context()) as client:
         client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nnonsense\r\n\r\n")
         client.read_to_end()
     families = {
