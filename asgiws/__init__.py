@@ -16,7 +16,6 @@ from asgiws._version import __version__
 from asgiws.config.option import OptionError
 from asgiws.config.options import Config
 from asgiws.runner.run import run_app, serve_app
-from asgiws.runner.versions import report_missing_c_module
 from asgiws.server.asgi import ASGIApp, ClientDisconnected
 from asgiws.server.importer import as_application
 from asgiws.server.server import Server
@@ -61,7 +60,6 @@ def run(app: ASGIApp | str, **options: object) -> None:
         raise OptionError('workers and reload take the application as a name, such as "app:app"')
     _configure(config, options)
     if not isinstance(app, str):
-        report_missing_c_module()
         run_app(_application(app, config), config)
     elif code := start(app, config):
         sys.exit(code)

@@ -7,9 +7,11 @@ import ctypes
 import resource
 from typing import Final
 
+from asgiws.runner.versions import report_missing_c_module
 from asgiws.server.sockets.descriptors import descriptor_limit
+from asgiws.telemetry.logs import LOG
 
-__all__ = ["describe_process", "take_process"]
+__all__ = ["log_listening", "take_process"]
 
 # Programs that the application starts inherit the limit, and some of them close every possible descriptor one by one.
 _DESCRIPTORS_MOST: Final = 1024 * 1024
@@ -27,10 +29,11 @@ def take_process() -> None:
     _keep_freed_memory()
 
 
-def describe_process(loop: str) -> str:
-    """Return what the start line says of a process: its event loop, and how many files it may open."""
+def log_listening(status: str, loop: str) -> None:
+    """Log that a server listens, with its event loop, how many files it may open, and what it lacks."""
     limit = descriptor_limit()
-    return f"{loop}, {f'up to {limit}' if limit >= 0 else 'unlimited'} open files"
+    LOG.info("%s (%s, %s open files)", status, loop, f"up to {limit}" if limit >= 0 else "unlimited")
+    report_missing_c_module()
 
 
 def _raise_descriptor_limit() -> None:

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from types import FrameType
 
 from asgiws.runner.control import Run
-from asgiws.runner.process import describe_process
+from asgiws.runner.process import log_listening
 from asgiws.runner.systemd import Notifier
 from asgiws.server.server import Server
 from asgiws.telemetry.logging_setup import reopen
@@ -61,7 +61,7 @@ class Signals:
     def on_ready(self, server: Server) -> None:
         """Log where the server listens, and notify the service manager."""
         loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
-        LOG.info("listening on %s (%s)", ", ".join(server.addresses), describe_process(loop))
+        log_listening(_listening(server), loop)
         self._notify_ready(server)
         self._notifier.keep_alive()
 
@@ -107,7 +107,11 @@ class Signals:
             self._notify_ready(server)
 
     def _notify_ready(self, server: Server) -> None:
-        self._notifier.ready("listening on " + ", ".join(server.addresses))
+        self._notifier.ready(_listening(server))
+
+
+def _listening(server: Server) -> str:
+    return f"listening on {', '.join(server.addresses)}"
 
 
 class Terminal:

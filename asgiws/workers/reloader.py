@@ -20,7 +20,7 @@ from asgiws.config.options import Config
 from asgiws.protocol.printable import escape
 from asgiws.runner.exit_codes import CANNOT_START, USAGE, fail
 from asgiws.runner.loops import loop_factory, loop_name
-from asgiws.runner.process import describe_process
+from asgiws.runner.process import log_listening
 from asgiws.runner.signals import Terminal
 from asgiws.server.sockets.listeners import CannotListen, Listeners
 from asgiws.telemetry.logging_setup import reopen
@@ -101,7 +101,7 @@ class _Reloader:
                 logged = worker.state
                 if logged == SERVING:
                     loop = loop_name(loop_factory(self._config.loop))
-                    LOG.info("listening on %s (%s)", ", ".join(self._listeners.urls()), describe_process(loop))
+                    log_listening(f"listening on {', '.join(self._listeners.urls())}", loop)
                 elif logged == ENDED:
                     LOG.error("worker exited: %s; it is restarted on the next change", describe_exit(worker.code))
             await self._moved.wait()

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from asgiws.config.options import Config
 from asgiws.runner.run import run_target
-from asgiws.runner.versions import report_missing_c_module
 from asgiws.telemetry.logs import LOG
 from asgiws.workers.reloader import check_folders, reload_on_change
 from asgiws.workers.supervisor import supervise
@@ -19,7 +18,6 @@ def start(target: str, config: Config, load: Callable[[], Config] | None = None)
 
     `load` reads the options again, for a rolling restart.
     """
-    report_missing_c_module()
     if config.reload:
         if config.workers:
             LOG.warning("--workers %d is ignored with --reload, which runs one process", config.workers)

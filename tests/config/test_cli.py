@@ -310,16 +310,38 @@ def test_version_and_verbose_shows_what_the_server_runs_on(execute_here: RunComm
 WITHOUT_C = "import sys; sys.modules['asgiws.protocol.websocket._masking'] = None; "
 
 
-def test_missing_c_module_is_said_by_version_verbose_and_once_at_start(tmp_path: Path) -> None:
-    """An installation without a compiler succeeds silently."""
+MISSING_C = "the C module is not built"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--version", "--verbose"], 1),
+        (["--port", "0", "shop:app"], 1),
+        (["--port", "0", "--workers", "1", "shop:app"], 1),
+        (["--port", "0", "nothing:app"], 0),
+    ],
+    ids=["version", "one process", "workers", "refused"],
+)
+def test_missing_c_module_is_said_by_version_and_where_it_listens(
+    tmp_path: Path, arguments: list[str], said: int
+) -> None:
+    """An installation without a compiler succeeds silently; a command that is refused prints one line as ever."""
     (tmp_path / "told.py").write_text(f"{WITHOUT_C}from asgiws.cli import main; sys.exit(main(sys.argv[1:]))")
-    (tmp_path / "shop.py").write_text("import signal\nsignal.raise_signal(signal.SIGTERM)\napp = print\n")
-    for arguments in (["--version", "--verbose"], ["--lifespan", "off", "--port", "0", "shop:app"]):
-        ended = subprocess.run(
-            [sys.executable, "told.py", *arguments], cwd=tmp_path, env=clean_environ() | {"PYTHONPATH": str(ROOT)},
-            capture_output=True, text=True, timeout=PATIENCE_S, check=False,
-        )  # fmt: skip
-        assert (ended.stdout + ended.stderr).count("the C module is not built") == 1
+    (tmp_path / "shop.py").write_text("async def app(scope, receive, send):\n    raise ValueError\n")
+    with subprocess.Popen(
+        [sys.executable, "told.py", *arguments], cwd=tmp_path, env=clean_environ() | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if MISSING_C in line and "shop:app" in arguments:
+                assert "listening on" in lines[-2]
+                process.terminate()
+    assert "".join(lines).count(MISSING_C) == said
+    assert said or len(lines) == 1
 
 
 def test_help_is_one_screen_of_the_common_options(execute_here: RunCommand) -> None:
