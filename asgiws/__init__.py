@@ -42,17 +42,17 @@ def run(app: ASGIApp | str, **options: object) -> None:
         asgiws.run(app, port=8000)
         asgiws.run("app:app", workers=4)
 
-    `workers` and `reload` import the application in processes of their own, so they need its name.
+    `workers` and `reload` start processes that import the application, so they need its name.
 
     With one of the options of logging (`log_level`, `log_format`, `log_file`, `log_config`, `use_colors`), logs are
-    written as on the command line. Without one, logging stays as the program has set it up, and Python's default is to
-    show warnings and errors only: `log_level="info"` shows where the server listens and each request.
+    written as on the command line. Without one, logging stays as the program has set it up. Python then shows
+    only warnings and errors: `log_level="info"` shows where the server listens and each request.
 
     The program's own end waits for threads that the application has left, unless they are daemons. The command
     `asgiws` and its workers name them in the log, and end after a second.
 
-    Raises OptionError for a value that is not allowed and, when `app` is an object, ImportFailed if it is no
-    application, StartupFailed if its lifespan fails, and CannotListen. When `app` is a name, these are one line on
+    Raises OptionError for a value that is not allowed and, when `app` is an object, ImportFailed if it is not
+    an application, StartupFailed if its lifespan fails, and CannotListen. When `app` is a name, these are one line on
     standard error and SystemExit.
     """
     config = _config(options)

@@ -71,7 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line as a process of its own; returns the exit code."""
+    """Run the command line as the program of this process; return the exit code."""
     words = sys.argv[1:] if argv is None else argv
     _prepare_process()
     try:
@@ -92,14 +92,14 @@ def _prepare_process() -> None:
 
 
 def _hold_signals() -> None:
-    """Handle the signals that would end or freeze the process before it serves."""
+    """Handle signals that would end or suspend the process before it serves."""
     with contextlib.suppress(ValueError):  # not in the main thread
         # Programs that rotate logs or renew certificates may send these while the application is imported. Files are
         # read after that anyway.
         signal.signal(signal.SIGUSR1, lambda number, frame: None)
         terminal = Terminal()
         signal.signal(signal.SIGHUP, lambda number, frame: _end() if terminal.has_gone() else None)
-        # With workers they add or remove one; their default action freezes the process until SIGCONT.
+        # With workers they add or remove one; their default action suspends the process until SIGCONT.
         signal.signal(signal.SIGTTIN, signal.SIG_IGN)
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)
 
@@ -109,7 +109,7 @@ def _end() -> NoReturn:
 
 
 def execute(words: Sequence[str]) -> int:
-    """Serve, check or explain, as the arguments say; returns the exit code."""
+    """Serve, check the options, or print help, as the arguments say; return the exit code."""
     try:
         parser = make_parser()
         known, unknown = parser.parse_known_args(words)
@@ -145,11 +145,11 @@ def execute(words: Sequence[str]) -> int:
 
 
 def _print(text: str) -> int:
-    """Print what the command was called for; returns the exit code."""
+    """Print help, the version or a check; return the exit code."""
     try:
         print(text, flush=True)  # noqa: T201
     except BrokenPipeError:
-        # `| head`, or a pager that was quit. The interpreter writes at its end what is left, and must not fail again.
+        # `| head`, or a pager that was quit. The interpreter writes the rest when it ends, and must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
@@ -202,7 +202,7 @@ class _Options:
 
 
 def _not_taken(words: Sequence[str]) -> str:
-    """Return the error for arguments that no option takes, with what to write instead."""
+    """Return the error for unknown arguments, with what to write instead."""
     flag = next((word.partition("=")[0] for word in words if word.startswith("-")), None)
     if flag is None:
         return f"{words[0]!r} was given after the application, allowed: one module:attribute, and options"

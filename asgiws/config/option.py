@@ -51,20 +51,20 @@ class Option:
     kind: str
     """text, choice, flag, count, bytes, seconds, or list (of text; see `separator`)."""
     help: str
-    """A full phrase; what an unset option does is not in it, but in `unset`."""
+    """A full phrase; what an unset option does is in `unset`."""
     metavar: str = ""
-    """What stands for the value in help texts; empty: derived from kind, bounds and choices."""
+    """The placeholder of the value in help texts; empty: derived from kind, bounds and choices."""
     unset: str = ""
-    """What an empty text, an empty list, -1 for a descriptor or, where this is not empty, 0 stands for."""
+    """What an empty text, an empty list, -1 for a descriptor or, where this is not empty, 0 means."""
     common: bool = False
     """Whether `--help` shows the option; `--help all` shows every one."""
     least: float = 0
     most: float = 2**62
     choices: tuple[str, ...] = ()
     also: Mapping[str, str] = field(default_factory=dict)
-    """For a choice: other values that are taken, in lower case, and the choice that each stands for."""
+    """For a choice: further accepted values, in lower case, and the choice that each means."""
     words: Mapping[str, Callable[[], int]] = field(default_factory=dict)
-    """For a number: words that are taken, and the function that returns the number each stands for."""
+    """For a number: accepted words, and the function that returns the number for each."""
     aliases: tuple[str, ...] = ()
     """Other spellings of the flag and of the key in a file, mostly those of uvicorn."""
     variables: tuple[str, ...] = ()
@@ -87,7 +87,7 @@ class Option:
 
     @property
     def placeholder(self) -> str:
-        """What stands for the value in help texts; empty for a flag that takes none."""
+        """The placeholder of the value in help texts; empty for a flag that takes no value."""
         if self.negatable:
             return ""
         if self.metavar or self.choices:
@@ -97,7 +97,7 @@ class Option:
         return _METAVARS[self.kind]
 
     def describe_default(self, value: Any) -> str:
-        """Return the default `value` as text, and what 0 stands for where it turns the option off."""
+        """Return the default `value` as text, and what 0 means where it turns the option off."""
         if value in ("", -1, ()) or (value == 0 and self.unset):
             return self.unset or "off"
         shown = _shown(value, self.kind)

@@ -72,7 +72,7 @@ _topics: Final = partial(_option, group="Topics")
 
 _DEFAULTS: Final = Limits()
 _DEFLATE: Final = DeflateSettings()
-# zlib's own distance, and that of other servers: 15 and 8, 12 and 5
+# as zlib and other servers do: 15 and 8, 12 and 5
 _WINDOW_OVER_MEMORY: Final = 7
 
 
@@ -276,7 +276,7 @@ class Config:
     )  # fmt: skip
     reload_exclude: tuple[str, ...] = _development("list", (), "Ignore files and folders of this pattern",
                                                    metavar="PATTERN", aliases=("reload-excludes",))  # fmt: skip
-    reload_delay: float = _development("seconds", 0.25, "Time between two looks at the files without watchfiles",
+    reload_delay: float = _development("seconds", 0.25, "Check files this often if watchfiles is not installed",
                                        least=0.01)  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -369,7 +369,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
 
 
 def unknown_option(name: str) -> OptionError:
-    """Return the error for a name that is no option, with the nearest one that is."""
+    """Return the error for an unknown option, with the nearest known one."""
     flag = name.lower().replace("_", "-")
     meant = next((known for known, option in OPTIONS.items() if flag in option.aliases), flag.replace("-", "_"))
     return OptionError(f"{name}: there is no such option; {did_you_mean(meant, OPTIONS)}")

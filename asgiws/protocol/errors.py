@@ -73,13 +73,13 @@ BAD_TARGET: Final = _rule(
 REQUEST_LINE_TOO_LONG: Final = _rule(
     "request-line-too-long", 414, "RFC 9112 §3", "The request line is at most `max_head_size` bytes."
 )
-UNSUPPORTED_VERSION: Final = _rule("unsupported-version", 505, "RFC 9110 §2.5", "HTTP/1.1 and HTTP/1.0 are spoken.")
+UNSUPPORTED_VERSION: Final = _rule("unsupported-version", 505, "RFC 9110 §2.5", "The version is HTTP/1.1 or HTTP/1.0.")
 NOT_HTTP: Final = _rule("not-http", 400, "RFC 9112 §2.1", "A connection begins with an HTTP/1.1 request line.")
-BARE_LINE_END: Final = _rule("bare-line-end", 400, "RFC 9112 §2.2", "Lines end with CR LF, neither stands alone.")
+BARE_LINE_END: Final = _rule("bare-line-end", 400, "RFC 9112 §2.2", "Lines end with CR LF; neither occurs alone.")
 CONTROL_CHARACTER: Final = _rule(
-    "control-character", 400, "RFC 9110 §5.5", "No control character but horizontal tab stands in a head."
+    "control-character", 400, "RFC 9110 §5.5", "A head has no control character except horizontal tab."
 )
-FOLDED_HEADER: Final = _rule("folded-header", 400, "RFC 9112 §5.2", "A header field stands on one line.")
+FOLDED_HEADER: Final = _rule("folded-header", 400, "RFC 9112 §5.2", "A header field is on one line.")
 BAD_HEADER_NAME: Final = _rule(
     "bad-header-name", 400, "RFC 9112 §5.1", "A field name is a token, with no space before the colon."
 )
@@ -132,7 +132,7 @@ HEAD_TIMEOUT: Final = _rule(
     "head-timeout", 408, "RFC 9110 §15.5.9", "A request head arrives within `head_timeout` seconds."
 )
 BODY_TIMEOUT: Final = _rule(
-    "body-timeout", 408, "RFC 9110 §15.5.9", "A request body never rests for `body_timeout` seconds."
+    "body-timeout", 408, "RFC 9110 §15.5.9", "A request body does not pause for `body_timeout` seconds."
 )
 
 # ---- WebSocket opening handshake
@@ -184,7 +184,7 @@ UNEXPECTED_CONTINUATION: Final = _rule(
     "unexpected-continuation", 1002, "RFC 6455 §5.4", "A continuation frame follows a fragment."
 )
 EXPECTED_CONTINUATION: Final = _rule(
-    "expected-continuation", 1002, "RFC 6455 §5.4", "Between fragments stand only continuations and control frames."
+    "expected-continuation", 1002, "RFC 6455 §5.4", "Only continuations and control frames come between fragments."
 )
 BAD_UTF8: Final = _rule("bad-utf8", 1007, "RFC 6455 §8.1", "Text is UTF-8.")
 BAD_CLOSE_LENGTH: Final = _rule(
@@ -199,11 +199,11 @@ BAD_DEFLATE: Final = _rule("bad-deflate", 1007, "RFC 7692 §7.2.2", "A compresse
 # ---- WebSocket limits
 
 MESSAGE_TOO_BIG: Final = _rule(
-    "message-too-big", 1009, "RFC 6455 §10.4", "A message is at most `max_message_size` bytes, inflated."
+    "message-too-big", 1009, "RFC 6455 §10.4", "A message is at most `max_message_size` bytes, decompressed."
 )
 FRAME_TOO_BIG: Final = _rule("frame-too-big", 1009, "RFC 6455 §10.4", "A frame is at most `max_frame_size` bytes.")
 INFLATE_RATIO: Final = _rule(
-    "inflate-ratio", 1009, "RFC 7692 §8", "A message of over 1 MiB inflates at most `max_inflate_ratio` to 1."
+    "inflate-ratio", 1009, "RFC 7692 §8", "A message over 1 MiB inflates to at most `max_inflate_ratio` times its size."
 )
 TOO_MANY_FRAGMENTS: Final = _rule(
     "too-many-fragments", 1009, "RFC 6455 §10.4", "A message has at most 131,072 fragments."

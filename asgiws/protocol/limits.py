@@ -1,7 +1,7 @@
 """The limits that bound what one peer can cost, as one frozen object.
 
 Made once by the configuration and passed into the parsers and the inflater, which check before they buffer. Zero
-turns a limit off where the field says so. Each field's reason stands beside it; the options that set them carry the
+turns a limit off where the field says so. Each field has its reason beside it; the options that set them have the
 units (`asgiws.config.options`).
 """
 

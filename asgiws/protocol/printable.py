@@ -11,7 +11,7 @@ MOST_CHARACTERS: Final = 2048
 
 
 def escape(value: str | bytes) -> str:
-    """Give text as printable ASCII without quotes: control, quote, backslash and 8-bit characters become escapes."""
+    """Return text as printable ASCII without quotes: control, quote, backslash and 8-bit characters are escaped."""
     text = value.decode("latin-1") if isinstance(value, bytes) else value
     cut = text[:MOST_CHARACTERS]
     if not cut.isascii() or not cut.isprintable() or '"' in cut or "\\" in cut:
@@ -20,7 +20,7 @@ def escape(value: str | bytes) -> str:
 
 
 def printable(text: str, most: int = MOST_CHARACTERS) -> str:
-    """Give text as one line of printable ASCII that keeps its quotes and backslashes, as source code has them."""
+    """Return text as one line of printable ASCII that keeps its quotes and backslashes, as source code has them."""
     cut = text[:most]
     if not (cut.isascii() and cut.isprintable()):
         cut = "".join(

@@ -56,13 +56,13 @@ class Control(Protocol):
         """Control `run` until the context ends."""
 
     def on_ready(self, server: Server) -> None:
-        """React to the server listening."""
+        """React when the server listens."""
 
     def on_due(self, why: str) -> None:
-        """React to the process having reached a limit after which it is replaced."""
+        """React when the process has reached a limit after which it is replaced."""
 
     def on_stopping(self) -> None:
-        """React to the beginning of a stop."""
+        """React when a stop begins."""
 
     def on_stopped(self) -> None:
-        """React to the end of a stop; also called when the stop came before the server listened."""
+        """React when a stop has ended; also called when the stop came before the server listened."""

@@ -1,4 +1,6 @@
-"""The exit codes of the command, and the line that says why a process cannot serve."""
+"""The exit codes of the command, and the line that says why a process cannot serve.
+
+`asgiws.runner.run` decides which failure has which code."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def close_loop(loop: asyncio.AbstractEventLoop) -> None:
         generators = loop.create_task(loop.shutdown_asyncgens())
         left |= loop.run_until_complete(asyncio.wait((generators,), timeout=_END_S))[1]
         if left:
-            # They ignore their cancellation. That they are destroyed with the loop is not worth a line each.
+            # They ignore their cancellation, and are destroyed with the loop without a line for each.
             loop.set_exception_handler(lambda loop, details: None)
     asyncio.set_event_loop(None)
     loop.close()

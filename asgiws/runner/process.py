@@ -1,4 +1,4 @@
-"""What only a process of our own may change, and `asgiws.run` in somebody's program must not: limits of the process."""
+"""Limits of the process. Only the command and its workers change them; `asgiws.run` in another program must not."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def run_target(target: str, config: Config, control: Control | None = None, *, c
 
 
 def run_app(app: ASGIApp, config: Config, control: Control | None = None) -> None:
-    """Serve on an event loop of its own until told to stop; no task of the server is left then."""
+    """Serve on a new event loop until ordered to stop; no task of the server is left then."""
     loop = loop_factory(config.loop)()
     threads = ThreadPoolExecutor(thread_name_prefix="asgiws")
     with Watchdog(loop) as watchdog:

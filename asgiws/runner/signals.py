@@ -37,7 +37,7 @@ class Signals:
 
     @contextlib.asynccontextmanager
     async def attach(self, run: Run) -> AsyncIterator[None]:
-        """Handle signals, if this is the main thread; restore the handlers of before at the end."""
+        """Handle signals, if this is the main thread; restore the previous handlers at the end."""
         self._run = run
         handlers: dict[signal.Signals, Callable[[int, FrameType | None], None] | signal.Handlers] = {
             signal.SIGTERM: self._on_stop,
@@ -121,5 +121,5 @@ class Terminal:
         self._was_there = os.isatty(0)
 
     def has_gone(self) -> bool:
-        """Return whether it was closed since. Then SIGHUP reports just that, and asks for no reload."""
+        """Return whether it has been closed. Then SIGHUP reports that, and does not ask for a reload."""
         return self._was_there and not os.isatty(0)

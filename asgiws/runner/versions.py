@@ -16,7 +16,7 @@ __all__ = ["describe_installation", "report_missing_c_module"]
 
 _EXTRAS: Final = {
     "uvloop": "asyncio is the event loop",
-    "watchfiles": "--reload looks at the files itself",
+    "watchfiles": "--reload checks the files itself",
     "prometheus-client": "/metrics is off",
     "python-dotenv": "--env-file is refused",
 }

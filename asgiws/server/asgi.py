@@ -17,5 +17,5 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 class ClientDisconnected(OSError):  # noqa: N818 - what happened, and the name that applications know
     """Raised out of `send` when the connection is closed, for http and websocket alike (ASGI H22, W26).
 
-    An application may let it pass: the server expects it and logs nothing.
+    An application need not catch it: the server expects it and does not log it as an error.
     """

@@ -90,7 +90,7 @@ class Lifespan:
                 LOG.error("application ignored the cancellation of its lifespan, not waiting for it")
 
     def abandon(self) -> None:
-        """Make a `stop` that waits for the answer go on at once."""
+        """Make a `stop` that waits for the answer continue at once."""
         if self._state == STOPPING:
             self._move(ENDED)
 
@@ -108,7 +108,7 @@ class Lifespan:
             self._move(ENDED)
 
     def _on_raise(self, error: BaseException) -> None:
-        """ASGI L3: an application that raises has no lifespan; after it had begun, it has a fault."""
+        """Handle an exception: before `lifespan.startup` it means no lifespan (ASGI L3), later it is a fault."""
         self._error = error
         if self._state == STARTING and not self._asked:
             return

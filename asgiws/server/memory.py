@@ -51,7 +51,7 @@ def websocket_terms(config: Config) -> Terms:
 
 
 def topic_terms(config: Config) -> Terms:
-    """Return the terms that come to those of a WebSocket when it subscribes to topics."""
+    """Return the further terms of a WebSocket that subscribes to topics."""
     return {"published": config.topic_backlog + config.max_publish_size}
 
 

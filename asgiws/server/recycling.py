@@ -1,8 +1,8 @@
 """When a process is replaced: after a number of requests, after a time, or above a size.
 
-For applications that leak memory, and to spread long-lived connections again. Checked once a second. What happens then
-is not decided here: a supervisor replaces its worker; a process without one stops, and its service manager starts the
-next. A limit that a fresh process already exceeds would replace it again and again: so a memory limit below that is
+For applications that leak memory, and to spread long-lived connections again. Checked once a second. Others
+decide what happens then: a supervisor replaces its worker; a process without one stops, and its service manager starts
+the next. A limit that a fresh process already exceeds would replace it again and again: so a memory limit below that is
 raised, and the time counts from the moment when the process serves.
 """
 

@@ -47,7 +47,7 @@ __all__ = ["Server"]
 class Server:
     """Serves one application on one event loop.
 
-    `app` is an ASGI application; `config` has the options. Use it as an async worker manager, or call `start` and
+    `app` is an ASGI application; `config` has the options. Use it as an async context manager, or call `start` and
     `stop`; both belong to the running loop.
     """
 
@@ -106,7 +106,7 @@ class Server:
         return make_report(self.worker, self._certificates, ready=self.ready)
 
     def stop_accepting(self) -> None:
-        """Leave new connections to another process that accepts on the same sockets; open ones go on."""
+        """Leave new connections to another process that accepts on the same sockets; open ones continue."""
         self._stop_listening()
 
     def close_connection(self, number: int, code: int, reason: str) -> bool:
@@ -205,7 +205,7 @@ class Server:
         return describe_open(self.worker) if self.started else ""
 
     def force_stop(self) -> None:
-        """Make a `stop` that waits go on at once."""
+        """Make a `stop` that waits continue at once."""
         self._forced.set()
         self._lifespan.abandon()
         if self._worker is not None:
@@ -214,7 +214,7 @@ class Server:
     def reload_certificates(self) -> bool:
         """Read the files of TLS again, for new connections; when that fails, it is logged and nothing changes.
 
-        Gives whether there are any.
+        Return whether there are any.
         """
         if self._certificates is not None:
             self._certificates.reload()

@@ -1,9 +1,9 @@
 """The end of the connections of a worker, in the order of a stop; each step is bounded.
 
-announce    each response from now on says that its connection ends
+announce    each response from now on carries `connection: close`
 finish      idle HTTP connections close, requests finish, WebSockets get Close 1012 and event streams end. Clients
-            of the latter two reconnect, so they are spread over `drain_spread` seconds. `graceful_timeout` seconds
-            for all of it
+            of the latter two reconnect, so their ends are spread over `drain_spread` seconds. All of this has
+            `graceful_timeout` seconds
 cancel      what is left is aborted, and its applications are cancelled; a second for these to end
 """
 
@@ -29,7 +29,7 @@ _NAMED_MOST: Final = 5
 
 
 def announce_end(worker: WorkerState) -> None:
-    """Let open responses say that their connection ends."""
+    """Make open responses announce the end of their connection."""
     for connection in list(worker.registry.connections):
         if isinstance(connection, HTTPConnection):
             connection.begin_drain()
@@ -114,7 +114,7 @@ async def _begin_shutdown(worker: WorkerState) -> None:
 
 
 def _paths(targets: Iterable[str | bytes]) -> str:
-    """Name the paths, the most frequent first, each with how often it is there."""
+    """Return the paths as text, the most frequent first, each with its count."""
     paths = Counter(target for target in targets if target)
     named = [escape(path) + (f" ({count})" if count > 1 else "") for path, count in paths.most_common(_NAMED_MOST)]
     if len(paths) > _NAMED_MOST:

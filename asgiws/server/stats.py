@@ -1,4 +1,4 @@
-"""The report of one server: what it has counted, what is open now, and the connections that stand out.
+"""The report of one server: what it has counted, what is open now, and the most notable connections.
 
 A worker sends its report to the supervisor with each heartbeat; `asgiws.telemetry.scoreboard` adds up those of all
 workers, and of a server without workers its own. A report is plain data, as in JSON:

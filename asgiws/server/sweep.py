@@ -51,7 +51,7 @@ class Sweep:
         self.turn()
 
     def stop(self) -> None:
-        """Sweep no more."""
+        """Stop sweeping."""
         if self._handle is not None:
             self._handle.cancel()
 

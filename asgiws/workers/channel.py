@@ -26,7 +26,7 @@ To the supervisor:
     {"is": "due", "why": "..."}                     it has served enough and wants a successor
     {"is": "answer", "ask": 1, "value": true}       to the order with that number
 
-The end of the stream tells either process that the other one has exited.
+The end of the stream means that the other process has exited.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def reload_on_change(target: str, config: Config) -> int:
 
 
 def check_folders(config: Config) -> int:
-    """Find a folder that cannot be watched; return the exit code."""
+    """Check the folders to watch; return the exit code."""
     for folder in config.reload_dir:
         if not Path(folder).is_dir():
             return fail(USAGE, f"--reload-dir: {folder!r} was given, allowed: a folder that exists")
@@ -55,7 +55,7 @@ def check_folders(config: Config) -> int:
 
 
 class _Reloader:
-    """One worker at a time, and the files that it was made from."""
+    """One worker at a time, and the files that it runs."""
 
     def __init__(self, target: str, config: Config) -> None:
         self._target = target
@@ -72,7 +72,7 @@ class _Reloader:
         """Files that changed since the worker was started."""
 
     async def run(self) -> int:
-        """Serve until told to stop."""
+        """Serve until ordered to stop."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal, number)

@@ -142,7 +142,7 @@ class Slot:
     # ---- a successor
 
     async def recycle(self) -> None:
-        """Replace the worker that has served enough. One without a successor that starts goes on, and asks again."""
+        """Replace the worker that has served enough. If no successor starts, it continues and asks again."""
         async with self._one_at_a_time:
             worker = self.serving
             if worker is None or not self.due:
@@ -197,13 +197,13 @@ class Slot:
         return before
 
     def discard_successor(self) -> None:
-        """Drain the successor: the worker before it goes on."""
+        """Drain the successor: the worker before it continues."""
         if self.successor is not None and self.serving is not None:
             self._let_go(self.successor)
             self.successor, self.config = None, self.serving.config
 
     def abandon_start(self) -> None:
-        """Kill a worker that has not started yet: a newer order starts another one."""
+        """Kill a worker that has not started yet, because a newer order starts another one."""
         if self.starting is not None:
             self._abandoned = True
             self.starting.force()

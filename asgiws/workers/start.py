@@ -14,7 +14,7 @@ __all__ = ["check", "start"]
 
 
 def start(target: str, config: Config, load: Callable[[], Config] | None = None) -> int:
-    """Serve the application that `target` names until told to stop; returns the exit code.
+    """Serve the application that `target` names until ordered to stop; return the exit code.
 
     `load` reads the options again, for a rolling restart.
     """
@@ -30,7 +30,7 @@ def start(target: str, config: Config, load: Callable[[], Config] | None = None)
 
 
 def check(target: str, config: Config) -> int:
-    """Find what `start` would refuse before it binds an address or starts the application; returns the exit code.
+    """Check for what `start` would refuse before it binds an address or starts the application; return the exit code.
 
     Certificates are loaded, names and owners looked up, and the application is imported.
     """

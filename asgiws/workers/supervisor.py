@@ -7,7 +7,7 @@
     SIGUSR1             all processes reopen their log files
 
 The first worker starts alone, so that what keeps an application from starting is printed once; its exit code is then
-that of the server. Later nothing of the kind ends the server: a worker that dies is replaced, with a growing pause, and
+that of the server. Later no such failure ends the server: a worker that dies is replaced, with a growing pause, and
 a rolling restart whose new workers do not start leaves the old ones serving.
 """
 
@@ -101,7 +101,7 @@ class Supervisor:
         self._tick_at_s = time.monotonic()
 
     async def run(self) -> int:
-        """Serve until told to stop; return the exit code."""
+        """Serve until ordered to stop; return the exit code."""
         loop = asyncio.get_running_loop()
         for number, handler in self._handlers().items():
             loop.add_signal_handler(number, handler)

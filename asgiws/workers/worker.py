@@ -1,4 +1,4 @@
-"""A worker process: `python -m asgiws.workers FD [FD]`: its ends of the channel and of the relay of topics.
+"""A worker process, `python -m asgiws.workers FD [FD]`. FD: its ends of the channel and of the topic relay.
 
 A fresh interpreter that serves like a process without workers, on listening sockets that it inherits. It takes orders
 from the channel and not from signals, which a terminal or a service manager sends to all processes at once. Only

@@ -60,7 +60,7 @@ class WorkerProcess:
         self.hung = False
         """Whether it was aborted because it sent no heartbeat."""
         self.accepting = True
-        """Whether it may accept connections; False once it was told to leave them to its successor."""
+        """Whether it may accept connections; False once it was ordered to leave them to its successor."""
         self.pid = 0
         self.on_report: Callable[[Message], None] = lambda report: None
         """Called with the report of each heartbeat, where there are reports (--admin)."""
@@ -115,7 +115,7 @@ class WorkerProcess:
         # Not into the socket before there is a reader: large options would fill it and block this process for ever.
         self.send({"target": target, "config": dataclasses.asdict(config), "reports": bool(self.config.admin)})
         if self.state == STOPPING:
-            self._signal(signal.SIGKILL)  # it was told to stop before it had a channel
+            self._signal(signal.SIGKILL)  # it was ordered to stop before it had a channel
 
     @property
     def served_s(self) -> float:
@@ -131,7 +131,7 @@ class WorkerProcess:
         self._alive_at_s = time.monotonic()
 
     def drain(self, *, replaced: bool, most_s: float = 0) -> None:
-        """Tell it to drain and exit; kill it when that takes longer than its own deadline, or than `most_s` seconds.
+        """Order it to drain and exit; kill it when that takes longer than its own deadline, or than `most_s` seconds.
 
         One that still imports the application exits at once.
         """
@@ -147,7 +147,7 @@ class WorkerProcess:
                 self._abort_after(stop_most_s(self.config) + _LAST_WORDS_S / 2)
 
     def force(self) -> None:
-        """Tell it to exit at once."""
+        """Order it to exit at once."""
         if self.state < ENDED:
             self.state = STOPPING
             if not self.imported:
@@ -156,7 +156,7 @@ class WorkerProcess:
             self._abort_after(FORCED_MOST_S + _LAST_WORDS_S / 2)
 
     def abort(self) -> None:
-        """End it because it hangs; it prints where."""
+        """Abort it because it hangs; it prints where."""
         if self.state < ENDED:
             self.state, self.hung = STOPPING, True
             self._signal(signal.SIGABRT)
@@ -184,7 +184,7 @@ class WorkerProcess:
             del self._asked[number]
 
     def _abort_after(self, seconds: float) -> None:
-        """Let it print its stacks before it is killed: its event loop is blocked, else it had obeyed."""
+        """Make it print its stacks before it is killed: it would have obeyed if its event loop were not blocked."""
         self._call_after(seconds, self._abort_late)
 
     def _kill_after(self, seconds: float) -> None:
@@ -242,7 +242,7 @@ class WorkerProcess:
 
 
 def describe_exit(code: int) -> str:
-    """Say how a process exited."""
+    """Return how a process exited, as text."""
     if code >= 0:
         return f"exit code {code}"
     try:

@@ -6,7 +6,7 @@ compares identity: an equal message of another type (`True` and `1`, text and by
 address cannot be reused while it is remembered. The sweep clears the memo every second, so that a large message does
 not outlive its use.
 
-Compressing a megabyte takes 20 to 40 ms at level 1, in which the loop would stand still (16 MiB of JSON: 0.35 s, zlib
+Compressing a megabyte takes 20 to 40 ms at level 1, in which the loop would be blocked (16 MiB of JSON: 0.35 s, zlib
 1.3 on one core of 2026). From `large_from` on, `encode_alone` does it, which any thread may call. Without compression,
 `encode_parts` does not copy the payload of a large message after its header.
 """

@@ -52,7 +52,7 @@ def check_handshake(head: RequestHead) -> Handshake | Violation:
     if head.http_version != "1.1":
         return Violation(
             errors.HANDSHAKE_VERSION,
-            "handshake in HTTP/1.0, allowed: HTTP/1.1 (a proxy in front may need to be told to speak it)",
+            "handshake in HTTP/1.0, allowed: HTTP/1.1 (a proxy in front may need to be configured for it)",
         )
     if head.chunked or head.content_length:
         return Violation(errors.HANDSHAKE_BODY, "handshake with a body, none is allowed")
@@ -77,7 +77,7 @@ def check_handshake(head: RequestHead) -> Handshake | Violation:
             extensions.append(value)
         elif name == b"origin":
             origin = value
-    # Before the version: without a key it is a handshake of no version, and 426 would say that another one helps.
+    # Before the version: without a key no version is right, and a 426 would suggest that another one is.
     if len(keys) != 1 or not _is_key(keys[0]):
         seen = printable(b", ".join(keys)) if keys else "none"
         return Violation(errors.HANDSHAKE_KEY, f"Sec-WebSocket-Key: {seen}, allowed: one of 16 bytes in base64")

@@ -11,7 +11,7 @@ __all__ = ["FlowControl", "forget", "turn_now_and_then", "wait_in", "wake"]
 
 
 def wake(waiters: list[asyncio.Future[None]]) -> None:
-    """Wake every waiter; each looks again at what it waited for."""
+    """Wake every waiter; each checks its condition again."""
     for waiter in waiters:
         if not waiter.done():
             waiter.set_result(None)
@@ -58,7 +58,7 @@ class FlowControl:
         self._transport = transport
         self._loop = loop
         self.reading_paused = False
-        """Whether the transport was told to stop reading."""
+        """Whether reading is paused."""
         self.write_paused = False
         self._senders: list[asyncio.Future[None]] = []
         self._stuck_bytes = 0

@@ -1,4 +1,4 @@
-"""A connection before its first request, where more comes first than HTTP: a PROXY header, a TLS handshake.
+"""A connection before its first request: a PROXY header, a TLS handshake.
 
 Without these options nothing of this file is used: a connection is an `HTTPConnection` from its first byte on.
 
@@ -87,7 +87,7 @@ class Preamble(asyncio.Protocol):
     # ---- called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, unless there are too many connections, or the peer is not an allowed proxy."""
+        """Begin, unless there are too many connections or the peer is not an allowed proxy."""
         # uvloop's transports are not subclasses of asyncio.Transport, only the same in every method.
         self._transport = cast("asyncio.Transport", transport)
         worker = self._worker

@@ -1,6 +1,6 @@
 """When a client is too slow: it is dropped once none of the bytes that wait for it has left for `write_timeout`.
 
-Until then, `send` waits for it (`asgiws.server.connection.flow_control`). Each byte that leaves starts the time again.
+Until then, `send` waits for it (`asgiws.server.connection.flow_control`). Each byte that leaves restarts the time.
 HTTP and WebSocket connections ask once a tick; a file that is being sent has a timer for each piece instead.
 """
 

@@ -54,11 +54,11 @@ class Registry:
 
     @property
     def draining(self) -> bool:
-        """Whether the server was told to stop."""
+        """Whether the server was ordered to stop."""
         return self.phase >= DRAINING
 
     def enter(self, phase: int) -> None:
-        """Go on to a phase; do nothing when it is past."""
+        """Move to a phase; do nothing when it is past."""
         self.phase = max(self.phase, phase)
 
     def start(self, application: Coroutine[Any, Any, None], path: str | bytes = "") -> None:

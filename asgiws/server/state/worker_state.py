@@ -1,4 +1,4 @@
-"""What the connections of one worker share: options, limits, the application, and what keeps count of them.
+"""What the connections of one worker share: options, limits, the application, counters and registries.
 
 Made once by the server and handed to each connection. Nothing here does input or output; only the sweep in
 `asgiws.server.sweep` writes the date.
@@ -71,7 +71,7 @@ class WorkerState:
 
 
 def server_fields(config: Config, date: str) -> bytes:
-    """Encode the fields of every response: those of the operator, and Date and Server where it gives none."""
+    """Encode the fields of every response: those of the operator, and Date and Server unless the operator set them."""
     given = [(name.lower(), value.strip()) for name, _, value in (entry.partition(":") for entry in config.header)]
     names = {name for name, _ in given}
     fields = [("date", date)] if config.date_header and "date" not in names else []

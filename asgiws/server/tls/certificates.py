@@ -74,7 +74,7 @@ class Certificates:
         return None if self._expires_s is None else (self._expires_s - time.time()) / _DAY_S
 
     def reload(self) -> None:
-        """Load the files again. If that fails, log why and keep the certificates of before."""
+        """Load the files again. If that fails, log why and keep the previous certificates."""
         self._load_again()
         self._log_fault()
 
@@ -82,7 +82,7 @@ class Certificates:
         """Reload if the files have changed, and warn each day when the certificate expires soon.
 
         A certificate and its key are replaced one after the other, and between the two they do not match. So a fault is
-        logged once, and only if it is still there a second later; meanwhile each second tries again.
+        logged once, and only if it is still there a second later; until then it is tried again each second.
         """
         self._warn_of_expiry()
         if not self._fault and _stamp_of(self._paths) == self._stamp:
@@ -224,7 +224,7 @@ def _load_certificate(context: ssl.SSLContext, config: Config) -> str:
         else:
             why = f"{certificate_path}, {key_path}: {reason_of(error)}"
         raise CannotListen(f"{key_option}: {why}") from None
-    except (OSError, ValueError) as error:  # the files went meanwhile; a password of over 1,024 bytes
+    except (OSError, ValueError) as error:  # a file was removed meanwhile; a password of over 1,024 bytes
         raise CannotListen(f"{key_option}: {key_path}: {error}") from None
     return certificate[0]
 

@@ -1,4 +1,4 @@
-"""Distinguished names of certificates as text (RFC 4514), from the tuples that Python's `ssl` gives."""
+"""Distinguished names of certificates as text (RFC 4514), from the tuples of Python's `ssl`."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Final
 
 __all__ = ["expiry_of"]
 
-# X.690: the tags of the fields that stand before `validity`, and of its times
+# X.690: the tags of the fields before `validity`, and of its times
 _CONTEXT_0: Final = 0xA0
 _UTC_TIME: Final = 0x17
 _VALIDITY_PLACE: Final = 3

@@ -365,7 +365,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._lingering = LingeringClose(self.transport, self.worker.deadlines.close, discard=discard)
 
     def _enter(self, event: int) -> None:
-        """Move to a state in which the application can send no more, and let it find out."""
+        """Move to a state in which the application cannot send, and wake it."""
         self.closing.advance(event)
         self._deadlines.enter_state()
         wake(self.waiters)

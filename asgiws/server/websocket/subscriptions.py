@@ -30,7 +30,7 @@ class Subscriptions:
     # ---- called by the application, through `asgiws.Topic` or with events
 
     async def subscribe(self, topic: str, *, skip_when_slow: bool = False) -> bool:
-        """Deliver a topic from now on; return whether it is new.
+        """Subscribe to a topic; return whether it is new.
 
         Raises RuntimeError before the accept, and ClientDisconnected after the end.
         """
@@ -47,7 +47,7 @@ class Subscriptions:
         return True
 
     def unsubscribe(self, topic: str) -> bool:
-        """Deliver a topic no more; return whether it was subscribed."""
+        """Unsubscribe from a topic; return whether it was subscribed."""
         if topic not in self._topics:
             return False
         self._topics.remove(topic)
@@ -112,14 +112,14 @@ class Subscriptions:
         self._connection.cork.flush()
 
     def on_gap(self, topic: str) -> None:
-        """Close: the client has missed a message, and gets what it needs when it comes back."""
+        """Close the connection: the client has missed a message, and gets the current state when it reconnects."""
         if self._connection.closing.state == State.OPEN:
             self._connection.begin_close(_MISSED, "server")
 
     # ---- called by the connection
 
     def end(self) -> None:
-        """Leave no subscription behind."""
+        """Remove all subscriptions."""
         for topic in self._topics:
             self._connection.worker.topics.unsubscribe(topic, self)
         self._topics.clear()
