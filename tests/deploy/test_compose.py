@@ -122,14 +122,14 @@ def test_nobody_is_given_an_address_that_is_another_ones() -> None:
 def test_docker_waits_longer_than_a_stop_takes() -> None:
     for name in REPLICAS:
         seconds = int(services()[name]["stop_grace_period"].removesuffix("s"))
-        assert seconds > stop_most_s(options(name))
+        assert seconds > stop_most_s(options(name)) + 5
 
 
 def test_comment_has_the_sum_of_the_options() -> None:
     config = options("app-1")
-    times = config.drain_delay, config.graceful_timeout, 6
-    # A supervisor gives its workers two seconds more.
-    assert sum(times) == stop_most_s(config) + 2
+    times = config.drain_delay, config.graceful_timeout, 9
+    # Exit handlers of the application have five seconds more.
+    assert sum(times) == stop_most_s(config) + 5
     assert f"{' + '.join(f'{seconds:g}' for seconds in times)} = {sum(times):g}:" in FILE.read_text()
 
 

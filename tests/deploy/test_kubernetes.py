@@ -124,7 +124,7 @@ def test_readme_has_the_numbers_of_the_manifests() -> None:
         f"| `ASGIWS_DRAIN_DELAY` {config.drain_delay:g} s |",
         f"| `ASGIWS_DRAIN_SPREAD` {config.drain_spread:g} s |",
         f"| `terminationGracePeriodSeconds` {pod()['spec']['terminationGracePeriodSeconds']} |",
-        f": {before} + {config.drain_delay:g} + {config.graceful_timeout:g} + 6 |",
+        f": {before} + {config.drain_delay:g} + {config.graceful_timeout:g} + 9 |",
     ):
         assert row in text, row
     assert (config.workers, "| one worker a pod |" in text) == (1, True)

@@ -75,8 +75,8 @@ def dockerfile() -> str:
 
 def test_numbers_are_those_of_the_code() -> None:
     config = Config()
-    # A supervisor gives its workers two seconds more.
-    assert f"{stop_most_s(config) + 2:g} by default" in TEXT
+    # Exit handlers of the application have five seconds more.
+    assert f"{stop_most_s(config) + 5:g} by default" in TEXT
     assert f"`--ping-interval` + `--ping-timeout`, {config.ping_interval:g} s each" in PROXIES
     assert config.ping_interval == config.ping_timeout
     assert f"`--write-timeout` {config.write_timeout:g} s" in PROXIES
