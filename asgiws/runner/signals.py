@@ -71,12 +71,12 @@ class Signals:
         self._run.stop()
 
     def on_stopping(self) -> None:
-        """Log it, and notify the service manager."""
+        """Log that the stop begins, and notify the service manager."""
         LOG.info("stopping")
         self._notifier.stopping()
 
     def on_stopped(self) -> None:
-        """Log it."""
+        """Log that the stop has ended."""
         LOG.info("stopped")
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
@@ -90,7 +90,7 @@ class Signals:
         self._run.call_soon(reopen)
 
     def _on_hangup(self, number: int, frame: FrameType | None) -> None:
-        # Both the kernel and a shell send it when a terminal closes: the second one is no order to hurry.
+        # Both the kernel and a shell send it when a terminal closes: the second one does not mean to hurry.
         if not self._terminal.has_gone():
             self._run.call_soon(self._reload)
         elif not self._stops:

@@ -97,7 +97,7 @@ class _Spread:
         self._order = order
         self._closed = 0
         self._pause_s = order.over_s / len(chosen)
-        # A part of the first pause, for several workers do the same at the same time.
+        # Only a part of the first pause, because several workers start at the same time.
         self._began_s = loop.time() + random.random() * self._pause_s  # noqa: S311
 
     def close_due(self) -> None:

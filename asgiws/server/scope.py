@@ -42,9 +42,9 @@ class Peer:
         self.tls = tls
         """The `tls` extension, on encrypted connections only (ASGI E8)."""
         self.root_path: str | None = None
-        """The path that a proxy has removed, by its own account; None: the option `root_path` applies."""
+        """The path that a proxy reports to have removed; None: the option `root_path` applies."""
         self.host: bytes | None = None
-        """The Host field that a proxy received, by its own account; None: the one that it sent."""
+        """The Host field that a proxy reports to have received; None: the one that it sent applies."""
 
 
 def peer_of(transport: asyncio.BaseTransport) -> Peer:

@@ -259,7 +259,7 @@ class Supervisor:
     def _recycle_next(self) -> None:
         """Replace a worker that has served enough, one at a time and with a pause between two slots."""
         if self._recycling or self._restarts_wanted or self._told_to_stop.is_set():
-            return  # and comes back; or all are replaced; or all end
+            return  # called again later; or all workers are replaced, or end
         # The one that waits longest: else a short --worker-lifetime would be that of the first slot only.
         slot = min((slot for slot in self.slots if slot.due), key=lambda slot: slot.due_since_s, default=None)
         if slot is not None and (slot is self._recycled or time.monotonic() >= self._recycle_from_s):

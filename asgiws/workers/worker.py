@@ -77,7 +77,7 @@ class Supervised:
             self._channel.close()
 
     def on_ready(self, server: Server) -> None:
-        """Report it, and send heartbeats from now on."""
+        """Report that the server listens, and send heartbeats from now on."""
         self._server = server
         self._channel.send({"is": "ready"})
         self._beat()

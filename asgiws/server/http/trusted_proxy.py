@@ -1,7 +1,7 @@
 """Requests that a trusted proxy forwards: their client, by the fields that the proxy sends.
 
-Whether the other end of a connection is a trusted proxy is found out once, when the connection begins. Only then are
-the fields of its requests looked at, each request by itself: those of many clients come on one connection.
+When a connection begins, the server checks once whether its other end is a trusted proxy. If it is, the fields of each
+request are read by themselves, because one connection carries the requests of many clients.
 """
 
 from __future__ import annotations

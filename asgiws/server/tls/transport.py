@@ -51,7 +51,7 @@ class Greeter(Protocol):
         """Count a record that could not be decrypted; the connection ends."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Take the end before a handshake was done."""
+        """Handle a connection that ends before the handshake is done."""
 
 
 class TLSTransport(asyncio.Transport, asyncio.Protocol):
