@@ -12,6 +12,7 @@ together leave a socket in one write. A message is encoded once for each encoder
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
@@ -20,6 +21,7 @@ from asgiws.topics.message import Message, Subscriber, TopicsUnavailable
 
 __all__ = ["Bus", "Hub", "find_hub", "join_hub", "leave_hub"]
 
+_LOG: Final = logging.getLogger("asgiws")
 # Deliveries after which the loop turns: about two milliseconds of writing to sockets.
 _TURN_COUNT: Final = 1000
 # What may wait for delivery before publishers wait, and the bus is not read.
@@ -29,13 +31,18 @@ _PUBLISH_TURN_COUNT: Final = 128
 # Subscribers that missed something are closed over this time, so that they do not all come back at once.
 _GAP_SPREAD_S: Final = 5.0
 _GAP_STEP_S: Final = 0.1
+# For the bus to confirm a subscription
+_CONFIRM_MOST_S: Final = 5.0
 
 
 class Bus(Protocol):
     """What carries messages between the workers."""
 
-    async def subscribe(self, topic: str) -> None:
-        """Return once everything that is published from now on will be delivered. Raises TopicsUnavailable."""
+    def subscribe(self, topic: str) -> asyncio.Future[None]:
+        """Return what is done once everything that is published from then on will be delivered.
+
+        It fails, or this raises, with TopicsUnavailable when the bus is away. Otherwise it may take any time.
+        """
 
     def unsubscribe(self, topic: str) -> None:
         """Deliver the topic no more."""
@@ -59,7 +66,7 @@ class _Entry:
         self.subscribers: dict[Subscriber, bool] = {}
         """Each with whether it misses messages while it is slow, instead of being closed."""
         self.confirmed: asyncio.Future[None] | None = None
-        """Done once the bus has confirmed the subscription; None without a bus."""
+        """Done once the bus has confirmed the subscription; None while it was not asked."""
 
 
 class Hub:
@@ -118,37 +125,32 @@ class Hub:
         entry = self._entries.get(name)
         if entry is None:
             self._entries[name] = entry = _Entry()
-        if subscriber in entry.subscribers:
-            return False
-        entry.subscribers[subscriber] = skip_when_slow
-        self._unused.discard(name)
+        new = subscriber not in entry.subscribers
+        if new:
+            entry.subscribers[subscriber] = skip_when_slow
+            self._unused.discard(name)
         if self._bus is not None:
             try:
                 await self._confirm(self._bus, name, entry)
             except BaseException:
-                self.unsubscribe(name, subscriber)
+                if new:
+                    self.unsubscribe(name, subscriber)
                 raise
-        return True
+        return new
 
     async def _confirm(self, bus: Bus, name: str, entry: _Entry) -> None:
         """Subscribe at the bus, once for all that ask at the same time."""
-        if entry.confirmed is None:
-            entry.confirmed = self.loop.create_future()
-            asking = self.loop.create_task(self._ask(bus, name, entry))
-            self._closing.add(asking)
-            asking.add_done_callback(self._closing.discard)
-        await asyncio.shield(entry.confirmed)
-
-    async def _ask(self, bus: Bus, name: str, entry: _Entry) -> None:
         confirmed = entry.confirmed
-        assert confirmed is not None
-        try:
-            await bus.subscribe(name)
-            confirmed.set_result(None)
-        except TopicsUnavailable as error:
-            entry.confirmed = None
-            confirmed.set_exception(error)
-            confirmed.exception()  # those who wait may have been cancelled
+        if confirmed is None or (confirmed.done() and confirmed.exception() is not None):
+            entry.confirmed = confirmed = bus.subscribe(name)
+        if not confirmed.done():
+            try:
+                async with asyncio.timeout(_CONFIRM_MOST_S):
+                    await asyncio.shield(confirmed)  # which comes all the same for those who ask later
+            except TimeoutError:
+                raise TopicsUnavailable(
+                    f"the bus did not confirm a subscription within {_CONFIRM_MOST_S:g} s"
+                ) from None
 
     def unsubscribe(self, name: str, subscriber: Subscriber) -> bool:
         """Deliver no more to a subscriber; return whether it had subscribed."""
@@ -172,11 +174,12 @@ class Hub:
         if self._bus is not None and self._entries:
             self._bus.probe()
         for name in self._unused:
-            entry = self._entries[name]
-            if entry.confirmed is not None and entry.confirmed.done() and self._bus is not None:
-                self._bus.unsubscribe(name)
+            confirmed = self._entries[name].confirmed
+            if confirmed is None or confirmed.done():  # else it would be confirmed after the end
+                if self._bus is not None:
+                    self._bus.unsubscribe(name)
                 del self._entries[name]
-        self._unused = {name for name in self._unused if name in self._entries}
+        self._unused.intersection_update(self._entries)
 
     # ---- publishing
 
@@ -209,16 +212,17 @@ class Hub:
         return self.waiting_size > _WAITING_MOST
 
     async def _deliver_rest(self) -> None:
-        more = True
-        while more:
-            if self._queue[0].is_large:
-                await self._encode_large(self._queue[0])
-            else:
+        try:
+            more = True
+            while more:
                 await asyncio.sleep(0)
-            more = self._take_turn()
-        self._delivering = None
-        if self._bus is not None:
-            self._bus.on_drained()
+                if not self._queue[0].ready:
+                    await self._encode_large(self._queue[0])
+                more = self._take_turn()
+        finally:  # also when a program cancels all tasks of its loop
+            self._delivering = None
+            if self._bus is not None:
+                self._bus.on_drained()
 
     async def _encode_large(self, message: Message) -> None:
         """Compress what would hold the loop for long in another thread, once for each shared encoder."""
@@ -226,11 +230,15 @@ class Hub:
         encoders = {subscriber.encoder for subscriber in (entry.subscribers if entry is not None else ())}
         for encoder in encoders:
             if encoder is not None and encoder.shared and encoder.compresses:
-                frame = await self.loop.run_in_executor(None, encoder.encode_alone, message.data)
+                try:
+                    frame = await self.loop.run_in_executor(None, encoder.encode_alone, message.data)
+                except Exception:  # such as a thread that cannot be started
+                    _LOG.exception("a message of a topic could not be compressed in another thread")
+                    continue
                 encoder.remember(message.data, frame)
                 message.frames[encoder] = frame
                 self.encoded += 1
-        message.is_large = False
+        message.ready = True
 
     def _take_turn(self) -> bool:
         """Deliver up to a turn's worth; return whether more is left."""
@@ -238,7 +246,7 @@ class Hub:
         held: dict[Subscriber, None] = {}
         while queue and left > 0:
             message = queue[0]
-            if message.is_large:
+            if not message.ready:
                 break
             entry = self._entries.get(message.topic)
             subscribers = {} if entry is None else entry.subscribers
@@ -250,19 +258,30 @@ class Hub:
                 skip = subscribers.get(subscriber)
                 if skip is None or subscriber is exclude:
                     continue
-                if subscriber.deliver(message, skip, hold):
-                    self.delivered += 1
-                    if hold:
-                        held[subscriber] = None
-                elif skip:
-                    self.skipped += 1
+                try:
+                    if subscriber.deliver(message, skip, hold):
+                        self.delivered += 1
+                        if hold:
+                            held[subscriber] = None
+                    elif skip:
+                        self.skipped += 1
+                except Exception:  # a fault of ours in one connection; the others get the message
+                    self._end_faulty(subscriber, message.topic)
             self.encoded += len(message.frames) - before
             if not self._rest:
                 queue.popleft()
                 self.waiting_size -= len(message.data)
         for subscriber in held:
-            subscriber.flush()
+            try:
+                subscriber.flush()
+            except Exception:
+                self._end_faulty(subscriber, "")
         return bool(queue)
+
+    def _end_faulty(self, subscriber: Subscriber, topic: str) -> None:
+        """End a subscriber, when the loop turns, that raised an exception instead of taking a message."""
+        _LOG.exception("a message of a topic could not be delivered, its connection is ended")
+        self.loop.call_soon(subscriber.on_gap, topic)
 
     # ---- gaps
 

@@ -16,6 +16,8 @@ class Listener:
     encoder = None
 
     def __init__(self, limit: int) -> None:
+        if limit < 1:
+            raise ValueError(f"limit={limit}, allowed: at least 1 message")
         self._limit = limit
         self._queue: deque[Message] = deque()
         self._missed = ""

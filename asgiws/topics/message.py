@@ -38,7 +38,7 @@ class TopicsUnavailable(OSError):  # noqa: N818 - what happened
 class Message:
     """One published message, encoded once for each encoder that connections share."""
 
-    __slots__ = ("data", "exclude", "frames", "is_large", "topic")
+    __slots__ = ("data", "exclude", "frames", "is_large", "ready", "topic")
 
     def __init__(self, topic: str, data: str | bytes, exclude: Subscriber | None = None) -> None:
         self.topic = topic
@@ -47,7 +47,9 @@ class Message:
         """The connection that does not get it."""
         self.frames: dict[Encoder, bytes] = {}
         self.is_large = len(data) >= LARGE_SIZE
-        """Whether compressing it would hold the loop for long, and is still to be done in another thread."""
+        """Whether compressing it would hold the loop for long."""
+        self.ready = not self.is_large
+        """Whether what another thread has to compress is done."""
 
     def frame_for(self, encoder: Encoder) -> bytes:
         """Return the WebSocket frame for the connections of an encoder."""

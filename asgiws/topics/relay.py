@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Final, cast
+from typing import cast
 
 from asgiws.topics.frames import GAP, PROBE, PUBLISH, SUBSCRIBE, TAKEN, UNSUBSCRIBE, Frame, FrameReader, encode_frame
 
 __all__ = ["Relay"]
-
-_ACCEPTED_MOST_BYTES: Final = 1024 * 1024
 
 
 class Relay:
@@ -83,7 +81,9 @@ class Relay:
             return
         data = encode_frame(frame._replace(exclude=0) if frame.exclude else frame)
         for link in links:
-            if link.missed is not None or link.waiting_bytes() + len(data) > self.queue_most_bytes:
+            waiting = link.waiting_bytes()
+            # A message that is longer than the queue passes when nothing else waits.
+            if link.missed is not None or 0 < waiting > self.queue_most_bytes - len(data):
                 self.gaps += link.miss(frame.topic)
             elif frame.exclude and link is publisher:
                 self._send(link, encode_frame(frame))
@@ -121,7 +121,7 @@ class _Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; `resume_writing` is called once nothing waits any more."""
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(_ACCEPTED_MOST_BYTES, 0)
+        self._transport.set_write_buffer_limits(0, 0)
 
     def data_received(self, data: bytes) -> None:
         """Take frames of the worker."""

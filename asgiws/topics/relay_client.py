@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections import deque
 from typing import Final, cast
 
 from asgiws.topics.frames import GAP, PROBE, PUBLISH, SUBSCRIBE, TAKEN, UNSUBSCRIBE, Frame, FrameReader, encode_frame
@@ -16,7 +15,7 @@ __all__ = ["RelayClient"]
 
 _UNSENT_HIGH_BYTES: Final = 1024 * 1024
 _UNSENT_LOW_BYTES: Final = 256 * 1024
-# For a full relay to take a message, or to confirm a subscription
+# For a full relay to take a message
 _PATIENCE_S: Final = 5.0
 
 
@@ -29,12 +28,13 @@ class RelayClient(asyncio.Protocol):
         self._reader = FrameReader()
         self._asked: dict[bytes, asyncio.Future[None]] = {}
         """Subscriptions that were not confirmed yet."""
-        self._excluded: dict[int, tuple[bytes, Subscriber]] = {}
-        """Connections that are left out of a message that is on its way back, by a number for each message."""
-        self._exclude_number = 0
-        self._published: deque[asyncio.Future[None]] = deque()
-        """Those that wait for their message to be taken, in order."""
-        self._taken = 0
+        self._published: dict[int, tuple[asyncio.Future[None], Subscriber | None]] = {}
+        """Messages that were not taken yet, by number: what is done then, and the connection that is left out.
+
+        The relay says that it has taken a message behind what it sends back of it, so until then the number is known.
+        """
+        self._published_count = 0
+        self._taken_count = 0
         self._writable = asyncio.Event()
         self._writable.set()
         self._transport: asyncio.Transport
@@ -55,18 +55,12 @@ class RelayClient(asyncio.Protocol):
 
     # ---- called by the hub
 
-    async def subscribe(self, topic: str) -> None:
-        """Return once the relay has confirmed the subscription. Raises TopicsUnavailable."""
+    def subscribe(self, topic: str) -> asyncio.Future[None]:
+        """Ask for a topic; return what is done once the relay has confirmed it. Raises TopicsUnavailable."""
         name = topic.encode()
-        asked = self._asked.get(name)
-        if asked is None:
-            self._asked[name] = asked = self._loop.create_future()
-            self._send(Frame(SUBSCRIBE, name))
-        try:
-            async with asyncio.timeout(_PATIENCE_S):
-                await asyncio.shield(asked)
-        except TimeoutError:
-            raise TopicsUnavailable(f"the relay did not confirm a subscription within {_PATIENCE_S:g} s") from None
+        self._send(Frame(SUBSCRIBE, name))
+        self._asked[name] = asked = self._loop.create_future()
+        return asked
 
     def unsubscribe(self, topic: str) -> None:
         """Get the topic no more."""
@@ -80,22 +74,22 @@ class RelayClient(asyncio.Protocol):
         """
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                await self._writable.wait()
-                published = self._loop.create_future()
-                self._write(message)
-                self._published.append(published)
-                await published
+                while not self._writable.is_set():  # the first of those that waited may fill it for the others
+                    await self._writable.wait()
+                await self._write(message)
         except TimeoutError:
             raise TopicsUnavailable(f"the relay took nothing for {_PATIENCE_S:g} s") from None
 
-    def _write(self, message: Message) -> None:
-        topic, exclude = message.topic.encode(), 0
-        if message.exclude is not None and self._hub.has(message.topic, message.exclude):
-            self._exclude_number = exclude = self._exclude_number + 1
-            self._excluded[exclude] = topic, message.exclude
-        data = message.data
-        is_text = isinstance(data, str)
-        self._send(Frame(PUBLISH, topic, data.encode() if isinstance(data, str) else data, is_text, exclude))
+    def _write(self, message: Message) -> asyncio.Future[None]:
+        """Send a message; return what is done once the relay has taken it."""
+        data, number = message.data, self._published_count + 1
+        excludes = message.exclude is not None and self._hub.has(message.topic, message.exclude)
+        payload = data.encode() if isinstance(data, str) else data
+        self._send(Frame(PUBLISH, message.topic.encode(), payload, isinstance(data, str), number if excludes else 0))
+        taken = self._loop.create_future()
+        self._published[number] = taken, message.exclude
+        self._published_count = number
+        return taken
 
     def on_drained(self) -> None:
         """Read on: the hub has delivered what it had."""
@@ -124,7 +118,7 @@ class RelayClient(asyncio.Protocol):
         messages = []
         for kind, topic, payload, is_text, exclude in self._reader.feed(data):
             if kind == PUBLISH:
-                left_out = self._excluded.pop(exclude)[1] if exclude else None
+                left_out = self._published[exclude][1] if exclude else None
                 messages.append(Message(topic.decode(), payload.decode() if is_text else payload, left_out))
             elif kind == SUBSCRIBE:
                 asked = self._asked.pop(topic, None)
@@ -133,7 +127,6 @@ class RelayClient(asyncio.Protocol):
             elif kind == TAKEN:
                 self._on_taken(int.from_bytes(payload))
             elif kind == GAP:
-                self._excluded = {number: entry for number, entry in self._excluded.items() if entry[0] != topic}
                 self._hub.on_gap(topic.decode())
             elif kind == PROBE:
                 self._hub.on_bus_lag((time.monotonic_ns() - int.from_bytes(payload)) / 1e9)
@@ -142,11 +135,11 @@ class RelayClient(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _on_taken(self, count: int) -> None:
-        for _ in range(count - self._taken):
-            published = self._published.popleft()
-            if not published.done():
-                published.set_result(None)
-        self._taken = count
+        for number in range(self._taken_count + 1, count + 1):
+            taken, _ = self._published.pop(number)
+            if not taken.done():
+                taken.set_result(None)
+        self._taken_count = count
 
     def pause_writing(self) -> None:
         """Let publishers wait."""
@@ -159,7 +152,7 @@ class RelayClient(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End: without its supervisor, the worker stops soon."""
         self._writable.set()
-        for waiting in (*self._asked.values(), *self._published):
+        for waiting in (*self._asked.values(), *(taken for taken, _ in self._published.values())):
             if not waiting.done():
                 waiting.set_exception(TopicsUnavailable("the supervisor has gone"))
                 waiting.exception()

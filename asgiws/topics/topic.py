@@ -56,8 +56,9 @@ class Topic:
         the bus has taken the message, not when it is delivered. All subscribers of a topic get its messages in the
         same order.
 
-        Raises TopicsUnavailable (an OSError) when the bus takes nothing for five seconds, TypeError for what is
-        neither str nor bytes, and ValueError for more than --max-publish-size bytes. Nothing is published then.
+        Raises TypeError for what is neither str nor bytes, and ValueError for more than --max-publish-size bytes;
+        nothing is published then. Raises TopicsUnavailable (an OSError) when the bus has not taken the message after
+        five seconds; it may be delivered all the same.
         """
         hub = find_hub()
         data = check_data(data, _PUBLISH_MOST_BYTES if hub is None else hub.publish_most_bytes)

@@ -20,6 +20,7 @@ from asgiws.topics.relay_client import RelayClient
 from tests.conftest import PATIENCE_S
 
 KIB = 1024
+MIB = 1024 * KIB
 
 
 class Machine:
@@ -226,5 +227,183 @@ def test_probe_comes_back_behind_what_waits() -> None:
             made.clients[0].probe()
             await until(lambda: bool(made.round_trips))
             assert 0 < made.round_trips[0] < PATIENCE_S
+
+    run(test)
+
+
+def test_a_gap_between_an_excluding_publish_and_its_return_does_no_harm() -> None:
+    """The publisher's worker falls behind while its own messages, with a socket left out, are still on their way."""
+
+    async def test() -> None:
+        async with machine(queue_most_bytes=64 * KIB) as made:
+            hub, other = await made.add_worker(), await made.add_worker()
+            own = await listen(hub, "a")
+            made.clients[0]._transport.pause_reading()
+            for _ in range(1000):
+                await other.publish(Message("a", "x" * KIB))
+            publishing = [asyncio.create_task(hub.publish(Message("a", "not for own", own))) for _ in range(2000)]
+            made.clients[0]._transport.resume_reading()
+            await asyncio.gather(*publishing)
+            with pytest.raises(TopicsUnavailable, match="messages of a were lost"):
+                await read(own, 1000)
+            hub.unsubscribe("a", own)
+            again, beside = await listen(hub, "a"), await listen(hub, "a")
+            await hub.publish(Message("a", "not for again", again))
+            await hub.publish(Message("a", "for both"))
+            assert await read(again, 1) == ["for both"]
+            assert await read(beside, 2) == ["not for again", "for both"]
+
+    run(test)
+
+
+def test_publishing_from_a_stopped_relay_on_does_not_pile_up_in_the_socket() -> None:
+    """A thousand publishers wait at the same moment: what may be sent to a supervisor at once goes for all of them."""
+
+    async def test() -> None:
+        ours, theirs = socket.socketpair()
+        hub, relay = Hub(asyncio.get_running_loop()), Relay(MIB)
+        client = await RelayClient.connect(theirs, hub)
+        publishing = [asyncio.create_task(hub.publish(Message("a", "x" * 64 * KIB))) for _ in range(1000)]
+        most = 0
+        ours.setblocking(False)
+        await asyncio.sleep(0)
+        for _ in range(100):  # the relay reads a part, and whoever waited may go on
+            with contextlib.suppress(BlockingIOError):
+                while ours.recv(MIB):
+                    pass
+            await asyncio.sleep(0)
+            most = max(most, client._transport.get_write_buffer_size())
+        assert 64 * KIB < most < 2 * MIB
+        ours.close()
+        with pytest.raises(TopicsUnavailable):
+            await asyncio.gather(*publishing)
+        await asyncio.gather(*publishing, return_exceptions=True)
+        assert relay.relayed == 0
+
+    run(test)
+
+
+class Clock:
+    """The clock of the running loop, which can be set forward."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._real = self._loop.time
+        self._ahead_s = 0.0
+        self._loop.time = lambda: self._real() + self._ahead_s  # type: ignore[method-assign]
+
+    def pass_by(self, seconds: float) -> None:
+        self._ahead_s += seconds
+
+
+def test_a_subscription_that_is_confirmed_too_late_leaves_nothing_behind() -> None:
+    async def test() -> None:
+        clock, loop = Clock(), asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        hub, relay = Hub(loop), Relay(MIB)
+        client = await RelayClient.connect(theirs, hub)
+        late = [asyncio.create_task(hub.subscribe(topic, Listener(1))) for topic in "aac"]
+        await asyncio.sleep(0)
+        clock.pass_by(6)
+        for result in await asyncio.gather(*late, return_exceptions=True):
+            assert isinstance(result, TopicsUnavailable)
+        hub.second_passed()
+        coming = asyncio.create_task(listen(hub, "a"))
+        await asyncio.sleep(0)
+        await relay.connect(ours)  # as a supervisor that was stopped and goes on
+        listener = await coming
+        await hub.publish(Message("a", "hello"))
+        assert await read(listener, 1) == ["hello"]
+        hub.unsubscribe("a", listener)
+        hub.second_passed()
+        assert hub.topic_count == 0
+        gone = asyncio.create_task(hub.subscribe("b", Listener(1)))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await until(lambda: b"b" in relay._subscribed)
+        await hub.publish(Message("b", "to nobody"))
+        hub.second_passed()
+        assert hub.topic_count == 0
+        await until(lambda: not relay._subscribed)
+        client.close()
+
+    run(test)
+
+
+def test_a_second_call_waits_for_the_confirmation_of_the_first() -> None:
+    async def test() -> None:
+        async with machine() as made:
+            hub, other = await made.add_worker(), await made.add_worker()
+            listener = Listener(10)
+            first = asyncio.create_task(hub.subscribe("a", listener))
+            await asyncio.sleep(0)
+            assert await hub.subscribe("a", listener) is False
+            await other.publish(Message("a", "hello"))
+            assert await read(listener, 1) == ["hello"]
+            assert await first
+
+    run(test)
+
+
+@pytest.mark.parametrize("queue_most_bytes", [1, 64 * KIB])
+def test_a_small_queue_recovers_from_a_gap_by_itself(queue_most_bytes: int) -> None:
+    async def test() -> None:
+        async with machine(queue_most_bytes) as made:
+            hub, other = await made.add_worker(), await made.add_worker()
+            listener = await listen(hub, "a")
+            made.clients[0]._transport.pause_reading()
+            while not made.relay.gaps:
+                await other.publish(Message("a", "x" * KIB))
+            made.clients[0]._transport.resume_reading()
+            with pytest.raises(TopicsUnavailable, match="messages of a were lost"):
+                await read(listener, 10_000)
+            again = await listen(hub, "b")
+            await other.publish(Message("b", "y" * 300 * KIB))
+            assert await read(again, 1) == ["y" * 300 * KIB]
+
+    run(test)
+
+
+class Faulty(Listener):
+    """A subscriber with a fault."""
+
+    ended = False
+
+    def deliver(self, message: Message, skip_when_slow: bool, hold: bool) -> bool:
+        raise RuntimeError("a fault")
+
+    def on_gap(self, topic: str) -> None:
+        self.ended = True
+
+
+def test_a_fault_in_one_delivery_ends_that_subscriber_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        hub = Hub(asyncio.get_running_loop())
+        before, faulty = await listen(hub, "a"), Faulty(1)
+        await hub.subscribe("a", faulty)
+        after = await listen(hub, "a")
+        hub.deliver([Message("a", "large" * 100 * KIB), Message("a", "second")])
+        for listener in (before, after):
+            assert await read(listener, 2) == ["large" * 100 * KIB, "second"]
+        await until(lambda: faulty.ended)
+
+    run(test)
+    assert "a message of a topic could not be delivered" in caplog.text
+
+
+def test_delivery_goes_on_after_a_program_cancelled_all_tasks() -> None:
+    async def test() -> None:
+        async with machine() as made:
+            hub, other = await made.add_worker(), await made.add_worker()
+            listeners = [await listen(hub, "a") for _ in range(2500)]
+            await other.publish(Message("a", "first"))
+            await until(lambda: hub.delivered >= 2000)
+            for task in asyncio.all_tasks():
+                if task is not asyncio.current_task():
+                    task.cancel()
+            await asyncio.sleep(0)
+            await other.publish(Message("a", "next"))
+            for listener in listeners:
+                assert await read(listener, 2) == ["first", "next"]
 
     run(test)
