@@ -371,6 +371,32 @@ def test_large_messages_keep_their_place(serve: Serve) -> None:
         assert two.raw.read_text() == f"behind {number}"
 
 
+def test_large_messages_are_not_compressed_for_each_connection_by_itself(serve: Serve) -> None:
+    """That would hold the loop for milliseconds, times the number of subscribers."""
+    server = serve(chat, compression="dedicated")
+    members = [member(server, "/rooms/1", "Sec-WebSocket-Extensions: permessage-deflate") for _ in range(3)]
+    for size, first in ((1000, 0xC1), (MIB // 2, 0x81), (1000, 0xC1)):
+        assert post(server, "/rooms/1", "y" * size) == 200
+        assert [client.read_frame()[0] for client in members] == [first] * 3
+
+
+def test_what_was_published_behind_a_large_message_counts_for_the_backlog(serve: Serve) -> None:
+    """It is held meanwhile, and all of it is written in one turn."""
+    server = serve(chat, topic_backlog=200_000, compression="off")
+    slow = member(server, receive_buffer=4096)
+
+    async def publish_burst() -> None:
+        await Topic("room:1").publish("x" * (MIB // 2))
+        for _ in range(340):
+            await Topic("room:1").publish("x" * 10_000)
+        while server.hub.waiting_size:
+            await asyncio.sleep(0)
+
+    server.wait_for(publish_burst())
+    assert len(slow.read_to_end()) < 3_900_000
+    assert server.server.counters.slow_consumers == 1
+
+
 def test_the_loop_turns_during_a_large_fan_out(serve: Serve) -> None:
     """2,500 deliveries take three turns of the loop, in which another task runs."""
     delivered: list[int] = []

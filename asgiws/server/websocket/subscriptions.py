@@ -10,6 +10,7 @@ from asgiws.protocol.websocket.closing import Close, State
 from asgiws.protocol.websocket.encoder import Encoder
 from asgiws.server.asgi import ClientDisconnected, Event
 from asgiws.server.websocket.connection import WebSocketConnection
+from asgiws.server.websocket.cork import CORK_MOST_BYTES
 from asgiws.topics.extension import PUBLISH, SUBSCRIBE, TopicsExtension, check_event
 from asgiws.topics.message import Message, check_data
 
@@ -35,16 +36,17 @@ class Subscriptions:
         Raises RuntimeError before the accept, and ClientDisconnected after the end.
         """
         self._check_open()
-        if topic in self._topics:
-            return False
-        self._topics.append(topic)
+        new = topic not in self._topics
+        if new:
+            self._topics.append(topic)
         try:
             await self._connection.worker.topics.subscribe(topic, self, skip_when_slow=skip_when_slow)
             self._check_open()
         except BaseException:
-            self.unsubscribe(topic)
+            if new:
+                self.unsubscribe(topic)
             raise
-        return True
+        return new
 
     def unsubscribe(self, topic: str) -> bool:
         """Unsubscribe from a topic; return whether it was subscribed."""
@@ -83,7 +85,7 @@ class Subscriptions:
     def deliver(self, message: Message, skip_when_slow: bool, hold: bool) -> bool:
         """Write a message, or hold it in the cork until `flush`; return whether it was taken. Never wait."""
         connection = self._connection
-        if connection.closing.state != State.OPEN:
+        if connection.closing.state != State.OPEN or connection.transport.is_closing():
             return False
         encoder = connection.encoder
         if message.is_large and not encoder.shared:  # it is not compressed for each connection by itself
@@ -103,6 +105,8 @@ class Subscriptions:
                 connection.worker.loop.call_soon(cork.flush)
             cork.frames.append(frame)
             cork.held_bytes += len(frame)
+            if cork.held_bytes > CORK_MOST_BYTES:
+                cork.flush()
         else:
             connection.transport.write(frame)
         return True
