@@ -66,7 +66,7 @@ class Fallback:
         self.add(topic, listener)
         task = asyncio.get_running_loop().create_task(self._send_all(topic, listener, websocket))
         self._senders[key] = listener, task
-        task.add_done_callback(lambda done: self._senders.pop(key, None))
+        task.add_done_callback(lambda done: self._forget(key, done))
         return True
 
     def unsubscribe(self, topic: str, websocket: Any) -> bool:
@@ -78,6 +78,11 @@ class Fallback:
         self.remove(topic, listener)
         task.cancel()
         return True
+
+    def _forget(self, key: tuple[str, int], done: asyncio.Task[None]) -> None:
+        found = self._senders.get(key)
+        if found is not None and found[1] is done:  # not of a subscription that began since
+            del self._senders[key]
 
     async def _send_all(self, topic: str, listener: Listener, websocket: Any) -> None:
         send = _sender(websocket)

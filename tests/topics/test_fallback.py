@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-from starlette.testclient import TestClient
+import asyncio
 
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocket
+
+from asgiws import Topic
 from tests.topics.chat import app
 
 
@@ -42,3 +48,24 @@ def test_the_limits_hold_there_too() -> None:
             client.post("/rooms/1", content="x" * (512 * 1024 + 1))
         with pytest.raises(ValueError, match="topic name of 205 characters, allowed: 1 to 200"):
             client.post("/rooms/" + "x" * 200, content="x")
+
+
+def test_a_socket_that_subscribes_again_at_once_can_leave_again() -> None:
+    async def again(websocket: WebSocket) -> None:
+        topic = Topic("again")
+        await websocket.accept()
+        await topic.subscribe(websocket)
+        await topic.unsubscribe(websocket)
+        await topic.subscribe(websocket)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await topic.unsubscribe(websocket)
+        await topic.publish("nobody gets it")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await websocket.send_text("done")
+        await websocket.receive()
+
+    app = Starlette(routes=[WebSocketRoute("/", again)])
+    with TestClient(app) as client, client.websocket_connect("/") as socket:
+        assert socket.receive_text() == "done"
