@@ -271,7 +271,7 @@ class Config:
     reload_dir: tuple[str, ...] = _development("list", (), "Watch this folder", metavar="FOLDER",
                                                unset="--app-dir", aliases=("reload-dirs",))  # fmt: skip
     reload_include: tuple[str, ...] = _development(
-        "list", (), "Watch files of this pattern beside *.py, such as *.html or conf/*.yaml",
+        "list", (), "Also watch files that match this pattern, such as *.html or conf/*.yaml",
         metavar="PATTERN", aliases=("reload-includes",),
     )  # fmt: skip
     reload_exclude: tuple[str, ...] = _development("list", (), "Ignore files and folders of this pattern",
@@ -325,7 +325,7 @@ class Config:
 
     @classmethod
     def from_options(cls, options: Mapping[str, object]) -> Config:
-        """Make a Config from keywords. Raises OptionError for an unknown one too."""
+        """Return a Config made from keywords. Raises OptionError for an unknown one too."""
         for name in options:
             if name not in OPTIONS:
                 raise unknown_option(name)

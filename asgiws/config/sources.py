@@ -138,7 +138,7 @@ def _make_config(given: _Layer) -> Config:
 
 
 def _unused(given: _Layer, config: Config) -> Iterator[str]:
-    """Yield a warning for host and port where they are given beside other addresses."""
+    """Yield a warning for host and port where they are given together with other addresses."""
     instead = [name for name in ("bind", "uds", "fd") if getattr(config, name) not in ((), "", -1)]
     for name in ("host", "port"):
         if instead and name in given:

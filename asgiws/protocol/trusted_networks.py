@@ -45,7 +45,7 @@ class TrustedNetworks:
     __slots__ = ("_cached", "_all", "_networks", "_unix")
 
     def __init__(self, entries: Iterable[str]) -> None:
-        """Take entries that `check_network` has passed. Raises ValueError for any other."""
+        """Parse entries that `check_network` has accepted. Raises ValueError for any other."""
         parts = {part for entry in entries for part in _parts(entry)}
         self._all = "*" in parts
         self._unix = self._all or "unix" in parts

@@ -19,6 +19,6 @@ STARTUP_FAILED: Final = 3
 
 
 def fail(code: int, message: str, error: BaseException | None = None) -> int:
-    """Say why the process ends, with the traceback of `error`, and return the exit code."""
+    """Print why the process ends, with the traceback of `error`, and return the exit code."""
     say(message, error)
     return code

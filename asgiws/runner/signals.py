@@ -44,7 +44,7 @@ class Signals:
             signal.SIGINT: self._on_stop,
             signal.SIGHUP: self._on_hangup,
             signal.SIGUSR1: self._on_reopen,
-            # With a handler, a background process that writes to its terminal (stty tostop) would try again for ever.
+            # With a handler, a background process that writes to its terminal (stty tostop) would try again forever.
             signal.SIGTTIN: signal.SIG_IGN,
             signal.SIGTTOU: signal.SIG_IGN,
         }

@@ -142,7 +142,7 @@ def _joined(frame: FrameType | None) -> threading.Thread | None:
 
 
 def _place(frame: FrameType | None) -> str:
-    """Say where a thread is: the innermost function outside of the standard library, else outside of `threading`."""
+    """Return where a thread is: the innermost function outside the standard library, else outside `threading`."""
     frames: list[FrameType] = []
     while frame is not None:
         frames.append(frame)

@@ -90,7 +90,7 @@ class Lifespan:
                 LOG.error("application ignored the cancellation of its lifespan, not waiting for it")
 
     def abandon(self) -> None:
-        """Make a `stop` that waits for the answer continue at once."""
+        """Stop waiting for the answer in `stop`."""
         if self._state == STOPPING:
             self._move(ENDED)
 

@@ -117,7 +117,7 @@ class Server:
         return False
 
     def close_websockets(self, order: BulkClose) -> int:
-        """Begin to close the open WebSockets that an order chooses; return how many it chose."""
+        """Start to close the open WebSockets that an order selects; return how many."""
         return order.begin(self.worker)
 
     def find_websockets(self, which: BulkClose) -> list[dict[str, Any]]:
@@ -125,7 +125,7 @@ class Server:
         return describe_largest(which.matching(self.worker))
 
     def retire(self, why: str) -> bool:
-        """Have this process replaced, or stopped when it serves alone; return whether this was the first request.
+        """Ask to replace this process, or to stop it if it serves alone; return whether this is the first time.
 
         What happens is decided by `on_due`; without it, nothing does.
         """
@@ -205,7 +205,7 @@ class Server:
         return describe_open(self.worker) if self.started else ""
 
     def force_stop(self) -> None:
-        """Make a `stop` that waits continue at once."""
+        """Stop waiting in `stop`."""
         self._forced.set()
         self._lifespan.abandon()
         if self._worker is not None:

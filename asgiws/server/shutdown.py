@@ -36,7 +36,7 @@ def announce_end(worker: WorkerState) -> None:
 
 
 async def finish_connections(worker: WorkerState, forced: asyncio.Event) -> None:
-    """Let connections and applications end, and wait for them up to `graceful_timeout` seconds or until `forced`."""
+    """Make connections and applications end, and wait for them up to `graceful_timeout` seconds or until `forced`."""
     registry, timeout_s = worker.registry, worker.config.graceful_timeout
     try:
         async with asyncio.timeout(timeout_s):
@@ -98,7 +98,7 @@ async def pause(seconds: float, unless: asyncio.Event) -> None:
 
 
 async def _begin_shutdown(worker: WorkerState) -> None:
-    """Let every connection end; those whose clients reconnect evenly over time, so that not all do so at once."""
+    """Begin the end of every connection; spread those whose clients reconnect, so that not all do so at once."""
     connections = worker.registry.connections
     spread = [connection for connection in connections if connection.spreads_drain]
     for connection in list(connections):

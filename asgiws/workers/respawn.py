@@ -174,7 +174,7 @@ class Slot:
         return newest is not None and newest.state == SERVING and newest.config is config
 
     async def stop_accepting(self) -> None:
-        """Have the worker leave new connections to its successor, and wait until it does."""
+        """Order the worker to leave new connections to its successor, and wait until it does."""
         worker = self.serving
         if self.successor is not None and worker is not None and worker.state == SERVING:
             worker.accepting = False
@@ -182,7 +182,7 @@ class Slot:
                 await worker.ask({"do": "stop_accepting"}, _STOP_ACCEPTING_S)
 
     def take_over(self, reason: str) -> WorkerProcess | None:
-        """Let the successor serve alone; return the worker that drains. `reason` is what the restart is counted as."""
+        """Replace the worker by its successor; return the worker that drains. The restart is counted under `reason`."""
         before = self.serving
         if self.successor is None:
             if before is not None and not before.accepting:

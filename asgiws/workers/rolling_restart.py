@@ -44,7 +44,7 @@ async def prepare_successors(slots: Sequence[Slot], config: Config, interrupted:
 
 
 async def switch_over(slots: Sequence[Slot]) -> list[WorkerProcess]:
-    """Let all successors take over at the same time; return the workers that drain."""
+    """Replace all workers by their successors at the same time; return the workers that drain."""
     await asyncio.gather(*(slot.stop_accepting() for slot in slots))
     replaced = [slot.take_over("reload") for slot in slots]
     return [worker for worker in replaced if worker is not None]

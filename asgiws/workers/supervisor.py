@@ -47,7 +47,7 @@ from asgiws.workers.worker_process import SERVING, WorkerProcess
 __all__ = ["Supervisor", "supervise"]
 
 _TICK_S: Final = 1.0
-# Between two workers that are recycled, beside the time over which their WebSockets are closed (--drain-spread)
+# Between two workers that are recycled, in addition to the time over which their WebSockets are closed (--drain-spread)
 _RECYCLE_APART_S: Final = 2.0
 # Options of the supervisor itself, which are read once
 _KEPT: Final = (
@@ -155,7 +155,7 @@ class Supervisor:
         return self.scoreboard.status(rows, ready=self.ready, draining=self._told_to_stop.is_set())
 
     async def close_connection(self, pid: int, number: int, code: int, reason: str) -> bool:
-        """Have a worker close a WebSocket; return whether it was open. Raises TimeoutError when it does not answer."""
+        """Order a worker to close a WebSocket; return whether it was open. Raises TimeoutError without an answer."""
         for worker in self.workers():
             if worker.pid == pid:
                 return bool(await worker.ask({"do": "close", "number": number, "code": code, "reason": reason}))
@@ -164,7 +164,7 @@ class Supervisor:
     async def close_many(
         self, *, path: str, client: str, percent: int, over_s: float, code: int, reason: str, pid: int | None
     ) -> int:
-        """Have one worker or all of them close many WebSockets; return how many.
+        """Order one worker or all of them to close many WebSockets; return how many.
 
         Raises ValueError for a value that is not allowed, TimeoutError when none of the workers answers.
         """
@@ -410,5 +410,5 @@ async def _say_done(draining: list[WorkerProcess]) -> None:
 
 
 def _named(bind: tuple[str, ...]) -> list[str]:
-    """Leave out inherited sockets, which options read again do not contain."""
+    """Return the addresses without inherited sockets, which options that are read again do not contain."""
     return [address for address in bind if not address.startswith("fd:")]

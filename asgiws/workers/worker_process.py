@@ -112,7 +112,7 @@ class WorkerProcess:
         self._channel = await Channel.connect(ours, self._on_message, self._channel_ended.set)
         if relay is not None and relay_ours is not None:
             await relay.connect(relay_ours)
-        # Not into the socket before there is a reader: large options would fill it and block this process for ever.
+        # Not into the socket before there is a reader: large options would fill it and block this process forever.
         self.send({"target": target, "config": dataclasses.asdict(config), "reports": bool(self.config.admin)})
         if self.state == STOPPING:
             self._signal(signal.SIGKILL)  # it was ordered to stop before it had a channel

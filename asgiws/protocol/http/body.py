@@ -16,7 +16,7 @@ from asgiws.protocol.limits import Limits
 
 __all__ = ["BodyReader", "ChunkedBody", "LengthBody", "body_reader"]
 
-# A size and an extension; the bytes that a chunk may cost beside its data
+# A size and an extension; the bytes that a chunk may cost in addition to its data
 _CHUNK_LINE_BYTES: Final = 1024
 _HEX_DIGITS: Final = b"0123456789abcdefABCDEF"
 _EXTENSION_BYTES: Final = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
@@ -36,7 +36,7 @@ class LengthBody:
         return self._remaining > size
 
     def feed(self, data: bytes, buffer: bytearray) -> bytes | Violation:
-        """Take body bytes that follow those in `buffer`; bytes beyond the body stay there."""
+        """Read body bytes that follow those in `buffer`; bytes beyond the body stay there."""
         if buffer or len(data) > self._remaining:
             buffer += data
             return self.read(buffer)
@@ -46,7 +46,7 @@ class LengthBody:
         return data
 
     def read(self, buffer: bytearray) -> bytes | Violation:
-        """Take body bytes from the front of `buffer`; b"" when there are none yet."""
+        """Remove body bytes from the front of `buffer` and return them; b"" when there are none yet."""
         if len(buffer) <= self._remaining:
             data = bytes(buffer)
             buffer.clear()
@@ -88,7 +88,7 @@ class ChunkedBody:
         return self.read(buffer)
 
     def read(self, buffer: bytearray) -> bytes | Violation:
-        """Take chunks from the front of `buffer` and return their data joined; b"" when there is none yet.
+        """Remove chunks from the front of `buffer` and return their data joined; b"" when there is none yet.
 
         Linear in the bytes taken: a chunk of one byte costs a step, never a copy of the rest.
         """

@@ -85,7 +85,7 @@ class HeadReader:
         self.buffer = bytearray()
 
     def feed(self, data: bytes) -> RequestHead | Violation | None:
-        """Take bytes that arrived; return one head if it is whole now, None while it can still become one."""
+        """Add bytes that arrived; return a head if one is complete, None while it can still become one."""
         if not self.buffer and not data.startswith(b"\r\n"):
             end = data.find(b"\r\n\r\n")
             if 0 < end == len(data) - 4 <= self._limits.head_bytes:
@@ -96,7 +96,7 @@ class HeadReader:
         return self.next_head()
 
     def next_head(self) -> RequestHead | Violation | None:
-        """Take one head from `buffer`; return None while it is incomplete and can still become one."""
+        """Remove one head from `buffer` and return it; return None while it can still become one."""
         buffer = self.buffer
         # RFC 9112 §2.2: a server SHOULD ignore at least one empty line before the request line
         if buffer.startswith(b"\r\n") and not self._empty_line_seen:

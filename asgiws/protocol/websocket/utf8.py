@@ -35,7 +35,7 @@ class TextReader:
         return self._text.tell() if self._text is not None else 0
 
     def feed(self, chunk: bytes, final: bool = False) -> bool:
-        """Take the next piece, `final` when no other follows; return whether it is UTF-8."""
+        """Add the next piece, `final` when no other follows; return whether it is UTF-8."""
         if self._partial:
             chunk = self._partial + chunk
         try:

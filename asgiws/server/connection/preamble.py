@@ -112,7 +112,7 @@ class Preamble(asyncio.Protocol):
             self._transport.close()
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes of a PROXY header, or the first ones of TLS."""
+        """Handle bytes of a PROXY header, or the first ones of TLS."""
         if self._stage == Stage.PROXY:
             self._buffer += data
             self._read_proxy_header()

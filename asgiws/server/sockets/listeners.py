@@ -68,7 +68,7 @@ class Listeners:
         return listeners
 
     def again(self) -> Listeners:
-        """Make the sockets of another slot: own ones on the same TCP addresses, and the shared ones."""
+        """Return the sockets of another slot: its own on the same TCP addresses, and the shared ones."""
         more = Listeners(self._config)
         more._shared = self._shared
         more._own_addresses = self._own_addresses
@@ -76,7 +76,7 @@ class Listeners:
         return more
 
     def open_own(self) -> None:
-        """Make the own sockets, if they are closed. Raises CannotListen."""
+        """Open the slot's own sockets, if they are closed. Raises CannotListen."""
         if self._own:
             return
         try:
@@ -134,7 +134,7 @@ class Listeners:
 
 
 def check_addresses(config: Config) -> None:
-    """Find what `Listeners.open` would refuse before it binds: names and owners are looked up. Raises CannotListen.
+    """Check for what `Listeners.open` would refuse before it binds: look up names and owners. Raises CannotListen.
 
     Descriptors are not checked: this process has not inherited those of the server.
     """
@@ -205,7 +205,7 @@ def _internet(option: str, host: str, port: int, backlog: int, *, reuse_port: bo
 
 
 def _advice(option: str, error: OSError) -> str:
-    """Say what to do about an address that cannot be bound."""
+    """Return what to do about an address that cannot be bound."""
     if error.errno == errno.EADDRNOTAVAIL:
         one = "--bind" if option == "--bind" else "--host"
         return f"choose an address of this machine with {one}: 127.0.0.1 for clients on it, 0.0.0.0 for all clients"

@@ -57,5 +57,5 @@ class Admission:
         return None
 
     def second_passed(self) -> None:
-        """Begin the next second of the handshake rate."""
+        """Start the next second of the handshake rate."""
         self.handshakes.clear()

@@ -91,7 +91,7 @@ class Incidents:
             LOG.error("application %s %s", what, escape(where), exc_info=error)
 
     def second_passed(self) -> None:
-        """Begin the next second of the limits of lines."""
+        """Start the next second of the limits on log lines."""
         self._fault_lines.second_passed()
         self._rejection_lines.second_passed()
 

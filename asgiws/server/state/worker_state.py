@@ -62,7 +62,7 @@ class WorkerState:
         """How late the last sweep was. Everything else on this loop waited as long."""
 
     def second_passed(self) -> None:
-        """Begin the next second of everything that is limited or kept by the second."""
+        """Start the next second of everything that is limited or kept per second."""
         self.heads.clear()
         self.encoders.forget()
         self.topics.second_passed()

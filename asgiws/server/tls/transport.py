@@ -42,7 +42,7 @@ class Greeter(Protocol):
     """The protocol that waits for the handshake."""
 
     def on_encrypted(self, transport: TLSTransport, tls: ssl.SSLObject) -> None:
-        """Put a protocol in its place: the handshake is done."""
+        """Replace itself by another protocol: the handshake is done."""
 
     def on_handshake_failed(self, reason: str) -> None:
         """End the connection below, on which the alert is written."""
@@ -72,7 +72,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
     # ---- called by the transport below
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes of records."""
+        """Handle bytes of records."""
         begin = 0
         while self._state == TLSState.HANDSHAKE and begin < len(data):
             self._incoming.write(data[begin : begin + RECORD_BYTES])
@@ -82,7 +82,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             self._decrypt(data[begin:] if begin else data)
 
     def eof_received(self) -> bool:
-        """Take the end of the client's stream; return whether the transport stays open.
+        """Handle the end of the client's stream; return whether the transport stays open.
 
         Without a close_notify before it, the stream may have been truncated: the connection is over.
         """
@@ -206,7 +206,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             self._greeter.on_encrypted(self, self._tls)
 
     def _decrypt(self, data: bytes) -> None:
-        """Hand on what whole records hold. Nothing stays in the incoming BIO: OpenSSL keeps the part of a record."""
+        """Pass on the data of complete records. The incoming BIO is empty then: OpenSSL keeps an incomplete record."""
         pieces: list[bytes] = []
         ended, fault = False, None
         try:

@@ -30,7 +30,7 @@ CLOSE_LATE: Final = 8
 
 _LIFETIME_SPREAD: Final = 0.1
 # The largest part of the ping interval that a connection may stay below it. Each has a phase of its own: connections
-# that were opened, or received a broadcast, in the same second would otherwise be pinged in the same tick for ever.
+# that were opened, or received a broadcast, in the same second would otherwise be pinged in the same tick forever.
 _PING_SPREAD: Final = 0.5
 
 

@@ -58,7 +58,7 @@ class HandshakeResponse:
         return response.body(b"", more=False)
 
     def begin_denial(self, message: Event) -> None:
-        """Take `websocket.http.response.start`."""
+        """Handle `websocket.http.response.start`."""
         self._response = self._begin(message["status"], message.get("headers") or ())
 
     def denial_body(self, message: Event) -> bytes:
