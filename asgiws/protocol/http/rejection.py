@@ -7,7 +7,7 @@ from typing import Final
 
 from asgiws.protocol.errors import Violation
 from asgiws.protocol.http.fields import Header
-from asgiws.protocol.http.response import encode_fields, status_line
+from asgiws.protocol.http.response import STATUS_LINES, encode_fields
 
 __all__ = ["encode_rejection"]
 
@@ -28,4 +28,4 @@ def encode_rejection(violation: Violation) -> bytes:
     fields += _FIELDS_OF_STATUS.get(code, ())
     # RFC 9110 §7.8: a sender of Upgrade MUST also send an "Upgrade" connection option
     fields.append((b"connection", b"upgrade, close" if code == 426 else b"close"))
-    return b"%s%s\r\n%s" % (status_line(code), encode_fields(fields), body)
+    return b"%s%s\r\n%s" % (STATUS_LINES[code], encode_fields(fields), body)

@@ -18,7 +18,7 @@ from typing import Final
 
 from asgiws.protocol.http.fields import LOWER_NAMES, TEXT_BYTES, TOKEN_BYTES, Header, header_tokens, printable
 
-__all__ = ["Response", "ResponseState", "encode_fields", "status_line", "without_field"]
+__all__ = ["STATUS_LINES", "Response", "ResponseState", "encode_fields", "without_field"]
 
 
 class ResponseState:
@@ -27,9 +27,11 @@ class ResponseState:
     NOT_STARTED, BODY, TRAILERS, DONE = range(4)
 
 
-_STATUS_LINES: Final[Mapping[int, bytes]] = {
-    status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
+_PHRASES: Final[Mapping[int, str]] = {status.value: status.phrase for status in HTTPStatus}
+STATUS_LINES: Final[Mapping[int, bytes]] = {
+    status: b"HTTP/1.1 %d %s\r\n" % (status, _PHRASES.get(status, "").encode()) for status in range(100, 600)
 }
+"""By status. The space stays where there is no reason phrase (RFC 9112 §4)."""
 # Fields that an application may not set: framing and the connection are the server's (RFC 9110 §7.6.1, ASGI H11).
 _CONNECTION_FIELDS: Final = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding"))
 # The fields of a response that the server reads.
@@ -38,11 +40,6 @@ _TRAILER_FORBIDDEN: Final = _CONNECTION_FIELDS | frozenset(
     # RFC 9110 §6.5.1: fields needed for framing, routing, authentication or that describe the content
     b"content-length host trailer te authorization set-cookie content-type content-encoding content-range".split()
 )
-
-
-def status_line(status: int) -> bytes:
-    """Return the status line, with an empty reason phrase for a status that has none (RFC 9112 §4)."""
-    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
 def check_field(name: object, value: object) -> Header:
@@ -76,7 +73,7 @@ class Response:
 
     __slots__ = (
         "_bodyless", "_chunked", "_head", "_head_only", "_http_1_0", "_remaining", "_te_trailers", "_trailers",
-        "event_stream", "keep_alive", "length", "state", "status",
+        "event_stream", "keep_alive", "length", "sent_bytes", "state", "status",
     )  # fmt: skip
 
     def __init__(self, *, head_only: bool, http_1_0: bool, keep_alive: bool, te_trailers: bool = False) -> None:
@@ -94,6 +91,8 @@ class Response:
         """Whether the body is a stream of server-sent events (WHATWG HTML §9.2): it has no end of its own."""
         self.length: int | None = None
         """The content-length that the application gave."""
+        self.sent_bytes = 0
+        """Bytes of the body that were returned to be sent; who sends those of a file adds them."""
         self.keep_alive = keep_alive
         self.state = ResponseState.NOT_STARTED
         self.status = 0
@@ -108,7 +107,7 @@ class Response:
             # RFC 9110 §15: values outside the range 100..599 are invalid
             raise ValueError(f"status {status!r}, allowed: 200 to 599")
         length: int | None = None
-        lines = [status_line(status)]
+        lines = [STATUS_LINES[status]]
         close = event_stream = False
         for name, value in headers:
             field, text = check_field(name, value)
@@ -148,6 +147,7 @@ class Response:
         before, after = self.reserve(len(data), more)
         if self._bodyless:
             return before
+        self.sent_bytes += len(data)
         return b"".join((before, data, after)) if before or after else data
 
     def reserve(self, count: int, more: bool) -> tuple[bytes, bytes]:

@@ -9,7 +9,8 @@ States of a WebSocket connection:
     LINGERING   nothing more is sent; what still arrives is discarded until the TCP connection ends
     CLOSED      the TCP connection is gone
 
-`NEXT` is the whole table; `advance` raises for a transition that is not in it. The connection acts on the new state.
+`NEXT` is the whole table: what is not in it cannot happen, and looking it up raises KeyError. The connection acts on
+the new state.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from asgiws.protocol.errors import Violation
 from asgiws.protocol.websocket.frames import CLOSE, FIN, encode_frame
 
 __all__ = [
-    "NEXT", "STATE_NAMES", "Close", "Moved", "State", "advance", "check_close", "encode_close", "is_close_code",
+    "NEXT", "STATE_NAMES", "Close", "Moved", "State", "check_close", "encode_close", "is_close_code",
     "parse_close",
 ]  # fmt: skip
 
@@ -60,14 +61,6 @@ NEXT: Final[Mapping[tuple[int, int], int]] = {
     (State.CLOSING, Moved.CLOSE_DONE): State.LINGERING,
     **{(state, Moved.TCP_LOST): State.CLOSED for state in range(State.CLOSED + 1)},
 }
-
-
-def advance(state: int, event: int) -> int:
-    """Return the state after `event`. Raises RuntimeError for one that is not in the table: a bug of the server."""
-    try:
-        return NEXT[state, event]
-    except KeyError:
-        raise RuntimeError(f"websocket connection {STATE_NAMES[state]}: event {event} is not in the table") from None
 
 
 class Close(NamedTuple):

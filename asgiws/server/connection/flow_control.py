@@ -98,12 +98,14 @@ class FlowControl:
 
     def release_senders(self) -> None:
         """Wake the senders, because the connection has ended."""
-        wake(self._senders)
+        if self._senders:
+            wake(self._senders)
 
     def end(self) -> None:
         """Record that the transport is gone."""
         self.reading_paused = self.write_paused = False
-        wake(self._senders)
+        if self._senders:
+            wake(self._senders)
 
     def progresses(self) -> bool:
         """Count a tick of the sweep; return whether data waits and some of it has left since the last tick."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Final, cast
 
 from asgiws.protocol import errors
@@ -41,9 +42,9 @@ def protocol_factory(worker: WorkerState, certificates: Certificates | None) -> 
     """Return the factory of protocols for accepted connections."""
     config = worker.config
     if certificates is None and not config.proxy_protocol:
-        return lambda: HTTPConnection(worker)
+        return partial(HTTPConnection, worker)
     proxies = TrustedNetworks(config.proxy_protocol_allow_ips) if config.proxy_protocol else None
-    return lambda: Preamble(worker, certificates, proxies)
+    return partial(Preamble, worker, certificates, proxies)
 
 
 class Stage:

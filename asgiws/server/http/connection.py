@@ -5,13 +5,15 @@ its body stays unparsed in the buffer, and reading stops once that holds a head'
 WebSocket leaves this object for good: its head, and the bytes after it, go to a `WebSocketConnection` on the same
 transport.
 
-The states are those of `asgiws.protocol.http.connection_state`; `_enter` is the only place that moves them.
+The states are those of `asgiws.protocol.http.connection_state`. Each transition is looked up in `NEXT`, and starts the
+count of ticks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Final, cast
 
 from asgiws.protocol import errors
@@ -123,7 +125,7 @@ class HTTPConnection(asyncio.Protocol):
         self._half_closed = True
         if self._state != State.REQUEST or self._cycle is None:
             return False
-        self._cycle.disconnect()
+        self._cycle.disconnect(over=False)
         return self._cycle.body_complete
 
     def pause_writing(self) -> None:
@@ -138,7 +140,7 @@ class HTTPConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End, and let the application find out."""
-        self._enter(Moved.TCP_LOST)
+        self._state, self._ticks = NEXT[self._state, Moved.TCP_LOST], 0
         self._flow.end()
         self.worker.registry.remove(self)
         if self._admitted:
@@ -214,22 +216,9 @@ class HTTPConnection(asyncio.Protocol):
 
     # ---- called by the request cycle
 
-    def ended(self) -> bool:
-        """Whether nothing can be sent any more: the last response is out, or the TCP connection is gone or closing.
-
-        The loop reports a loss only when the application pauses; the transport knows before.
-        """
-        state = self._state
-        return state in (State.LINGERING, State.CLOSED) or (state == State.REQUEST and self._transport.is_closing())
-
-    async def send_part(self, part: FilePart) -> None:
+    async def send_part(self, part: FilePart, ended: Callable[[], bool]) -> None:
         """Send a part of a file as it is."""
-        await send_part(self.worker, self._transport, self._flow, self._peer.client, part, self.ended)
-
-    def write(self, data: bytes) -> None:
-        """Write, or do nothing once the connection has ended."""
-        if data and self._state == State.REQUEST and not self._transport.is_closing():
-            self._transport.write(data)
+        await send_part(self.worker, self._transport, self._flow, self._peer.client, part, ended)
 
     def skips_body(self) -> bool:
         """Return whether what is left of the request body is little enough to be read and dropped."""
@@ -254,7 +243,7 @@ class HTTPConnection(asyncio.Protocol):
         elif cycle.body_complete:
             self._next_request()
         else:
-            self._enter(Moved.BODY_LEFT)
+            self._state, self._ticks = NEXT[self._state, Moved.BODY_LEFT], 0
             self._skipped_bytes = 0
             self._flow.resume_reading()
             self._skip_body()
@@ -268,7 +257,8 @@ class HTTPConnection(asyncio.Protocol):
         """End the response between two events, as if it were complete, and the connection with it."""
         cycle = self._cycle
         assert cycle is not None
-        self.write(cycle.response.end_stream())
+        if not self._transport.is_closing():
+            self._transport.write(cycle.response.end_stream())
         self._end_cycle(cycle, complete=True)
         self._finish(discard=not cycle.body_complete)
 
@@ -284,13 +274,9 @@ class HTTPConnection(asyncio.Protocol):
             head = cycle.head
             log_http(
                 self._peer.client, head.method, head.target, head.query, head.http_version,
-                status=response.status, bytes_out=cycle.sent_bytes, seconds=seconds, complete=complete,
+                status=response.status, bytes_out=response.sent_bytes, seconds=seconds, complete=complete,
             )  # fmt: skip
-        cycle.disconnect()
-
-    def _enter(self, moved: int) -> None:
-        self._state = NEXT[self._state, moved]
-        self._ticks = 0
+        cycle.disconnect(over=True)
 
     # ---- requests
 
@@ -304,7 +290,7 @@ class HTTPConnection(asyncio.Protocol):
         head = self._reader.feed(data)
         if head is None:
             if self._reader.buffer and self._state != State.HEAD:
-                self._enter(Moved.HEAD_BEGAN)
+                self._state, self._ticks = NEXT[self._state, Moved.HEAD_BEGAN], 0
             self._flow.resume_reading()
             return
         if isinstance(head, Violation):
@@ -325,8 +311,8 @@ class HTTPConnection(asyncio.Protocol):
         self._body = body = (
             None if head.content_length in (None, 0) and not head.chunked else body_reader(head, worker.limits)
         )
-        self._enter(Moved.REQUEST_BEGAN)
-        self._cycle = cycle = RequestCycle(self, self._flow, head, body is None)
+        self._state, self._ticks = NEXT[self._state, Moved.REQUEST_BEGAN], 0
+        self._cycle = cycle = RequestCycle(self, self._transport, self._flow, head, body is None)
         if worker.registry.phase >= DRAINING:
             cycle.response.keep_alive = False
         if self._reader.buffer:
@@ -369,7 +355,7 @@ class HTTPConnection(asyncio.Protocol):
     def _next_request(self) -> None:
         self._body = None
         self._peer = self._via
-        self._enter(Moved.REQUEST_DONE)
+        self._state, self._ticks = NEXT[self._state, Moved.REQUEST_DONE], 0
         if self._reader.buffer:
             self._advance()
         elif self._flow.reading_paused:
@@ -393,13 +379,15 @@ class HTTPConnection(asyncio.Protocol):
         if worker.registry.phase == STOPPING:
             self._finish(discard=False)
             return
-        self._enter(Moved.UPGRADE)
-        worker.registry.remove(self)
+        self._state, self._ticks = NEXT[self._state, Moved.UPGRADE], 0
         websocket = WebSocketConnection(worker, self._transport, self._flow, peer, head.target, handshake)
         scope = websocket_scope(worker, head, peer, handshake.subprotocols, ConnectionTopics(websocket))
         self._transport.set_protocol(websocket)
-        self._flow.resume_reading()
-        websocket.begin(bytes(self._reader.buffer))
+        if self._flow.reading_paused:
+            self._flow.resume_reading()
+        if self._reader.buffer:
+            websocket.receiver.hold(bytes(self._reader.buffer))
+        worker.registry.replace(self, websocket)
         worker.registry.start(WebSocketSession(websocket).run(scope), head.target)
 
     def _reject_handshake(self, violation: Violation, target: bytes) -> None:
@@ -416,11 +404,11 @@ class HTTPConnection(asyncio.Protocol):
             self._transport.write(encode_rejection(violation))
         self._finish(discard=True)
         if cycle is not None:
-            cycle.disconnect()
+            cycle.disconnect(over=True)
 
     def _finish(self, *, discard: bool) -> None:
         """Close once everything written has left; with `discard`, the client may still be sending."""
-        self._enter(Moved.LAST_WRITTEN)
+        self._state, self._ticks = NEXT[self._state, Moved.LAST_WRITTEN], 0
         self._reader.buffer.clear()
         self._body = None
         self._flow.release_senders()

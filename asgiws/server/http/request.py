@@ -35,14 +35,8 @@ class Wire(Protocol):
 
     worker: WorkerState
 
-    def ended(self) -> bool:
-        """Whether nothing can be sent any more."""
-
-    def write(self, data: bytes) -> None:
-        """Write at once."""
-
-    async def send_part(self, part: FilePart) -> None:
-        """Send a part of a file."""
+    async def send_part(self, part: FilePart, ended: Callable[[], bool]) -> None:
+        """Send a part of a file, unless the request has `ended`."""
 
     def on_body_taken(self) -> None:
         """Make room for more of the request body."""
@@ -67,12 +61,15 @@ class RequestCycle:
     """One request and its response."""
 
     __slots__ = (
-        "_body", "_body_bytes", "_client_left", "_connection", "_flow", "_last_sent", "_told", "_unpaused", "_waiters",
-        "began_s", "body_complete", "body_delivered", "expects_continue", "head", "response", "sent_bytes",
+        "_body", "_body_bytes", "_client_left", "_connection", "_flow", "_last_sent", "_over", "_told", "_transport",
+        "_unpaused", "_waiters", "began_s", "body_complete", "body_delivered", "expects_continue", "head", "response",
     )  # fmt: skip
 
-    def __init__(self, connection: Wire, flow: FlowControl, head: RequestHead, body_complete: bool) -> None:
+    def __init__(
+        self, connection: Wire, transport: asyncio.Transport, flow: FlowControl, head: RequestHead, body_complete: bool
+    ) -> None:
         self._connection = connection
+        self._transport = transport
         self._flow = flow
         self.head = head
         self.response = Response(
@@ -91,13 +88,14 @@ class RequestCycle:
         """Whether the client waits for 100 Continue before it sends the body (RFC 9110 §10.1.1)."""
         self._waiters: list[asyncio.Future[None]] = []
         self._client_left = False
+        self._over = False
+        """Whether the connection has ended this request; nothing of it can be sent any more."""
         self._told = False
         """Whether the application knows, before its response was complete, that the client has left."""
         self._last_sent = ""
         """The type of the last message that the application sent."""
         self._unpaused = 0
         """Calls of `receive` and `send` that may come without a pause between them; every 128th lets the loop turn."""
-        self.sent_bytes = 0
         self.began_s = time.monotonic()
 
     async def run(self, scope: Scope) -> None:
@@ -130,8 +128,8 @@ class RequestCycle:
                 return await self._disconnect_event()
             if self.expects_continue:
                 self.expects_continue = False
-                if self.response.head_pending:
-                    self._connection.write(_CONTINUE)
+                if self.response.head_pending and not self.ended():
+                    self._transport.write(_CONTINUE)
             await wait_in(self._waiters, self._connection.worker.loop)
 
     async def send(self, message: Event) -> None:
@@ -143,7 +141,7 @@ class RequestCycle:
             # ASGI H15: messages after the response are ignored; the loop turns, however many there are.
             await turn_now_and_then(self._unpaused)
             return
-        if connection.ended():
+        if self._over or self._transport.is_closing():  # `ended`, inlined: a call less for each message
             self._raise_left(kind)
         on_message = _ON_MESSAGE[response.state].get(kind)
         if on_message is None:
@@ -162,7 +160,7 @@ class RequestCycle:
         elif flow.write_paused or not self._unpaused & _TURN_MASK:
             # Without a pause, other connections would starve, and the application would not learn that its client left.
             await (flow.wait_writable() if flow.write_paused else asyncio.sleep(0))
-            if connection.ended():
+            if self.ended():
                 self._raise_left(kind)
 
     # ---- the messages of an application
@@ -185,7 +183,7 @@ class RequestCycle:
         """Send 103 Early Hints (RFC 8297 §2, ASGI E5) to a client that knows interim responses."""
         if self.head.http_version == "1.1":
             links = encode_fields((b"link", link) for link in message["links"])
-            self._connection.write(b"HTTP/1.1 103 Early Hints\r\n" + links + b"\r\n")
+            self._transport.write(b"HTTP/1.1 103 Early Hints\r\n" + links + b"\r\n")
 
     def _on_body(self, message: Event) -> None:
         body = message.get("body", b"")
@@ -196,13 +194,11 @@ class RequestCycle:
         except ValueError:
             self._connection.abort()  # a body of another length than the head says must not pass for a whole response
             raise
-        self._connection.write(data)
-        if self.response.sends_body:
-            self.sent_bytes += len(body)
+        self._transport.write(data)
 
     def _on_trailers(self, message: Event) -> None:
         more = bool(message.get("more_trailers", False))
-        self._connection.write(self.response.trailers(message.get("headers", ()), more))
+        self._transport.write(self.response.trailers(message.get("headers", ()), more))
 
     async def _on_file(self, message: Event) -> None:
         """Send a file, or a part of an open one (ASGI E3, E4)."""
@@ -211,11 +207,11 @@ class RequestCycle:
         with open_part(message) as part:
             try:
                 before, after = response.reserve(part.size, more)
-                connection.write(before)
+                self._transport.write(before)
                 if response.sends_body:
-                    await connection.send_part(part)
-                    self.sent_bytes += part.size
-                    connection.write(after)
+                    await connection.send_part(part, self.ended)
+                    response.sent_bytes += part.size
+                    self._transport.write(after)
             except BaseException:
                 # A part of what was promised is missing, whatever the reason is: also a cancelled application.
                 connection.abort()
@@ -236,9 +232,10 @@ class RequestCycle:
             wake(self._waiters)
         return self._body_bytes >= self._connection.worker.limits.body_buffer_bytes
 
-    def disconnect(self) -> None:
-        """Let `receive` return the disconnect: the client has left, or the response is over."""
+    def disconnect(self, *, over: bool) -> None:
+        """Let `receive` return the disconnect; `over` when nothing can be sent any more, so that `send` raises."""
         self._client_left = True
+        self._over = over
         if self._waiters:
             wake(self._waiters)
 
@@ -251,9 +248,16 @@ class RequestCycle:
     def whole(self) -> bool:
         """Whether every byte of a response of known length was written, even if the application has not ended it."""
         response = self.response
-        return not response.head_pending and (not response.sends_body or self.sent_bytes == response.length)
+        return not response.head_pending and (not response.sends_body or response.sent_bytes == response.length)
 
     # ---- ends
+
+    def ended(self) -> bool:
+        """Return whether nothing can be sent any more: the request is over, or the TCP connection is gone or closing.
+
+        The loop reports a loss only when the application pauses; the transport knows before.
+        """
+        return self._over or self._transport.is_closing()
 
     async def _disconnect_event(self) -> Event:
         """Return the last event, however often it is asked for."""
@@ -271,7 +275,7 @@ class RequestCycle:
         name = self.head.method.encode() + b" " + self.head.target
         if error is not None:
             worker.incidents.report_fault("raised in", name, error)
-        if response.state == ResponseState.DONE or connection.ended():
+        if response.state == ResponseState.DONE or self.ended():
             return
         if self._told:
             connection.on_response_abandoned(self)

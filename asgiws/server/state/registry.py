@@ -84,6 +84,11 @@ class Registry:
         if self.phase >= HANDING_OVER:
             self._check_quiet()
 
+    def replace(self, connection: Connection, successor: Connection) -> None:
+        """Put a connection in the place of another on the same transport. The registry is not empty in between."""
+        self.connections.add(successor)
+        self.connections.discard(connection)
+
     def _check_quiet(self) -> None:
         if not self.connections and not self.tasks:
             self.quiet.set()

@@ -25,8 +25,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from asgiws.protocol.errors import Violation
-from asgiws.protocol.websocket import closing
-from asgiws.protocol.websocket.closing import Close, State
+from asgiws.protocol.websocket.closing import NEXT, Close, State
 from asgiws.protocol.websocket.receiver import Item
 
 __all__ = ["ClosingHandshake"]
@@ -50,7 +49,7 @@ class ClosingHandshake:
 
     def advance(self, event: int) -> None:
         """Move to the state that follows `event`."""
-        self.state = closing.advance(self.state, event)
+        self.state = NEXT[self.state, event]
 
     def begin(self, close: Close, by: str) -> None:
         """Record that our side closes, unless there is an earlier cause."""

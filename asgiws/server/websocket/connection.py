@@ -104,12 +104,6 @@ class WebSocketConnection(asyncio.Protocol):
         self.number = worker.counters.handshakes
         """Of all handshakes of this process, from 1: what a connection is called by its operator."""
 
-    def begin(self, rest: bytes) -> None:
-        """Take over; `rest` is what followed the handshake in the same packets."""
-        self.worker.registry.connections.add(self)
-        if rest:
-            self.receiver.hold(rest)
-
     # ---- called by the transport
 
     def data_received(self, data: bytes) -> None:
@@ -162,11 +156,13 @@ class WebSocketConnection(asyncio.Protocol):
         unanswered = self.closing.state in (State.CONNECTING, State.DENYING)
         self.closing.advance(Moved.TCP_LOST)
         self.closing.ended_by = self.closing.ended_by or "client"
-        self.cork.drop()
+        if self.cork.frames:
+            self.cork.drop()
         if self.subscriptions is not None:
             self.subscriptions.end()
         self.flow.end()
-        wake(self.waiters)
+        if self.waiters:
+            wake(self.waiters)
         worker.registry.remove(self)
         worker.admission.release(self.peer.via)
         counters.messages_in += receiver.messages_in
@@ -356,7 +352,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._look_for_close()
 
     def _write_close(self, close: Close) -> None:
-        self.cork.flush()
+        if self.cork.frames:
+            self.cork.flush()
         self._write_control(closing.encode_close(close))
 
     def _linger(self, event: int, *, discard: bool) -> None:
@@ -368,7 +365,8 @@ class WebSocketConnection(asyncio.Protocol):
         """Move to a state in which the application cannot send, and wake it."""
         self.closing.advance(event)
         self._deadlines.enter_state()
-        wake(self.waiters)
+        if self.waiters:
+            wake(self.waiters)
         self.flow.release_senders()
 
     def _on_due(self, due: int) -> None:

@@ -148,15 +148,16 @@ class WebSocketSession:
             frame = TEXT_HEADS[size] + data.encode()
         else:
             frame = encoder.encode(data)
+        frame_bytes, cork = len(frame), self._cork
         connection.messages_out += 1
-        connection.bytes_out += len(frame)
-        cork = self._cork
-        if self._inbox or cork.frames:
+        connection.bytes_out += frame_bytes
+        held = cork.frames
+        if held or self._inbox:
             # Not a method of the cork: a call less for each message of a burst
-            if not cork.frames:
+            if not held:
                 self._worker.loop.call_soon(cork.flush)
-            cork.frames.append(frame)
-            cork.held_bytes += len(frame)
+            held.append(frame)
+            cork.held_bytes += frame_bytes
             if cork.held_bytes > CORK_MOST_BYTES:
                 cork.flush()
         else:
