@@ -332,7 +332,7 @@ class Config:
         return cls(**{name: OPTIONS[name].convert(value) for name, value in options.items()})
 
     def limits(self) -> Limits:
-        """Return the limits of the protocol floor."""
+        """Return the limits that the parsers check."""
         return Limits(
             request_line_bytes=self.max_head_size,
             head_bytes=self.max_head_size,
