@@ -31,7 +31,8 @@ PAGES = [
     if path.relative_to(ROOT).parts[0] != "tests" and path.name not in ("from-uvicorn.md", "CHANGELOG.md")
 ]
 FLAGS_OF_OTHERS = {
-    "asgiws top, asgiws close": {"--once", "--path", "--client", "--percent", "--over", "--worker", "--code"},
+    "asgiws top, asgiws close, asgiws publish": {"--once", "--path", "--client", "--percent", "--over", "--worker",
+                                                 "--code", "--bytes"},
     "docker": {"--build", "--build-arg", "--detach", "--env", "--file", "--name", "--no-deps", "--profile",
                "--publish", "--read-only", "--rm", "--tag", "--tmpfs", "--ulimit", "--wait"},
     "kubectl": {"--from-literal", "--kustomize", "--output"},

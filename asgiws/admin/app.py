@@ -10,6 +10,7 @@
     POST /connections/close?path=&client=&percent=&over=&worker=&code=
                                         close many WebSockets, with 1012 unless a code is given
     POST /workers/PID/drain             replace a worker
+    POST /topics/TOPIC                  publish the body to a topic: text, or bytes as application/octet-stream
 
 `asgiws.admin.authorization` decides who may do what. Responses are one line of text, or data.
 """
@@ -33,11 +34,12 @@ from asgiws.config.option import Option
 from asgiws.protocol.http.fields import Header
 from asgiws.protocol.printable import escape, printable
 from asgiws.protocol.websocket.closing import is_close_code
-from asgiws.server.asgi import Event, Receive, Scope, Send
+from asgiws.server.asgi import ClientDisconnected, Event, Receive, Scope, Send
 from asgiws.telemetry.access_log import format_address
 from asgiws.telemetry.logs import LOG
 from asgiws.telemetry.prometheus import expose
 from asgiws.telemetry.scoreboard import Status
+from asgiws.topics.message import TopicsUnavailable, check_name
 
 __all__ = ["AdminApp"]
 
@@ -52,6 +54,7 @@ _NO_CLIENT: Final = (
     "prometheus-client is not installed: run pip install prometheus-client in the server's environment, or install "
     "asgiws from its clone with pip install '.[metrics]'"
 )
+_TOPIC_SHOWN_MOST: Final = 60
 _NUMBER: Final = "[0-9]{1,19}"
 _ROUTES: Final = tuple(
     (method, re.compile(pattern), name)
@@ -60,9 +63,10 @@ _ROUTES: Final = tuple(
         ("GET", "/status", "status"), ("GET", "/", "show_page"), ("GET", "/connections", "find"),
         ("POST", "/connections/close", "close_many"), ("POST", f"/connections/({_NUMBER})-({_NUMBER})/close", "close"),
         ("POST", f"/workers/({_NUMBER})/drain", "drain"),
+        ("POST", "/topics/((?s:.*))", "publish"),
     )
 )  # fmt: skip
-_PATHS: Final = "/, /status, /live, /metrics, /livez, /readyz, /connections, /workers/PID/drain"
+_PATHS: Final = "/, /status, /live, /metrics, /livez, /readyz, /connections, /workers/PID/drain, /topics/TOPIC"
 _OVER: Final = Option("seconds", "", name="over")
 _PERCENT: Final = Option("count", "", least=1, most=100, name="percent")
 _WORKER: Final = Option("count", "", name="worker")
@@ -87,9 +91,9 @@ class AdminApp:
         if scope["type"] == "websocket":
             await self._serve_live(scope, receive, send)
         elif scope["type"] == "http":
-            await _send(send, *await self._answer(scope))
+            await _send(send, *await self._answer(scope, receive))
 
-    async def _answer(self, scope: Scope) -> _Answer:
+    async def _answer(self, scope: Scope, receive: Receive) -> _Answer:
         method, path = scope["method"], scope["path"]
         routes = ((allowed, name, pattern.fullmatch(path)) for allowed, pattern, name in _ROUTES)
         allowed, name, found = next((route for route in routes if route[2]), ("", "", None))
@@ -102,24 +106,26 @@ class AdminApp:
             self._count_denial(scope)
             return _line(401, "wrong token", [(b"www-authenticate", b"Bearer")])
         if allowed == "POST" and not self._access.may_close(scope):
-            return self._not_allowed("closing connections")
+            return self._not_allowed("publishing" if name == "publish" else "closing connections")
         try:
-            answer: _Answer = await getattr(self, f"_{name}")(scope, *found.groups())
+            answer: _Answer = await getattr(self, f"_{name}")(scope, receive, *found.groups())
         except ValueError as error:
             return _line(400, printable(str(error)))
+        except TopicsUnavailable as error:
+            return _line(503, str(error))
         except TimeoutError:
             return _line(504, "the worker does not answer")
         return answer
 
     # ---- routes
 
-    async def _livez(self, scope: Scope) -> _Answer:
+    async def _livez(self, scope: Scope, receive: Receive) -> _Answer:
         return _line(200, "alive")
 
-    async def _readyz(self, scope: Scope) -> _Answer:
+    async def _readyz(self, scope: Scope, receive: Receive) -> _Answer:
         return _line(200, "ready") if self._source.ready else _line(503, "not ready")
 
-    async def _metrics(self, scope: Scope) -> _Answer:
+    async def _metrics(self, scope: Scope, receive: Receive) -> _Answer:
         accept = b",".join(value for name, value in scope["headers"] if name == b"accept").decode("latin-1")
         try:
             body, content_type = expose(self._full_status(), accept)
@@ -127,29 +133,29 @@ class AdminApp:
             return _line(501, _NO_CLIENT)
         return 200, body, content_type, []
 
-    async def _status(self, scope: Scope) -> _Answer:
+    async def _status(self, scope: Scope, receive: Receive) -> _Answer:
         if not self._access.may_see(scope):
             return self._not_allowed("seeing connections")
         return _json(self._full_status() | {"may_close": self._access.may_close(scope)})
 
-    async def _show_page(self, scope: Scope) -> _Answer:
+    async def _show_page(self, scope: Scope, receive: Receive) -> _Answer:
         headers = [(b"content-security-policy", self._policy), (b"referrer-policy", b"no-referrer")]
         return 200, self._page, "text/html; charset=utf-8", headers
 
-    async def _find(self, scope: Scope) -> _Answer:
+    async def _find(self, scope: Scope, receive: Receive) -> _Answer:
         if not self._access.may_see(scope):
             return self._not_allowed("seeing connections")
         query = _query(scope, "path", "client")
         return _json(await self._source.find_connections(path=query.get("path", ""), client=query.get("client", "")))
 
-    async def _close(self, scope: Scope, pid: str, number: str) -> _Answer:
+    async def _close(self, scope: Scope, receive: Receive, pid: str, number: str) -> _Answer:
         code = _close_code(_query(scope, "code"), 1000)
         if not await self._source.close_connection(int(pid), int(number), code, _REASON):
             return _line(404, f"no open connection {pid}-{number}")
         LOG.info("connection %s-%s closed with %d by the operator", pid, number, code)
         return _line(200, f"closed {pid}-{number} with {code}")
 
-    async def _close_many(self, scope: Scope) -> _Answer:
+    async def _close_many(self, scope: Scope, receive: Receive) -> _Answer:
         query = _query(scope, "path", "client", "percent", "over", "worker", "code")
         if not {"path", "client", "percent", "worker"} & query.keys():
             raise ValueError("nothing was given, allowed: path, client, worker or percent; percent=100 closes all")
@@ -167,11 +173,23 @@ class AdminApp:
         LOG.info("closing %s by order of the operator", what)
         return _line(200, f"closing {what}")
 
-    async def _drain(self, scope: Scope, pid: str) -> _Answer:
+    async def _drain(self, scope: Scope, receive: Receive, pid: str) -> _Answer:
         if not await self._source.drain_worker(int(pid)):
             return _line(404, f"no worker with process {pid} serves")
         LOG.info("worker process %s is drained by order of the operator", pid)
         return _line(200, f"draining process {pid}")
+
+    async def _publish(self, scope: Scope, receive: Receive, topic: str) -> _Answer:
+        check_name(topic)
+        body = await _read_body(receive)
+        is_text = (b"content-type", b"application/octet-stream") not in scope["headers"]
+        try:
+            data = body.decode() if is_text else body
+        except UnicodeDecodeError:
+            raise ValueError("text that is not UTF-8 was given, allowed: UTF-8; bytes go with --bytes") from None
+        await self._source.publish(topic, data)
+        LOG.debug("published %d bytes to %s by order of the operator", len(body), printable(topic, _TOPIC_SHOWN_MOST))
+        return _line(200, f"published {len(body)} byte{'' if len(body) == 1 else 's'} to {topic}")
 
     # ---- the live view
 
@@ -260,6 +278,18 @@ def _query(scope: Scope, *allowed: str) -> Mapping[str, str]:
                 f"{escape(name)} was given {len(values)} times, allowed: once each of {', '.join(allowed)}"
             )
     return {name: value for name, (value,) in query.items()}
+
+
+async def _read_body(receive: Receive) -> bytes:
+    """Return the body, which the server limits. Raises ClientDisconnected when the rest of it does not come."""
+    parts, more = [], True
+    while more:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            raise ClientDisconnected
+        parts.append(event.get("body", b""))
+        more = event.get("more_body", False)
+    return b"".join(parts)
 
 
 def _close_code(query: Mapping[str, str], default: int) -> int:

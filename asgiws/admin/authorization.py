@@ -2,7 +2,7 @@
 
     health, metrics, the page       any client that can connect: the address is not public, and these name no client
     status, live view, finding      a client with the token; if there is none, a local client
-    closing, draining               a client with the token, or one on the Unix socket
+    closing, draining, publishing   a client with the token, or one on the Unix socket
 
 A client is local if it uses the Unix socket, or, if there is no token, a loopback address. Browsers are local too, and
 show pages of strangers. So a request without the token must not come from a page of another origin (Origin), nor use a
@@ -47,7 +47,7 @@ class Authorization:
         )
 
     def may_close(self, scope: Scope) -> bool:
-        """Return whether the request may close connections and drain workers."""
+        """Return whether the request may close connections, drain workers and publish to topics."""
         return self._is_trusted(scope) or (_is_unix(scope) and self._is_own_page(scope))
 
     def _is_trusted(self, scope: Scope) -> bool:

@@ -8,8 +8,9 @@ import os
 import re
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from asgiws.admin.view import Filter
 from asgiws.config.addresses import UNIX, Address, parse_address
@@ -71,12 +72,24 @@ class AdminClient:
         code, body = self.ask("POST", f"{path}?{urlencode(query)}")
         return code == 200, _line(body)
 
-    def ask(self, method: str, path: str) -> tuple[int, bytes]:
+    def publish(self, topic: str, data: bytes, *, is_text: bool) -> tuple[bool, str]:
+        """Publish to a topic; return whether it was done, and the server's answer. Raises Unreachable."""
+        kind = "text/plain; charset=utf-8" if is_text else "application/octet-stream"
+        code, body = self.ask("POST", f"/topics/{quote(topic, safe='')}", data, {"Content-Type": kind})
+        if code == 413:
+            return False, f"message of {len(data)} bytes, {self._text} allows fewer (--max-publish-size)"
+        return code == 200, _line(body)
+
+    def ask(
+        self, method: str, path: str, data: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, bytes]:
         """Send one request; return status and body. Raises Unreachable."""
         connection = _Connection(self._address)
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        authorization = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         try:
-            connection.request(method, path, headers=headers)
+            # A server that refuses the request answers before it has read a large body.
+            with suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(method, path, data, {**authorization, **(headers or {})})
             answer = connection.getresponse()
             return answer.status, answer.read()
         except (OSError, http.client.HTTPException) as error:

@@ -1,4 +1,4 @@
-"""The commands beside serving: `asgiws top`, `health`, `close` and `drain`.
+"""The commands beside serving: `asgiws top`, `health`, `close`, `drain` and `publish`.
 
 They use an admin address: the one that is given, or that of the options (`--admin`, `ASGIWS_ADMIN`). A closed standard
 output (`asgiws top --once | head -3`) is not an error.
@@ -7,7 +7,9 @@ output (`asgiws top --once | head -3`) is not an error.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NoReturn
@@ -18,6 +20,8 @@ from asgiws.admin.view import Filter
 from asgiws.config.addresses import check_address
 from asgiws.config.option import OptionError
 from asgiws.config.options import Config
+from asgiws.protocol.limits import MIB
+from asgiws.topics.message import check_name
 
 __all__ = ["COMMANDS", "run_command"]
 
@@ -26,32 +30,38 @@ _ABOUT: Final = {
     "health": "Exit with 0 if a running server is ready, else with 1.",
     "close": "Close many WebSockets of a running server, spread over time, so that clients reconnect elsewhere.",
     "drain": "Replace one worker of a running server: its successor starts, then its WebSockets are closed.",
+    "publish": "Publish a message to a topic of a running server: to every subscriber, in all its workers.",
 }
 COMMANDS: Final = tuple(_ABOUT)
 
 _FAILED: Final = 1
 _USAGE: Final = 2
+_INPUT_MOST_BYTES: Final = 64 * MIB
 _SIGNALLED: Final = 128
 """Plus the number of the signal, as in a shell."""
 
 
 def run_command(name: str, words: Sequence[str], load: Callable[[Mapping[str, object]], Config]) -> int:
     """Run a command; return the exit code. `load` makes the options from flags and the other sources."""
-    arguments = _parser(name).parse_args(words)
+    parser = _parser(name)
+    arguments = parser.parse_args(words)
     given = {"admin": arguments.address or arguments.admin, "admin_token": arguments.admin_token}
     flags = {key: value for key, value in given.items() if value}
     try:
         config = load(flags)
     except OptionError as error:
         return _fail(_USAGE, str(error))
-    if not config.admin:
+    address = config.admin
+    if name == "publish":
+        address = _take_message(parser, arguments, address)
+    if not address:
         return _fail(_USAGE, f"no admin address was given: asgiws {name} ADDRESS, --admin or ASGIWS_ADMIN")
     try:
-        return _run(name, arguments, AdminClient(config.admin, config.admin_token))
+        return _run(name, arguments, AdminClient(address, config.admin_token))
     except Unreachable as error:
         return _fail(_FAILED, str(error))
     except KeyboardInterrupt:
-        return 0
+        return 0 if name == "top" else _SIGNALLED + signal.SIGINT
     except top.Signalled as signalled:
         return _SIGNALLED + signalled.number
 
@@ -70,6 +80,12 @@ def _run(name: str, arguments: argparse.Namespace, client: AdminClient) -> int:
         names = ("path", "client", "percent", "over", "worker", "code")
         query = {each: getattr(arguments, each) for each in names if getattr(arguments, each)}
         done, text = client.order("/connections/close", query)
+    elif name == "publish":
+        try:
+            data = _read_input() if arguments.text == "-" else os.fsencode(arguments.text)
+        except OSError as error:
+            return _fail(_FAILED, f"cannot read standard input: {error.strerror}")
+        done, text = client.publish(arguments.topic, data, is_text=not arguments.bytes)
     else:
         done, text = client.order(f"/workers/{arguments.worker}/drain", {})
     if done or name == "health":
@@ -86,8 +102,17 @@ class _Parser(argparse.ArgumentParser):
 def _parser(name: str) -> argparse.ArgumentParser:
     parser = _Parser(prog=f"asgiws {name}", description=_ABOUT[name], allow_abbrev=False)
     add = parser.add_argument
-    add("address", metavar="ADDRESS", nargs="?", type=_address, help="admin address: HOST:PORT or unix:/path")
-    add("--admin", metavar="ADDRESS", type=_address, help="the same")
+    if name == "publish":
+        parser.usage = "%(prog)s [options] [ADDRESS] TOPIC [TEXT|-]"
+        parser.set_defaults(address=None)
+        add(
+            "words", metavar="WORD", nargs="+", help="ADDRESS is that of --admin and may be left out where that or "
+            "ASGIWS_ADMIN is given; TEXT is the message, or - for standard input (default: -)",
+        )  # fmt: skip
+        add("--bytes", action="store_true", help="publish bytes, which arrive as a binary message")
+    else:
+        add("address", metavar="ADDRESS", nargs="?", type=_address, help="admin address: HOST:PORT or unix:/path")
+    add("--admin", metavar="ADDRESS", type=_address, help="admin address: HOST:PORT or unix:/path")
     add("--admin-token", metavar="TOKEN", help="token of the admin address; better in ASGIWS_ADMIN_TOKEN")
     if name in ("top", "close"):
         add("--path", default="", metavar="PATH", help="WebSockets of this path, such as /chat or /chat/*")
@@ -101,6 +126,29 @@ def _parser(name: str) -> argparse.ArgumentParser:
     if name in ("close", "drain"):
         add("--worker", metavar="PID", type=_pid, required=name == "drain", help="process id of the worker")
     return parser
+
+
+def _take_message(parser: argparse.ArgumentParser, arguments: argparse.Namespace, address: str) -> str:
+    """Set `topic` and `text` from the words of `publish`; return the admin address, empty if there is none."""
+    words = list(arguments.words)
+    try:
+        if words and (len(words) == 3 or not address):
+            address = _address(words.pop(0))
+        if not 1 <= len(words) <= 2:
+            parser.error(f"{len(arguments.words)} words were given, allowed: [ADDRESS] TOPIC [TEXT|-]; quote the text")
+        arguments.topic, arguments.text = check_name(words[0]), (*words, "-")[1]
+    except (argparse.ArgumentTypeError, ValueError) as error:
+        parser.error(str(error))
+    return address
+
+
+def _read_input() -> bytes:
+    """Return all of standard input. Raises OSError, also for more than 64 MiB."""
+    with open(0, "rb", closefd=False) as stream:
+        data = stream.read(_INPUT_MOST_BYTES + 1)
+    if len(data) > _INPUT_MOST_BYTES:
+        raise OSError(errno.EFBIG, f"more than {_INPUT_MOST_BYTES // MIB} MiB")
+    return data
 
 
 def _address(text: str) -> str:

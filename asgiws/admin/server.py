@@ -33,7 +33,7 @@ async def serve_admin(config: Config, source: Source) -> AsyncIterator[Authoriza
     address = parse_address(config.admin)
     access = Authorization(config.admin_token, address.host)
     history = History(source)
-    server = Server(AdminApp(source, access, history), _admin_config(config.admin))
+    server = Server(AdminApp(source, access, history), _admin_config(config.admin, config.max_publish_size))
     try:
         await server.start()
     except CannotListen as error:
@@ -49,8 +49,8 @@ async def serve_admin(config: Config, source: Source) -> AsyncIterator[Authoriza
         await server.stop()
 
 
-def _admin_config(address: str) -> Config:
-    """Return the options of a server for a few operators: small limits, and a fast stop."""
+def _admin_config(address: str, most_bytes: int) -> Config:
+    """Return the options of a server for a few operators: small limits, bodies of `most_bytes`, and a fast stop."""
     return Config(
         bind=(address,),
         uds_mode=_SOCKET_MODE,
@@ -59,7 +59,7 @@ def _admin_config(address: str) -> Config:
         server_header=False,
         max_connections=256,
         max_head_size=16 * KIB,
-        max_body_size=4 * KIB,
+        max_body_size=most_bytes,
         max_message_size=4 * KIB,
         max_queue=4,
         max_message_rate=10,

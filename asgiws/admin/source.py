@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 from asgiws.server.bulk_close import BulkClose
 from asgiws.server.server import Server
 from asgiws.telemetry.scoreboard import Scoreboard, Status, Worker
+from asgiws.topics.message import Message, check_data
 
 __all__ = ["OneServer", "Source"]
 
@@ -41,6 +42,12 @@ class Source(Protocol):
 
     async def drain_worker(self, pid: int) -> bool:
         """Replace a worker; return whether there is one. A process that serves alone stops instead."""
+
+    async def publish(self, topic: str, data: str | bytes) -> None:
+        """Publish to a topic, as the application does.
+
+        Raises ValueError for more than --max-publish-size bytes, TopicsUnavailable when the bus takes nothing.
+        """
 
 
 class OneServer:
@@ -84,3 +91,10 @@ class OneServer:
     async def drain_worker(self, pid: int) -> bool:
         """Have this process stop; return whether it is the one that was named, and was not told before."""
         return pid == os.getpid() and self._server.ready and self._server.retire("drained by the operator")
+
+    async def publish(self, topic: str, data: str | bytes) -> None:
+        """Publish to a topic."""
+        config = self._server.config
+        message = Message(config.topic_prefix + topic, check_data(data, config.max_publish_size))
+        if self._server.started:  # before, nobody has subscribed
+            await self._server.worker.topics.publish(message)

@@ -122,7 +122,7 @@ class Counters:
     slow_consumers: Annotated[int, counter("slow_consumers", "Connections dropped because the client did not read")]
     compressed_from: Annotated[int, counter("compression_input_bytes", "Bytes before compression; a broadcast once")]
     compressed_to: Annotated[int, counter("compression_output_bytes", "Bytes after compression")]
-    topics_published: Annotated[int, counter("topic_published", "Messages published to topics by this worker")]
+    topics_published: Annotated[int, counter("topic_published", "Messages published to topics")]
     topics_delivered: Annotated[int, counter("topic_delivered", "Published messages delivered to subscribers")]
     topics_skipped: Annotated[int, counter("topic_skipped", "Deliveries left out because a subscriber was slow")]
     topics_gaps: Annotated[int, counter("topic_gaps", "Times that messages of a topic did not reach this worker")]
@@ -170,8 +170,8 @@ class Levels:
     inbox_bytes: Annotated[int, gauge("inbox_bytes", "Size of these messages: bytes, of text characters")] = 0
     open_files: Annotated[int, gauge("open_files", "Open file descriptors")] = 0
     open_files_limit: Annotated[int, gauge("open_files_limit", "How many file descriptors may be open")] = 0
-    topics: Annotated[int, gauge("topics", "Topics that have subscribers")] = 0
-    subscriptions: Annotated[int, gauge("topic_subscriptions", "Subscriptions of WebSockets to topics")] = 0
+    topics: Annotated[int, gauge("topics", "Topics that have subscribers, in each worker")] = 0
+    subscriptions: Annotated[int, gauge("topic_subscriptions", "Subscriptions to topics")] = 0
     bytes_in: int = 0
     """This and what follows is added to the field of `Counters` of the same name."""
     bytes_out: int = 0

@@ -87,6 +87,10 @@ class Scoreboard:
             _add_counts(self._ended, report["counts"])
             _add_histograms(self._ended_histograms, report["histograms"])
 
+    def count_published(self) -> None:
+        """Count a message that the supervisor has published, as what no worker will report."""
+        self._ended["topic_published"][""] += 1
+
     def status(self, workers: Sequence[Worker], *, ready: bool, draining: bool) -> Status:
         """Return the sums, and what is known of each worker."""
         levels = _copied(self._no_levels)

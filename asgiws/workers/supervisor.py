@@ -37,6 +37,7 @@ from asgiws.server.tls.certificates import Certificates
 from asgiws.telemetry.logging_setup import reopen
 from asgiws.telemetry.logs import LOG
 from asgiws.telemetry.scoreboard import WORKER_STATES, Scoreboard, Status, Worker
+from asgiws.topics.message import check_data
 from asgiws.topics.relay import Relay
 from asgiws.workers.channel import Message
 from asgiws.workers.respawn import Slot
@@ -195,6 +196,13 @@ class Supervisor:
                 slot.serving.retire("drained by the operator")
                 return True
         return False
+
+    async def publish(self, topic: str, data: str | bytes) -> None:
+        """Publish to a topic, through the relay. Raises ValueError for more than --max-publish-size bytes."""
+        check_data(data, self._config.max_publish_size)
+        payload = data.encode() if isinstance(data, str) else data
+        self.relay.publish(self._config.topic_prefix + topic, payload, is_text=isinstance(data, str))
+        self.scoreboard.count_published()
 
     # ---- the first start and the end
 

@@ -47,6 +47,16 @@ def test_counts_of_workers_are_added() -> None:
     assert seen["counts"]["websocket_closes"] == {"client:1000": 1}
 
 
+def test_message_that_the_supervisor_publishes_is_counted_beside_those_of_workers() -> None:
+    scoreboard = Scoreboard()
+    scoreboard.count_published()
+    counters = Counters()
+    counters.topics_published = 2
+    scoreboard.update("a", report() | {"counts": counters.as_counts(Levels())})
+
+    assert status(scoreboard)["counts"]["topic_published"] == {"": 3}
+
+
 def test_newer_report_takes_the_place_of_the_older_one() -> None:
     scoreboard = Scoreboard()
     scoreboard.update("a", report(3))
