@@ -67,6 +67,8 @@ def make_sample(status: Status, before: Status, seconds: float) -> Sample:
         "messages_out": rate("websocket_messages", "out"),
         "handshakes": rate("websocket_handshakes"),
         "requests": rate("http_requests"),
+        "published": rate("topic_published"),
+        "delivered": rate("topic_delivered"),
         "closes": {by: round(count / seconds, 3) for by, count in closes.items()},
         "lag_s": round(_largest_lag(status, before), 6),
     }

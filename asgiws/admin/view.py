@@ -144,6 +144,7 @@ def _summary(status: Status, change: _Change) -> list[tuple[str, list[str]]]:
             f"unsent {_bytes(_count(levels['write_buffer_bytes']))}",
             f"inbox {_count(levels['inbox_messages'])} messages, {_bytes(_count(levels['inbox_bytes']))}",
         ]),
+        *_topics(status, change),
         ("loop lag", [
             change.percentiles("event_loop_lag"), f"round trip {change.percentiles('websocket_round_trip')}",
         ]),
@@ -153,6 +154,23 @@ def _summary(status: Status, change: _Change) -> list[tuple[str, list[str]]]:
             f"accept errors {_count(counts['accept_errors'])}", f"rejections: {_listed(counts['rejections'])}",
         ]),
         ("closes", [f"{escape(who)} {_number(count)}" for who, count in closes] or ["none"]),
+    ]  # fmt: skip
+
+
+def _topics(status: Status, change: _Change) -> list[tuple[str, list[str]]]:
+    """Return the line of topics; none where they are not used."""
+    counts, levels = status["counts"], status["levels"]
+    topics, published, gaps = levels["topics"], counts["topic_published"], counts["topic_gaps"]
+    if not any(_count(values) for values in (topics, published, gaps)):
+        return []
+    return [
+        ("topics", [
+            f"{_number(_count(topics))}, {_number(_count(levels['topic_subscriptions']))} subscriptions",
+            f"published {_number(_count(published))}, {change.rate('topic_published')}/s",
+            f"delivered {_number(_count(counts['topic_delivered']))}, {change.rate('topic_delivered')}/s",
+            f"skipped {_number(_count(counts['topic_skipped']))}", f"gaps {_number(_count(gaps))}",
+            f"relay lag {change.percentiles('topic_relay_lag')}",
+        ]),
     ]  # fmt: skip
 
 

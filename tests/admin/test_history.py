@@ -35,6 +35,13 @@ def test_sample_has_rates_and_levels() -> None:
     assert sample["closes"] == {"client": 0.8, "app": 0, "server": 0, "admin": 0}
 
 
+def test_sample_has_the_rates_of_topics() -> None:
+    before, now = status(1), status(1)
+    now["counts"] |= {"topic_published": {"": 10}, "topic_delivered": {"": 40}}
+    sample = make_sample(now, before, 5.0)
+    assert (sample["published"], sample["delivered"]) == (2.0, 8.0)
+
+
 def test_sample_has_the_largest_lag() -> None:
     """Also one between two samples, which the latest sweep does not have any more: at least its bucket is known."""
     assert make_sample(status(1, lag_s=3.25), status(1), 5.0)["lag_s"] == 3.25

@@ -319,6 +319,30 @@ def test_compression_is_told_before_and_after_it(start: Start) -> None:
     assert len(payload) <= value(samples, "asgiws_compression_output_bytes_total") <= len(payload) + 4
 
 
+def test_topics_are_counted_in_all_workers(start: Start) -> None:
+    process = start("tests.topics.chat:app", *ADMIN, "--workers", "2")
+    admin = Admin(process)
+    members = [RawClient(process.port) for _ in range(6)]
+    for place, client in enumerate(members):
+        client.open_websocket(f"/rooms/{place % 2}")
+        assert client.read_text() == "subscribed"
+    for _ in range(5):
+        members[0].send(raw.text("hello"))
+        assert [client.read_text() for client in members[::2]] == ["hello"] * 3
+    wait_until(lambda: value(admin.samples(), "asgiws_topic_delivered_total") == 15)
+    wait_until(lambda: value(admin.samples(), "asgiws_topic_relay_lag_seconds_count") > 0)
+    samples = admin.samples()
+
+    assert value(samples, "asgiws_topic_published_total") == 5
+    assert value(samples, "asgiws_topic_subscriptions") == 6
+    assert 2 <= value(samples, "asgiws_topics") <= 4
+    assert value(samples, "asgiws_topic_skipped_total") == value(samples, "asgiws_topic_gaps_total") == 0
+    for client in members:
+        client.socket.close()
+    wait_until(lambda: value(admin.samples(), "asgiws_topic_subscriptions") == 0)
+    wait_until(lambda: value(admin.samples(), "asgiws_topics") == 0)
+
+
 # ---- the exposition
 
 

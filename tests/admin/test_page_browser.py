@@ -255,6 +255,17 @@ def test_page_writes_nothing_to_the_console(start: Start, open_page: OpenPage) -
     assert take_console(page.driver) == []
 
 
+def test_topics_are_shown_where_they_are_used(start: Start, open_page: OpenPage) -> None:
+    process = start("tests.topics.chat:app", *TCP)
+    page = open_page(Admin(process).port)
+    page.wait_for("state", "ready")
+    assert not page.driver.find_element(By.ID, "topics-card").is_displayed()
+    with RawClient(process.port) as client:
+        client.open_websocket("/rooms/1")
+        page.wait_for("topics-more", "1 topics, 1 subscriptions, skipped 0, gaps 0, relay lag –")
+        assert page.driver.find_element(By.ID, "topics-card").is_displayed()
+
+
 def test_page_comes_back_after_a_restart(start: Start, open_page: OpenPage) -> None:
     process = start(ECHO, *TCP)
     port = Admin(process).port

@@ -38,6 +38,26 @@ def test_rate_of_a_single_status_is_not_known() -> None:
     assert "in 30, -/s" in line
 
 
+def used(published: int) -> Status:
+    """A status of a server whose topics have carried so many messages, each to two subscribers."""
+    now = status()
+    for name, value in {"published": published, "delivered": 2 * published, "skipped": 3, "gaps": 1}.items():
+        now["counts"][f"topic_{name}"] = {"": value}
+    now["levels"] |= {"topics": {"": 4}, "topic_subscriptions": {"": 9}}
+    now["histograms"]["topic_relay_lag"]["counts"][0] = 1
+    return now
+
+
+def test_topics_are_shown_where_they_are_used() -> None:
+    (line,) = [line for line in view(used(30), used(10)) if line.startswith("topics")]
+    parts = line.removeprefix("topics").strip().split("   ")
+    assert parts == [
+        "4, 9 subscriptions", "published 30, 10/s", "delivered 60, 20/s", "skipped 3", "gaps 1",
+        "relay lag half <1 ms, 99 % <1 ms",
+    ]  # fmt: skip
+    assert not [line for line in view(status(30)) if line.startswith("topics")]
+
+
 def test_slowest_and_largest_connections_come_first() -> None:
     rows = [row(1, round_trip_s=0.5), row(2, unsent_bytes=5000), row(3, round_trip_s=2.5)]
     lines = view(status(0, *rows))
