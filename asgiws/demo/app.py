@@ -193,11 +193,14 @@ class ChatRoom:
                 raise BadCommandError("type is none of join, message, leave")
 
     async def join(self, member: Member, name: str) -> None:
-        """Send the member its number, then everybody, the member included, that it is here."""
+        """Send the member its number, then everybody, the member included, that it is here.
+
+        The member is subscribed by then, so that it misses nothing after its number.
+        """
         if not name.isprintable():  # also refuses the invisible characters that reverse the text around them
             raise BadCommandError("name with unprintable characters")
-        await member.send_text(json.dumps({"type": "welcome", "id": member.id, "process": os.getpid()}))
         await self.topic.subscribe(member)
+        await member.send_text(json.dumps({"type": "welcome", "id": member.id, "process": os.getpid()}))
         member.name = name
         self.members.add(member)
         self.reporting = self.reporting or asyncio.create_task(self.report())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import ExitStack
 from typing import Any
 
@@ -27,10 +28,13 @@ class Member:
 
     def hear(self, kind: str, process: int | None = None) -> dict[str, Any]:
         """Return the next event of a kind, from a process or from any."""
-        while True:
-            event: dict[str, Any] = json.loads(self.client.recv(PATIENCE_S))
-            if event["type"] == kind and process in (None, event["process"]):
-                return event
+        seen: list[dict[str, Any]] = []
+        until_s = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until_s:
+            seen.append(json.loads(self.client.recv(PATIENCE_S)))
+            if seen[-1]["type"] == kind and process in (None, seen[-1]["process"]):
+                return seen[-1]
+        raise AssertionError(f"no {kind} of process {process}, only {seen}")
 
 
 def members_of(server: ServerProcess, ends: ExitStack) -> list[Member]:

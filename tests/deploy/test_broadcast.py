@@ -35,13 +35,17 @@ def module_from(path: Path) -> ModuleType:
     return module
 
 
-@pytest.fixture(params=["example", "page"])
-def app(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    """Each application that broadcasts."""
-    path = DEPLOY / "example" / "app.py"
-    if request.param == "page":
-        path = tmp_path / "app.py"
-        path.write_text(re.findall(r"```python\n(.*?)```", (DEPLOY / "broadcast.md").read_text(), re.DOTALL)[0])
+@pytest.fixture
+def example() -> Any:
+    """The example, which has a topic."""
+    return module_from(DEPLOY / "example" / "app.py").app
+
+
+@pytest.fixture
+def pattern(tmp_path: Path) -> Any:
+    """The application of the page, which has a queue for each client."""
+    path = tmp_path / "app.py"
+    path.write_text(re.findall(r"```python\n(.*?)```", (DEPLOY / "broadcast.md").read_text(), re.DOTALL)[0])
     return module_from(path).app
 
 
@@ -57,16 +61,21 @@ def say(client: RawClient, message: str) -> None:
         pass
 
 
-def test_client_that_reads_nothing_holds_up_nobody_and_leaves_the_room(serve: Serve, app: Any) -> None:
-    server = serve(app, write_timeout=600, max_message_rate=0)
+def say_until_alone(server: RunningServer, client: RawClient) -> None:
+    """Say long messages until the client that reads nothing is out."""
+    for number in range(MOST_MESSAGES):
+        say(client, f"{number:020}" + "\N{GRINNING FACE}" * 479)
+        if number % 50 == 0 and viewers(server) == 1:
+            return
+    raise AssertionError(f"{viewers(server)} viewers after {MOST_MESSAGES} messages")
+
+
+def test_pattern_waits_for_no_client_and_says_why_it_closes_one(serve: Serve, pattern: Any) -> None:
+    server = serve(pattern, write_timeout=600, max_message_rate=0)
     with RawClient(server.port, receive_buffer=4096) as silent, RawClient(server.port) as client:
         silent.open_websocket("/room")
         client.open_websocket("/room")
-        for number in range(MOST_MESSAGES):
-            say(client, f"{number:020}" + "\N{GRINNING FACE}" * 479)
-            if number % 50 == 0 and viewers(server) == 1:
-                break
-        assert viewers(server) == 1
+        say_until_alone(server, client)
         # It reads at last: what had waited for it, and then why it is out.
         opcode = 0
         while opcode != 0x88:
@@ -74,8 +83,17 @@ def test_client_that_reads_nothing_holds_up_nobody_and_leaves_the_room(serve: Se
         assert (int.from_bytes(payload[:2], "big"), payload[2:]) == (1013, b"reads too slowly")
 
 
-def test_message_reaches_every_client(serve: Serve, app: Any) -> None:
-    server = serve(app)
+def test_example_waits_for_no_client_and_the_server_drops_one(serve: Serve, example: Any) -> None:
+    server = serve(example, write_timeout=600, max_message_rate=0)
+    with RawClient(server.port, receive_buffer=4096) as silent, RawClient(server.port) as client:
+        silent.open_websocket("/room")
+        client.open_websocket("/room")
+        say_until_alone(server, client)
+
+
+@pytest.mark.parametrize("name", ["example", "pattern"])
+def test_message_reaches_every_client(serve: Serve, request: pytest.FixtureRequest, name: str) -> None:
+    server = serve(request.getfixturevalue(name))
     with RawClient(server.port) as one, RawClient(server.port) as other:
         one.open_websocket("/room")
         other.open_websocket("/room")

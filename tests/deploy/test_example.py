@@ -30,7 +30,7 @@ from tests.browser import start_chromium, take_console, wait_until
 from tests.conftest import PATIENCE_S
 from tests.deploy.conftest import Site, StartSite
 from tests.deploy.fronts import ADDRESSES, DEPLOY
-from tests.server_process import ROOT, clean_environ
+from tests.server_process import ROOT, Start, clean_environ
 
 VIEWERS = 12
 GOODBYE = Close(1012, "service restart")
@@ -159,11 +159,38 @@ def test_numbers_are_right_through_a_reload(site: StartSite, sockets: ExitStack)
 
 
 @pytest.mark.slow
+def test_both_workers_of_a_server_have_one_room(start: Start, sockets: ExitStack) -> None:
+    server = start("app:app", *OPTIONS)
+    viewers: dict[object, ClientConnection] = {}
+    while len(viewers) < 2:
+        viewer = sockets.enter_context(connect(f"ws://127.0.0.1:{server.port}/room", proxy=None))
+        viewers.setdefault(hear(viewer, "welcome")["process"], viewer)
+    for process, viewer in viewers.items():
+        viewer.send(f"hello from {process}")
+        for other in viewers.values():
+            said = hear(other, "said")
+            assert (said["text"], said["process"]) == (f"hello from {process}", process)
+    boards: set[object] = set()
+    while boards != set(viewers):
+        boards.add(hear(viewer, "board")["process"])
+
+
+def hear(viewer: ClientConnection, kind: str) -> dict[str, object]:
+    """Return the next event of a kind."""
+    until_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until_s:
+        event: dict[str, object] = json.loads(viewer.recv(PATIENCE_S))
+        if event["type"] == kind:
+            return event
+    raise AssertionError(f"no {kind}")
+
+
+@pytest.mark.slow
 def test_page_and_health_are_served_through_nginx(site: StartSite) -> None:
     running = site(*OPTIONS, app="app:app")
     address = f"http://127.0.0.1:{running.front.port}"
     with urlopen(f"{address}/", timeout=PATIENCE_S) as page:
-        assert "A room of one process" in page.read().decode()
+        assert "<h1>A room</h1>" in page.read().decode()
     with urlopen(f"{address}/health", timeout=PATIENCE_S) as health:
         assert json.load(health)["ok"] is True
 
@@ -171,7 +198,7 @@ def test_page_and_health_are_served_through_nginx(site: StartSite) -> None:
 @pytest.mark.browser
 @pytest.mark.slow
 def test_page_comes_back_after_a_reload(site: StartSite, tmp_path: Path) -> None:
-    """In a browser: what is said comes back, and after a reload of both servers another process serves it."""
+    """In a browser: what is said comes back, both workers are shown, and after a reload others are."""
     running = site(*OPTIONS, app="app:app")
     with start_chromium(tmp_path / "chromium") as driver:
         driver.get(f"http://127.0.0.1:{running.front.port}/")
@@ -183,6 +210,8 @@ def test_page_comes_back_after_a_reload(site: StartSite, tmp_path: Path) -> None
         before = shown("process")
         driver.find_element(By.TAG_NAME, "input").send_keys("hello" + Keys.ENTER)
         wait_until(driver, lambda: f"hello (process {before})" in driver.find_element(By.TAG_NAME, "ol").text)
+        wait_until(driver, lambda: len(shown("processes").split(", ")) == 2 and shown("viewers") == "1")
+        assert before in shown("processes").split(", ")
         for server in running.servers.values():
             server.signal(signal.SIGHUP)
         wait_until(driver, lambda: shown("state") == "open" and shown("process") != before)
