@@ -1,6 +1,6 @@
 """Responses of HTTP/1.1: the messages of an application as bytes (RFC 9112 §4, §6 and §7; RFC 9110 §8.6).
 
-`Response` frames one response: by Content-Length where the application gives one or sends the body in one piece,
+`Response` frames one response: by Content-Length where the application sets one or sends the body in one piece,
 chunked for HTTP/1.1 otherwise, by the end of the connection for HTTP/1.0. It never writes: each method returns the
 bytes to send. Input that would make the response ambiguous (a control character in a field, a second length, more or
 fewer bytes than promised) raises.
@@ -90,7 +90,7 @@ class Response:
         self.event_stream = False
         """Whether the body is a stream of server-sent events (WHATWG HTML §9.2): it has no end of its own."""
         self.length: int | None = None
-        """The content-length that the application gave."""
+        """The content-length that the application set."""
         self.sent_bytes = 0
         """Bytes of the body that were returned to be sent; who sends those of a file adds them."""
         self.keep_alive = keep_alive
@@ -98,9 +98,9 @@ class Response:
         self.status = 0
 
     def start(self, status: object, headers: Iterable[Iterable[object]], default_fields: bytes, trailers: bool) -> None:
-        """Take the head of the response; it leaves with the first body bytes (ASGI H13).
+        """Store the head of the response; it leaves with the first body bytes (ASGI H13).
 
-        `default_fields` are encoded fields that the server adds, less the Date and Server that the application gives.
+        `default_fields` are encoded fields that the server adds, without the Date and Server that the application sets.
         Raises ValueError or TypeError, and the state stays, when the head cannot be sent as it is.
         """
         if not isinstance(status, int) or not 200 <= status <= 599:

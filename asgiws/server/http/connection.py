@@ -107,7 +107,7 @@ class HTTPConnection(asyncio.Protocol):
             self._finish(discard=False)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes of a head, of a body, or of what follows it."""
+        """Handle bytes of a head, of a body, or of what follows it."""
         state = self._state
         if state <= State.HEAD:
             self._advance(data)
@@ -139,7 +139,7 @@ class HTTPConnection(asyncio.Protocol):
             self._advance()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End, and let the application find out."""
+        """End, and report it to the application."""
         self._state, self._ticks = NEXT[self._state, Moved.TCP_LOST], 0
         self._flow.end()
         self.worker.registry.remove(self)
@@ -225,7 +225,7 @@ class HTTPConnection(asyncio.Protocol):
         return self._body is None or not self._body.is_longer_than(_SKIP_MOST_BYTES)
 
     def on_body_taken(self) -> None:
-        """Read on: the application has taken what was held for it."""
+        """Resume reading: the application has taken what was held for it."""
         self._ticks = 0
         if self._flow.reading_paused:
             self._read_body()
@@ -281,7 +281,7 @@ class HTTPConnection(asyncio.Protocol):
     # ---- requests
 
     def _advance(self, data: bytes = b"") -> None:
-        """Take bytes that arrived; begin the next request once its head is whole and the response before it is sent."""
+        """Add bytes that arrived; begin the next request once its head is whole and the response before it is sent."""
         if self._flow.write_paused:
             # A client that sends requests and reads no responses waits here, with one head's worth of bytes.
             self._reader.buffer += data
@@ -323,7 +323,7 @@ class HTTPConnection(asyncio.Protocol):
             worker.registry.start(cycle.run(http_scope(worker, head, self._peer)), head.target)
 
     def _read_body(self, data: bytes = b"") -> None:
-        """Take bytes that arrived; pass on those of the body, and hold those of the next request."""
+        """Add bytes that arrived; pass on those of the body, and hold those of the next request."""
         cycle, body, buffer = self._cycle, self._body, self._reader.buffer
         if cycle is not None and body is not None and not body.complete:
             self._ticks = 0

@@ -153,7 +153,7 @@ class RequestCycle:
         if sending is not None:
             await sending
         if response.state == ResponseState.DONE:
-            # Once the response is complete, the end of the connection is no news to the application.
+            # Once the response is complete, the end of the connection does not concern the application.
             connection.on_response_done(self)
             if flow.write_paused:
                 await flow.wait_writable()
@@ -166,7 +166,7 @@ class RequestCycle:
     # ---- the messages of an application
 
     def _on_start(self, message: Event) -> None:
-        """Take the head; it leaves with the first piece of the body."""
+        """Store the head; it leaves with the first piece of the body."""
         response, connection = self.response, self._connection
         worker = connection.worker
         if self.expects_continue or (not self.body_complete and not connection.skips_body()):
@@ -220,7 +220,7 @@ class RequestCycle:
     # ---- called by the connection
 
     def feed(self, data: bytes, complete: bool) -> bool:
-        """Take body bytes; return whether the application is behind and reading should stop."""
+        """Add body bytes; return whether the application is behind and reading should stop."""
         if data:
             self._body.append(data)
             self._body_bytes += len(data)

@@ -137,7 +137,7 @@ class WebSocketConnection(asyncio.Protocol):
         self.flow.resume_writing()
 
     def eof_received(self) -> bool:
-        """Take the end of what the client sends; return whether our side stays open (RFC 6455 §7.1.5).
+        """Handle the end of what the client sends; return whether our side stays open (RFC 6455 §7.1.5).
 
         A client that half-closes without a Close frame is gone. One whose Close waits in line, or may be in data that
         is not parsed yet, still receives the answers to its earlier messages, for as long as `answer_timeout`.
@@ -222,7 +222,7 @@ class WebSocketConnection(asyncio.Protocol):
     # ---- in
 
     def _on_unparsed(self, data: bytes) -> None:
-        """Take bytes that are not parsed now: before the accept, while the inbox is full, or after the end."""
+        """Handle bytes that are not parsed now: before the accept, while the inbox is full, or after the end."""
         receiver, state = self.receiver, self.closing.state
         if state == State.CLOSING:
             if receiver.blocked:

@@ -203,7 +203,7 @@ class WebSocketSession:
         return ClientDisconnected(f"websocket closed while sending ({self._closing.final(self._inbox).code})")
 
     async def _send_other(self, message: Event) -> None:
-        """Take everything but a message on an open connection."""
+        """Handle everything except a message on an open connection."""
         kind, connection, state = message["type"], self._connection, self._closing.state
         if state >= State.CLOSING:
             raise ClientDisconnected(f"{kind} after the websocket closed ({self._closing.final(self._inbox).code})")
