@@ -106,7 +106,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
         parser.usage = "%(prog)s [options] [ADDRESS] TOPIC [TEXT|-]"
         parser.set_defaults(address=None)
         add(
-            "words", metavar="WORD", nargs="+", help="ADDRESS is that of --admin and may be left out where that or "
+            "words", metavar="WORD", nargs="*", help="ADDRESS is that of --admin and may be left out where that or "
             "ASGIWS_ADMIN is given; TEXT is the message, or - for standard input (default: -)",
         )  # fmt: skip
         add("--bytes", action="store_true", help="publish bytes, which arrive as a binary message")
@@ -137,8 +137,10 @@ def _take_message(parser: argparse.ArgumentParser, arguments: argparse.Namespace
         if not 1 <= len(words) <= 2:
             parser.error(f"{len(arguments.words)} words were given, allowed: [ADDRESS] TOPIC [TEXT|-]; quote the text")
         arguments.topic, arguments.text = check_name(words[0]), (*words, "-")[1]
-    except (argparse.ArgumentTypeError, ValueError) as error:
-        parser.error(str(error))
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"argument ADDRESS: {error}")
+    except ValueError as error:
+        parser.error(f"argument TOPIC: {error}")
     return address
 
 

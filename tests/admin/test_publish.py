@@ -152,10 +152,10 @@ def test_message_has_a_limit(start: Start, tmp_path: Path, clients: list[RawClie
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("t" * 201, "x"), "topic name of 201 characters, allowed: 1 to 200"),
-        (("", "x"), "topic name of 0 characters, allowed: 1 to 200"),
-        (("a b", "x"), "topic name 'a b', allowed: visible ASCII characters, no spaces"),
-        (("a\x1b[2J", "x"), "topic name 'a\\x1b[2J', allowed: visible ASCII characters, no spaces"),
+        (("t" * 201, "x"), "argument TOPIC: topic name of 201 characters, allowed: 1 to 200"),
+        (("", "x"), "argument TOPIC: topic name of 0 characters, allowed: 1 to 200"),
+        (("a b", "x"), "argument TOPIC: topic name 'a b', allowed: visible ASCII characters, no spaces"),
+        (("a\x1b[2J", "x"), "argument TOPIC: topic name 'a\\x1b[2J', allowed: visible ASCII characters, no spaces"),
         ((), "1 words were given, allowed: [ADDRESS] TOPIC [TEXT|-]; quote the text"),
         (("a", "b", "c"), "4 words were given, allowed: [ADDRESS] TOPIC [TEXT|-]; quote the text"),
     ],
@@ -165,6 +165,18 @@ def test_words_that_are_no_message_are_one_line(run_command: RunCommand, words: 
     assert ended.code == 2
     (line,) = ended.stderr
     assert line == f"asgiws publish: {said} (asgiws publish --help lists the options)"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "0 words were given, allowed: [ADDRESS] TOPIC [TEXT|-]; quote the text"),
+        (("prices", "1.09"), "argument ADDRESS: 'prices' was given, allowed: HOST:PORT, [::1]:PORT or unix:/path"),
+    ],
+)
+def test_words_without_an_address_are_one_line(run_command: RunCommand, words: tuple[str, ...], said: str) -> None:
+    ended = run_command("publish", *words)
+    assert (ended.code, ended.stderr) == (2, [f"asgiws publish: {said} (asgiws publish --help lists the options)"])
 
 
 def test_input_that_no_server_takes_is_not_kept() -> None:

@@ -332,6 +332,7 @@ def test_a_client_that_skips_misses_messages_and_stays(serve: Serve) -> None:
     for _ in range(80):
         assert publisher.do("publish", data="x" * 100_000) == "done publish"
     skipped = server.hub.skipped
+    assert server.call(server.server.report)["counts"]["topic_skipped"] == {"": skipped}
     assert 0 < skipped < 80
     assert [len(slow.raw.read_text()) for _ in range(80 - skipped)] == [100_000] * (80 - skipped)
     assert publisher.do("publish", data="caught up") == "done publish"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.admin.helpers import Admin, wait_until
 from tests.conftest import PATIENCE_S
 from tests.raw import RawClient, close, text
 from tests.server_process import ServerProcess, Start, assert_no_traceback
@@ -163,7 +164,9 @@ def test_a_killed_worker_takes_only_its_own_sockets_with_it(start: Start, opened
 
 def test_a_stopped_worker_learns_that_it_has_missed_something(start: Start, opened: list[RawClient]) -> None:
     """SIGSTOP: nobody else waits, what waits for it is bounded, and its subscribers come back."""
-    process = start(APP, *NO_PINGS, "--workers", "2", "--worker-timeout", "0", "--topic-queue", "1MiB")
+    process = start(
+        APP, *NO_PINGS, "--workers", "2", "--worker-timeout", "0", "--topic-queue", "1MiB", "--admin", "127.0.0.1:0"
+    )
     members = members_of(process, 2, opened)
     quiet = members_of(process, 2, opened, "/quiet")
     (stopped, missing), (_, publisher) = members.items()
@@ -182,6 +185,7 @@ def test_a_stopped_worker_learns_that_it_has_missed_something(start: Start, open
     assert 0 < got < 20000
     assert frame[0] == 0x88
     assert frame[1] == (1012).to_bytes(2, "big") + b"missed messages of a topic"
+    wait_until(lambda: Admin(process).samples()["asgiws_topic_gaps_total", ()] == 1)
     publish(process, "still here", "/quiet")
     for client in quiet.values():
         assert client.read_text() == "still here"
