@@ -18,7 +18,7 @@ from asgiws.protocol.limits import KIB, MIB
 
 __all__ = [
     "YES_NO", "Option", "OptionError", "check_header", "check_mode", "check_origin", "check_owner", "check_path",
-    "check_token", "did_you_mean", "spelled",
+    "check_token", "check_topic_prefix", "did_you_mean", "spelled",
 ]  # fmt: skip
 
 _UNITS: Final[Mapping[str, Mapping[str, float]]] = {
@@ -188,6 +188,11 @@ def check_path(value: str) -> str | None:
 def check_token(value: str) -> str | None:
     """Return what is allowed instead of a token, or None."""
     return None if re.fullmatch("[!-~]{16,256}", value) else "16 to 256 visible ASCII characters, without spaces"
+
+
+def check_topic_prefix(value: str) -> str | None:
+    """Return what is allowed instead of a prefix of topics, or None: with a name of 200 it fits into a frame's 255."""
+    return None if re.fullmatch("[!-~]{0,50}", value) else "up to 50 visible ASCII characters, without spaces"
 
 
 def check_owner(value: str) -> str | None:

@@ -28,6 +28,7 @@ from asgiws.config.option import (
     check_owner,
     check_path,
     check_token,
+    check_topic_prefix,
     did_you_mean,
     spelled,
 )
@@ -253,7 +254,8 @@ class Config:
 
     # ---- Topics
     topic_backlog: int = _topics("bytes", MIB, "Drop a subscriber for which more than this waits unsent")
-    topic_prefix: str = _topics("text", "", "Prefix of the name of every topic", metavar="PREFIX", unset="none")
+    topic_prefix: str = _topics("text", "", "Prefix of the name of every topic", metavar="PREFIX", unset="none",
+                                check=check_topic_prefix)  # fmt: skip
     topic_queue: int = _topics("bytes", 8 * MIB, "Let a worker miss messages when more than this waits for it",
                                least=1)  # fmt: skip
     max_publish_size: int = _topics("bytes", 512 * KIB, "Largest message that may be published", least=1)

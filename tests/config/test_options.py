@@ -244,6 +244,14 @@ def test_admin_token_that_is_short_or_odd_is_refused_and_not_shown(token: str) -
     assert line == "--admin-token: *** was given, allowed: 16 to 256 visible ASCII characters, without spaces"
 
 
+@pytest.mark.parametrize("prefix", ["p" * 51, "blue green:", "grün:"])
+def test_topic_prefix_that_no_frame_has_room_for_is_refused(prefix: str) -> None:
+    """With a name of 200 characters, the relay between workers takes 255 bytes."""
+    line = refusal("topic_prefix", prefix)
+    assert line.endswith("was given, allowed: up to 50 visible ASCII characters, without spaces")
+    assert Config.from_options({"topic_prefix": "p" * 50}).topic_prefix == "p" * 50
+
+
 def test_admin_token_is_not_shown_with_the_options() -> None:
     assert "0123456789abcdef" not in repr(Config(admin_token="0123456789abcdef"))
 
