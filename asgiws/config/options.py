@@ -292,7 +292,7 @@ class Config:
         for name in ("log_file", "log_format"):
             if self.log_config and getattr(self, name) not in ("", "text"):
                 raise OptionError(
-                    f"{spelled(name)}: {getattr(self, name)!r} was given beside --log-config, allowed: one of the two; "
+                    f"{spelled(name)}: {getattr(self, name)!r} was given with --log-config, allowed: one of the two; "
                     "the file says where lines go and what they look like"
                 )
         if not is_close_code(self.shutdown_code):

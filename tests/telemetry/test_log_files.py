@@ -231,7 +231,7 @@ def test_option_that_log_config_replaces_is_refused_beside_it(run_command: RunCo
     ended = run_command(APP, "--log-config", "log.toml", flag, value)
     assert ended.code == 2
     assert ended.stderr == [
-        f"asgiws: {flag}: '{value}' was given beside --log-config, allowed: one of the two; "
+        f"asgiws: {flag}: '{value}' was given with --log-config, allowed: one of the two; "
         "the file says where lines go and what they look like"
     ]
 

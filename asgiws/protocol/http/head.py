@@ -2,7 +2,7 @@
 
 `parse_head` turns one head into a `RequestHead`, or into the `Violation` that says what is wrong with it. Nothing that
 two parties could read in two ways is accepted: no bare CR or LF, no folded field, no second Content-Length, no
-Content-Length beside Transfer-Encoding. Nothing is guessed.
+Content-Length with Transfer-Encoding. Nothing is guessed.
 
 Parsing is one split on CR LF and one scan that removes every legal byte: what remains has to be exactly the line ends
 of the split. Field names are looked up in a table of the usual ones, so that no name is checked or lower-cased twice.
