@@ -1,0 +1,5 @@
+"""Fixtures: server processes."""
+
+from tests.runner.conftest import processes, start
+
+__all__ = ["processes", "start"]
