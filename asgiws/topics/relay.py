@@ -33,10 +33,14 @@ class Relay:
         self.gaps = 0
         """How often a topic's messages were left out for a worker that does not read."""
 
-    async def connect(self, end: socket.socket) -> None:
-        """Take over one end of a worker's pair; it is closed when the worker closes its own."""
+    async def connect(self, end: socket.socket) -> asyncio.Transport:
+        """Take over one end of a worker's pair; it is closed when the worker closes its own.
+
+        Return what to close when the worker has exited: a process that it forked may hold the worker's end open.
+        """
         end.setblocking(False)
-        await asyncio.get_running_loop().create_unix_connection(lambda: _Link(self), sock=end)
+        transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: _Link(self), sock=end)
+        return transport
 
     def publish(self, topic: str, payload: bytes, *, is_text: bool) -> None:
         """Publish from this process."""

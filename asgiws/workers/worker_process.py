@@ -70,6 +70,7 @@ class WorkerProcess:
         self._ready_at_s = 0.0
         self._ended_at_s = 0.0
         self._channel: Channel | None = None
+        self._relay_link: asyncio.Transport | None = None
         self._channel_ended = asyncio.Event()
         self._asked: dict[int, asyncio.Future[Any]] = {}
         """Orders that were not answered yet, by their number."""
@@ -111,10 +112,12 @@ class WorkerProcess:
         self._waiting = asyncio.create_task(self._wait_exit(process))
         self._channel = await Channel.connect(ours, self._on_message, self._channel_ended.set)
         if relay is not None and relay_ours is not None:
-            await relay.connect(relay_ours)
+            self._relay_link = await relay.connect(relay_ours)
         # Not into the socket before there is a reader: large options would fill it and block this process forever.
         self.send({"target": target, "config": dataclasses.asdict(config), "reports": bool(self.config.admin)})
-        if self.state == STOPPING:
+        if self.ended.is_set():
+            self._close_ends()  # it exited meanwhile
+        elif self.state == STOPPING:
             self._signal(signal.SIGKILL)  # it was ordered to stop before it had a channel
 
     @property
@@ -236,9 +239,15 @@ class WorkerProcess:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_UNREAD_S):
                     await self._channel_ended.wait()
-            self._channel.close()
+        self._close_ends()
         self.ended.set()
         self._on_change(self)
+
+    def _close_ends(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+        if self._relay_link is not None:
+            self._relay_link.abort()  # nobody reads what may still wait
 
 
 def describe_exit(code: int) -> str:

@@ -191,6 +191,22 @@ def test_a_stopped_worker_learns_that_it_has_missed_something(start: Start, open
         assert client.read_text() == "still here"
 
 
+def test_nothing_is_kept_for_a_dead_worker_whose_child_lives_on(start: Start, opened: list[RawClient]) -> None:
+    """A forked process inherits the worker's ends of its sockets, so these do not end with the worker."""
+    process = start(APP, *NO_PINGS, "--workers", "1")
+    before = len(os.listdir(f"/proc/{process.pid}/fd"))
+    ((worker, member),) = members_of(process, 1, opened).items()
+    member.send(text("fork"))
+    child = int(member.read_text())
+    try:
+        os.kill(worker, signal.SIGKILL)
+        next_worker(process)
+        members_of(process, 1, opened)
+        assert len(os.listdir(f"/proc/{process.pid}/fd")) == before
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 def memory_bytes(pid: int) -> int:
     """The resident memory of a process."""
     with open(f"/proc/{pid}/statm") as file:

@@ -1,12 +1,14 @@
 """An application with topics for servers with workers.
 
 A WebSocket subscribes to the topic of its path and is told the number of its worker; what it sends is published there,
-and "stream:N" publishes N numbered messages. `POST /topic` publishes its body, and answers with the worker's number.
+but "stream:N" publishes N numbered messages, and "fork" starts a process that waits. `POST /topic` publishes its body,
+and answers with the worker's number.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -27,6 +29,11 @@ async def room(websocket: WebSocket) -> None:
             if text.startswith("stream:"):
                 for number in range(int(text[7:])):
                     await topic.publish(f"{number}:" + "x" * 1000)
+            elif text == "fork":
+                child = os.fork()
+                if not child:
+                    signal.pause()
+                await websocket.send_text(str(child))
             else:
                 await topic.publish(text)
 
