@@ -151,14 +151,14 @@ class Server:
         """
         if self._worker is not None:
             raise RuntimeError("the server was started before, make another Server")
+        if self.config.ssl_certfile:
+            self._certificates = Certificates(self.config)
         loop = asyncio.get_running_loop()
         app = with_health(self._app, self.config.health_path, lambda: self.ready)
         self._hub = hub = join_hub(loop)
         hub.prefix, hub.publish_most_bytes = self.config.topic_prefix, self.config.max_publish_size
         self._worker = worker = WorkerState(app, self.config, loop, hub)
         hub.on_bus_lag = worker.counters.relay_lag.add
-        if self.config.ssl_certfile:
-            self._certificates = Certificates(self.config)
         try:
             await self._lifespan.start()
             worker.lifespan_state = self._lifespan.state
