@@ -253,20 +253,21 @@ class Hub:
             rest = self._rest or list(subscribers)[::-1]
             part, self._rest = rest[-left:], rest[:-left]
             left -= len(part)
-            exclude, before = message.exclude, len(message.frames)
+            exclude, before, delivered = message.exclude, len(message.frames), 0
             for subscriber in reversed(part):
                 skip = subscribers.get(subscriber)
                 if skip is None or subscriber is exclude:
                     continue
                 try:
                     if subscriber.deliver(message, skip, hold):
-                        self.delivered += 1
+                        delivered += 1
                         if hold:
                             held[subscriber] = None
                     elif skip:
                         self.skipped += 1
                 except Exception:  # a fault of ours in one connection; the others get the message
                     self._end_faulty(subscriber, message.topic)
+            self.delivered += delivered
             self.encoded += len(message.frames) - before
             if not self._rest:
                 queue.popleft()

@@ -6,6 +6,8 @@ wait there, so that they keep their place among what the application sends.
 
 from __future__ import annotations
 
+from typing import Final
+
 from asgiws.protocol.websocket.closing import Close, State
 from asgiws.protocol.websocket.encoder import Encoder
 from asgiws.server.asgi import ClientDisconnected, Event
@@ -16,7 +18,9 @@ from asgiws.topics.message import Message, check_data
 
 __all__ = ["ConnectionTopics", "Subscriptions", "subscriptions_of"]
 
-_MISSED = Close(1012, "missed messages of a topic")
+_OPEN: Final = State.OPEN
+"""Where a message passes, a name is faster than an attribute."""
+_MISSED: Final = Close(1012, "missed messages of a topic")
 
 
 class Subscriptions:
@@ -85,30 +89,32 @@ class Subscriptions:
     def deliver(self, message: Message, skip_when_slow: bool, hold: bool) -> bool:
         """Write a message, or hold it in the cork until `flush`; return whether it was taken. Never wait."""
         connection = self._connection
-        if connection.closing.state != State.OPEN or connection.transport.is_closing():
+        transport = connection.transport
+        if connection.closing.state != _OPEN or transport.is_closing():
             return False
         encoder = connection.encoder
         if message.is_large and not encoder.shared:  # it is not compressed for each connection by itself
             encoder = connection.worker.encoders.encoder_for(None)
         frame = message.frames.get(encoder) or message.frame_for(encoder)
+        frame_bytes, cork = len(frame), connection.cork
         if connection.flow.write_paused:
-            unsent = connection.transport.get_write_buffer_size() + connection.cork.held_bytes
-            if unsent + len(frame) > connection.worker.config.topic_backlog:
+            unsent = transport.get_write_buffer_size() + cork.held_bytes
+            if unsent + frame_bytes > connection.worker.config.topic_backlog:
                 if not skip_when_slow:
                     connection.drop_slow_consumer()
                 return False
         connection.messages_out += 1
-        connection.bytes_out += len(frame)
-        cork = connection.cork
-        if hold or cork.frames or connection.inbox:
-            if not (hold or cork.frames):
+        connection.bytes_out += frame_bytes
+        held = cork.frames
+        if hold or held or connection.inbox:
+            if not (hold or held):
                 connection.worker.loop.call_soon(cork.flush)
-            cork.frames.append(frame)
-            cork.held_bytes += len(frame)
+            held.append(frame)
+            cork.held_bytes += frame_bytes
             if cork.held_bytes > CORK_MOST_BYTES:
                 cork.flush()
         else:
-            connection.transport.write(frame)
+            transport.write(frame)
         return True
 
     def flush(self) -> None:
