@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.metadata
 import os
 import shutil
 import socket
@@ -50,8 +51,6 @@ class Contestant:
     app: str
     redis: bool = False
     compression: bool = False
-    at_most: int = 100_000
-    """Sockets that it is measured with; some are too slow for more."""
 
 
 CONTESTANTS: Final = (
@@ -61,8 +60,8 @@ CONTESTANTS: Final = (
     Contestant("loop of sends, asgiws", _ASGIWS, "plain"),
     Contestant("loop of sends, uvicorn", _UVICORN, "plain"),
     Contestant("ConnectionManager, uvicorn", _UVICORN, "manager"),
-    Contestant("Channels and channels_redis, uvicorn", _FACTORY, "channels", redis=True, at_most=300),
-    Contestant("broadcaster and Redis, uvicorn", _FACTORY, "broadcaster", redis=True, at_most=300),
+    Contestant("Channels and channels_redis, uvicorn", _FACTORY, "channels", redis=True),
+    Contestant("broadcaster and Redis, uvicorn", _FACTORY, "broadcaster", redis=True),
     Contestant("Topic, compressed", _ASGIWS, "topic", compression=True),
     Contestant("loop of sends, asgiws, compressed", _ASGIWS, "plain", compression=True),
     Contestant("ConnectionManager, uvicorn, compressed", _UVICORN, "manager", compression=True),
@@ -74,29 +73,31 @@ class _Load:
     contestant: Contestant
     running: Running
     load: Broadcast
-    sockets: int
     costs_us: list[float] = field(default_factory=list)
 
 
 def measure(sockets: int, rounds: int, seconds: float, size: int) -> dict[str, str]:
     """Measure all contestants; return a line for each."""
-    if not machine.allow_files(2 * sockets + 64):
-        raise NotPossible(f"{sockets} sockets need a limit of {2 * sockets + 64} open files (ulimit -Hn)")
+    files = len(CONTESTANTS) * sockets + 64  # of the clients; a server has those of one contestant
+    if not machine.allow_files(files):
+        raise NotPossible(f"{sockets} sockets for each contestant need a limit of {files} open files (ulimit -Hn)")
     lines: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
-        redis_pid = stack.enter_context(_redis())
+        redis_pid, redis_missing = None, _redis_missing()
+        if not redis_missing:
+            redis_pid = stack.enter_context(_redis())
         stack.enter_context(machine.pin(machine.driver_core()))
         loads: list[_Load] = []
         for contestant in CONTESTANTS:
-            if contestant.redis and redis_pid is None:
-                lines[contestant.name] = "redis-server is not installed"
+            if contestant.redis and redis_missing:
+                lines[contestant.name] = redis_missing
                 continue
             try:
                 loads.append(_start(stack, contestant, sockets, size))
             except FAILURES as error:
                 lines[contestant.name] = described(error)
         for number in range(rounds + 1):
-            for each in loads:
+            for each in [each for each in loads if each.contestant.name not in lines]:
                 pids = [*each.running.pids, *([redis_pid] if each.contestant.redis and redis_pid else [])]
                 try:
                     cost_us = _round(each, pids, seconds)
@@ -107,11 +108,11 @@ def measure(sockets: int, rounds: int, seconds: float, size: int) -> dict[str, s
                         each.costs_us.append(cost_us)
         floor = statistics.median(loads[0].costs_us)
         for each in loads:
-            if each.costs_us:
+            if each.contestant.name not in lines:
                 cost = statistics.median(each.costs_us)
                 spread = max(each.costs_us) / min(each.costs_us)
                 lines[each.contestant.name] = (
-                    f"{cost:8.2f} us a delivery to {each.sockets:,} sockets, {cost / floor:6.2f} x the bare loop "
+                    f"{cost:8.2f} us a delivery to {sockets:,} sockets, {cost / floor:6.2f} x the bare loop "
                     f"(rounds within {spread:.2f})"
                 )
     return lines
@@ -120,10 +121,9 @@ def measure(sockets: int, rounds: int, seconds: float, size: int) -> dict[str, s
 def _start(stack: contextlib.ExitStack, contestant: Contestant, sockets: int, size: int) -> _Load:
     running = Running(contestant.server, contestant.app, compression=contestant.compression)
     stack.callback(running.stop)
-    count = min(sockets, contestant.at_most)
-    load = Broadcast(running.port, count, size, compression=contestant.compression)
+    load = Broadcast(running.port, sockets, size, compression=contestant.compression)
     stack.callback(load.close)
-    return _Load(contestant, running, load, count)
+    return _Load(contestant, running, load)
 
 
 def _round(each: _Load, pids: list[int], seconds: float) -> float:
@@ -131,22 +131,31 @@ def _round(each: _Load, pids: list[int], seconds: float) -> float:
     while time.monotonic() < end_s or not steps:
         each.load.play(1)
         steps += 1
-    return (cpu_s(pids) - before_s) / (steps * each.sockets) * 1e6
+    return (cpu_s(pids) - before_s) / (steps * each.load.units) * 1e6
+
+
+def _redis_missing() -> str:
+    """Return what is missing for the contestants that need Redis; "" when nothing is."""
+    if shutil.which("redis-server") is None:
+        return "redis-server is not installed"
+    try:
+        version = importlib.metadata.version("redis")
+    except importlib.metadata.PackageNotFoundError:
+        return "redis is not installed: pip install asgiws[bench]"
+    if int(version.partition(".")[0]) >= 8:
+        return f"redis {version} is installed, allowed: below 8 (see the extra bench in pyproject.toml)"
+    return ""
 
 
 @contextlib.contextmanager
-def _redis() -> Iterator[int | None]:
+def _redis() -> Iterator[int]:
     """Run a Redis server on a free port while the context lasts; yield its process id."""
-    command = shutil.which("redis-server")
-    if command is None:
-        yield None
-        return
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     os.environ["BENCH_REDIS"] = f"redis://127.0.0.1:{port}"
     process = subprocess.Popen(
-        [command, "--port", str(port), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1"],
+        ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1"],
         stdout=subprocess.DEVNULL,
     )
     try:
