@@ -21,6 +21,8 @@ __all__ = ["FALLBACK", "Fallback"]
 _LOG: Final = logging.getLogger("asgiws")
 _QUEUE_MOST: Final = 1000
 
+_Send = Callable[[str | bytes], Awaitable[Any]]
+
 
 class Fallback:
     """The topics of a process whose server is not asgiws."""
@@ -62,9 +64,10 @@ class Fallback:
         key = topic, id(websocket)
         if key in self._senders:
             return False
+        send = _sender(websocket)
         listener = Listener(_QUEUE_MOST)
         self.add(topic, listener)
-        task = asyncio.get_running_loop().create_task(self._send_all(topic, listener, websocket))
+        task = asyncio.get_running_loop().create_task(self._send_all(topic, listener, websocket, send))
         self._senders[key] = listener, task
         task.add_done_callback(lambda done: self._forget(key, done))
         return True
@@ -84,8 +87,7 @@ class Fallback:
         if found is not None and found[1] is done:  # not of a subscription that began since
             del self._senders[key]
 
-    async def _send_all(self, topic: str, listener: Listener, websocket: Any) -> None:
-        send = _sender(websocket)
+    async def _send_all(self, topic: str, listener: Listener, websocket: Any, send: _Send) -> None:
         try:
             while True:
                 await send(await listener.next())
@@ -107,10 +109,15 @@ def _deliver(listener: Listener, message: Message) -> None:
     listener.deliver(message, False, False)
 
 
-def _sender(websocket: Any) -> Callable[[str | bytes], Awaitable[Any]]:
-    """Return what sends a message: `send_text` and `send_bytes` of most frameworks, `send` of Channels and Quart."""
+def _sender(websocket: Any) -> _Send:
+    """Return what sends a message: `send_text` and `send_bytes` of most frameworks, `send` of Channels and Quart.
+
+    Raises TypeError for what has neither, such as a scope.
+    """
     if hasattr(websocket, "send_text"):
         return lambda data: websocket.send_text(data) if isinstance(data, str) else websocket.send_bytes(data)
+    if not hasattr(websocket, "send"):
+        raise TypeError(f"{type(websocket).__name__}, allowed under this server: an object with send_text or send")
     if "bytes_data" in inspect.signature(websocket.send).parameters:
         return lambda data: websocket.send(**{"text_data" if isinstance(data, str) else "bytes_data": data})
     return lambda data: websocket.send(data)

@@ -69,3 +69,11 @@ def test_a_socket_that_subscribes_again_at_once_can_leave_again() -> None:
     app = Starlette(routes=[WebSocketRoute("/", again)])
     with TestClient(app) as client, client.websocket_connect("/") as socket:
         assert socket.receive_text() == "done"
+
+
+def test_what_cannot_send_is_refused() -> None:
+    async def subscribe() -> None:
+        await Topic("room").subscribe({"type": "websocket"})
+
+    with pytest.raises(TypeError, match="dict, allowed under this server: an object with send_text or send"):
+        asyncio.run(subscribe())
