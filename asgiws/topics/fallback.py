@@ -35,6 +35,7 @@ class Fallback:
 
     def publish(self, message: Message, exclude: object | None) -> None:
         """Deliver to all listeners, each in its own loop."""
+        self._warn()
         with self._lock:
             found = list(self._listeners.get(message.topic, {}).items())
             left_out = self._senders.get((message.topic, id(exclude)))
@@ -102,7 +103,10 @@ class Fallback:
     def _warn(self) -> None:
         if not self._warned:
             self._warned = True
-            _LOG.warning("the server is not asgiws, so topics reach only the connections of this process")
+            _LOG.warning(
+                "asgiws does not serve on this event loop, so topics reach only the connections of this process that "
+                "another server has"
+            )
 
 
 def _deliver(listener: Listener, message: Message) -> None:

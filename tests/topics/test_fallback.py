@@ -11,6 +11,8 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
 
 from asgiws import Topic
+from asgiws.topics.fallback import Fallback
+from asgiws.topics.message import Message
 from tests.topics.chat import app
 
 
@@ -77,3 +79,14 @@ def test_what_cannot_send_is_refused() -> None:
 
     with pytest.raises(TypeError, match="dict, allowed under this server: an object with send_text or send"):
         asyncio.run(subscribe())
+
+
+def test_publishing_from_another_event_loop_is_not_silent(caplog: pytest.LogCaptureFixture) -> None:
+    """Such as that of a thread under this server, which reaches none of its sockets."""
+    fallback = Fallback()
+    fallback.publish(Message("t", "x"), None)
+    fallback.publish(Message("t", "y"), None)
+    assert caplog.messages == [
+        "asgiws does not serve on this event loop, so topics reach only the connections of this process that "
+        "another server has"
+    ]
