@@ -1,7 +1,7 @@
 """An application with topics for servers with workers.
 
-A WebSocket subscribes to the topic of its path and is told the number of its worker; what it sends is published there,
-but "stream:N" publishes N numbered messages, and "fork" starts a process that waits. `POST /topic` publishes its body,
+A WebSocket subscribes to the topic of its path and gets the number of its worker. What it sends is published there, but
+"stream:N:SIZE" publishes N numbered messages, and "fork" starts a process that waits. `POST /topic` publishes its body
 and answers with the worker's number.
 """
 
@@ -27,8 +27,9 @@ async def room(websocket: WebSocket) -> None:
         await websocket.send_text("subscribed")
         async for text in websocket.iter_text():
             if text.startswith("stream:"):
-                for number in range(int(text[7:])):
-                    await topic.publish(f"{number}:" + "x" * 1000)
+                _, count, size = text.split(":")
+                for number in range(int(count)):
+                    await topic.publish(f"{number}:" + "x" * int(size))
             elif text == "fork":
                 child = os.fork()
                 if not child:
