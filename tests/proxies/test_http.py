@@ -171,7 +171,7 @@ def test_nginx_that_was_not_told_of_websocket_is_named_in_the_log(start: Start, 
 @pytest.mark.parametrize(
     ("line", "rule", "said"),
     [
-        ("proxy_http_version 1.1;", "handshake-http-version", b"a proxy in front may need to be told to speak it"),
+        ("proxy_http_version 1.1;", "handshake-http-version", b"a proxy in front may need to be configured for it"),
         ("proxy_set_header Connection $connection_upgrade;", "handshake-connection", b"a proxy in front may drop it"),
     ],
 )
