@@ -26,8 +26,8 @@ __all__ = ["Sweep"]
 _CONNECTIONS_PER_TURN: Final = 128
 """3 to 4 ms when each of them sends a ping."""
 
-_BLOCKED_S: Final = 1.0
-"""A delay of the sweep that is worth a line."""
+_BLOCKED_S: Final = 2.0
+"""A delay of the sweep that is logged; a busy machine alone can make a shorter one."""
 
 
 class Sweep:
@@ -78,6 +78,8 @@ class Sweep:
         if self._due_s:
             worker.lag_s = max(0.0, now_s - self._due_s)
             worker.counters.lag.add(worker.lag_s)
+            if worker.lag_s >= _BLOCKED_S:
+                worker.incidents.on_blocked_loop(worker.lag_s)
         self._due_s = now_s + worker.deadlines.tick_s
         self._second_passed = now_s - self._second_at_s >= 1
         if self._second_passed:

@@ -343,15 +343,17 @@ def test_expiry_that_cannot_be_read_is_none(pem: str) -> None:
 
 def test_certificate_that_expires_soon_is_a_warning(start: Start, authority: Authority, tmp_path: Path) -> None:
     """After a reload, too, and not for one that is valid for longer."""
+    served = tmp_path / "served"
+    served.mkdir()
     soon, later = (
         authority.issue("localhost", folder, not_after=datetime.now(UTC) + timedelta(days=days, hours=1))
-        for folder, days in ((tmp_path, 13), (authority.folder, 14))
+        for folder, days in ((tmp_path, 13), (served, 14))
     )
     process = start(ECHO, *later.flags)
     later.replace_with(soon)
     process.signal(signal.SIGHUP)
     process.wait_stderr(r"certificates reloaded")
-    assert not [line for line in process.stderr if "expires" in line]
+    assert not [line for line in process.stderr if "expires in" in line]
     process.wait_stderr(r"WARNING +certificate .*localhost.pem expires in 13 days")
     gone = authority.issue("localhost", tmp_path, not_after=datetime.now(UTC) - timedelta(days=1))
     later.replace_with(gone)
