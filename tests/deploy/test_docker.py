@@ -141,6 +141,6 @@ def test_example_is_built_on_the_image_and_served_by_two_workers(example: Image,
         client.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert client.read_answer().json()["ok"] is True  # type: ignore[index] # a JSON object
         websocket.open_websocket("/room")
-        assert json.loads(websocket.read_text())["type"] == "board"
+        assert json.loads(websocket.read_text())["type"] == "welcome"
     container.terminate()
     assert container.wait() == 0
