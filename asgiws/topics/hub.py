@@ -303,11 +303,6 @@ class Hub:
                 await asyncio.sleep(_GAP_STEP_S)
             subscriber.on_gap(topic)
 
-    def on_bus_lost(self) -> None:
-        """Note that the bus is gone for good: what was published meanwhile is missed by every subscriber."""
-        for topic in list(self._entries):
-            self.on_gap(topic)
-
 
 # Of a loop and not of a server, because `Topic.publish` is called where no server is at hand.
 _HUBS: Final[dict[asyncio.AbstractEventLoop, Hub]] = {}
