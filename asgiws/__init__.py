@@ -20,6 +20,7 @@ from asgiws.server.asgi import ASGIApp, ClientDisconnected
 from asgiws.server.importer import as_application
 from asgiws.server.server import Server
 from asgiws.telemetry.logging_setup import LOGGING_OPTIONS, configure
+from asgiws.topics.brokers.factory import check_broker
 from asgiws.topics.topic import Topic, TopicsUnavailable
 from asgiws.workers.start import start
 
@@ -83,6 +84,7 @@ def _application(app: ASGIApp, config: Config) -> ASGIApp:
 
 def _config(options: Mapping[str, object]) -> Config:
     config = Config.from_options(options)
+    check_broker(config)
     if config.env_file:
         # A module that is already imported would not see the variables, and only the command line reads ASGIWS_ ones.
         raise OptionError(

@@ -39,6 +39,7 @@ from asgiws.runner.versions import describe_installation
 from asgiws.runner.watchdog import leave
 from asgiws.telemetry.logging_setup import configure, say
 from asgiws.telemetry.logs import LOG
+from asgiws.topics.brokers.factory import check_broker
 from asgiws.workers.start import check, start
 
 __all__ = ["execute", "main", "make_parser"]
@@ -122,6 +123,7 @@ def execute(words: Sequence[str]) -> int:
         options = _Options(vars(known), _typed(words))
         settings = options.load()
         loop_factory(settings.config.loop)
+        check_broker(settings.config)
         check_only = "check_config" in known
         configure(_without_log_file(settings.config) if check_only else settings.config)
     except OptionError as error:

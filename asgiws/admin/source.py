@@ -68,7 +68,7 @@ class OneServer:
         if server.started:
             self._scoreboard.update(_KEY, server.report())
             draining = server.worker.registry.draining
-            state = "stopping" if draining else "serving" if server.ready else "starting"
+            state = "stopping" if draining else "serving" if server.serving else "starting"
         worker = Worker(_KEY, 1, os.getpid(), state)
         return self._scoreboard.status([worker], ready=self.ready, draining=draining)
 
@@ -90,7 +90,7 @@ class OneServer:
 
     async def drain_worker(self, pid: int) -> bool:
         """Have this process stop; return whether it is the one that was named, and was not told before."""
-        return pid == os.getpid() and self._server.ready and self._server.retire("drained by the operator")
+        return pid == os.getpid() and self._server.serving and self._server.retire("drained by the operator")
 
     async def publish(self, topic: str, data: str | bytes) -> None:
         """Publish to a topic."""

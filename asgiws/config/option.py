@@ -73,6 +73,8 @@ class Option:
     """For a list: what separates values that are given as one text, as in an environment variable."""
     secret: bool = False
     """Whether the value is never shown."""
+    redact: Callable[[str], str] | None = None
+    """For a secret: returns what of it may be shown all the same."""
     check: Callable[[str], str | None] | None = None
     """For text: returns what is allowed instead of a value, or None."""
     allowed: str = "text"
@@ -103,6 +105,12 @@ class Option:
         shown = _shown(value, self.kind)
         return f"{shown}; 0: {self.unset}" if self.unset and self.kind in _METAVARS and self.least == 0 else shown
 
+    def hide(self, value: Any) -> Any:
+        """Return what may be shown of a value: all of it unless it is secret."""
+        if not self.secret or not value:
+            return value
+        return self.redact(value) if self.redact is not None and isinstance(value, str) else "***"
+
     def convert(self, value: object) -> Any:
         """Return `value` in the option's type. Raises OptionError."""
         if self.kind == "flag":
@@ -117,7 +125,8 @@ class Option:
         return self._text(value)
 
     def _error(self, value: object, allowed: str) -> OptionError:
-        shown = "***" if self.secret else reprlib.repr(value) if isinstance(value, Mapping) else repr(value)
+        value = self.hide(value)
+        shown = reprlib.repr(value) if isinstance(value, Mapping) else str(value) if self.secret else repr(value)
         return OptionError(f"{spelled(self.name)}: {shown} was given, allowed: {allowed}")
 
     def _flag(self, value: object) -> bool:

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Final
 
 from asgiws.config.addresses import check_address
+from asgiws.config.broker_url import check_broker_url, redact_broker_url
 from asgiws.config.cpus import usable_cpus
 from asgiws.config.option import (
     YES_NO,
@@ -253,6 +254,14 @@ class Config:
                                  unset="off")  # fmt: skip
 
     # ---- Topics
+    broker: str = _topics("text", "", "Share topics with other machines through this Redis or NATS server",
+                          metavar="URL", unset="this machine only", secret=True, check=check_broker_url,
+                          redact=redact_broker_url)  # fmt: skip
+    broker_password_file: str = _topics("text", "", "Read the broker's password from this file, for each connection",
+                                        metavar="FILE", unset="as in --broker")  # fmt: skip
+    broker_required: bool = _topics("flag", False, "Do not start without the broker, instead of waiting for it")
+    topic_gap: str = _topics("choice", "close", "Close subscribers (1012) that may have missed messages, or only "
+                             "count them", choices=("close", "ignore"))  # fmt: skip
     topic_backlog: int = _topics("bytes", MIB, "Drop a subscriber for which more than this waits unsent")
     topic_prefix: str = _topics("text", "", "Prefix of the name of every topic", metavar="PREFIX", unset="none",
                                 check=check_topic_prefix)  # fmt: skip
@@ -306,6 +315,9 @@ class Config:
                 "x-forwarded-for, -proto and -host, because a client can send the ones that its proxy does not set"
             )
 
+        for name in ("broker_password_file", "broker_required"):
+            if getattr(self, name) and not self.broker:
+                raise OptionError(f"{spelled(name)} was given without --broker, allowed: together with it")
         self._check_tls()
 
     def _check_tls(self) -> None:

@@ -102,7 +102,7 @@ class Settings:
         values = {_APP: self.app} if self.app else {}
         for name, option in OPTIONS.items():
             value = getattr(self.config, name)
-            values[name] = "***" if option.secret and value else value
+            values[name] = option.hide(value)
         return "\n".join(
             f"{f'{name} = {json.dumps(value)}':{_COLUMN}}  # {escape(self.origins[name])}".replace("\x7f", "\\u007f")
             for name, value in values.items()

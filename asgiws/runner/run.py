@@ -26,6 +26,7 @@ from asgiws.server.sockets.listeners import CannotListen, check_addresses
 from asgiws.server.tls.certificates import Certificates
 from asgiws.telemetry.logging_setup import admit_application_records
 from asgiws.telemetry.logs import LOG
+from asgiws.topics.brokers.session import CannotConnect
 
 __all__ = ["run_app", "run_target", "serve_app"]
 
@@ -55,7 +56,7 @@ def run_target(target: str, config: Config, control: Control | None = None, *, c
             run_app(app, config, control)
     except StartupFailed as error:
         return fail(STARTUP_FAILED, str(error), error.__cause__ and _trimmed(error.__cause__))
-    except CannotListen as error:
+    except (CannotListen, CannotConnect) as error:
         return fail(CANNOT_START, str(error))
     return 0
 

@@ -98,7 +98,7 @@ class Signals:
 
     def _reload(self) -> None:
         server = self._run.server
-        notifies = server.ready  # to the service manager, it is part of the start or of the stop otherwise
+        notifies = server.serving  # to the service manager, it is part of the start or of the stop otherwise
         if notifies:
             self._notifier.reloading()
         if not server.reload_certificates():

@@ -39,6 +39,8 @@ from asgiws.server.tls.certificates import Certificates
 from asgiws.server.websocket.connection import WebSocketConnection
 from asgiws.telemetry.counters import Counters
 from asgiws.telemetry.logs import LOG
+from asgiws.topics.brokers.broker import Broker
+from asgiws.topics.brokers.factory import check_broker, make_broker
 from asgiws.topics.hub import Hub, join_hub, leave_hub
 
 __all__ = ["Server"]
@@ -64,6 +66,7 @@ class Server:
         self._recycling: Recycling | None = None
         self._sweep: Sweep | None = None
         self._hub: Hub | None = None
+        self._broker: Broker | None = None
         self.on_due: Callable[[str], None] | None = None
         """Called once, with the reason, when this process has served enough (`asgiws.server.recycling`)."""
         self.addresses: list[str] = []
@@ -94,9 +97,14 @@ class Server:
         return len(self.worker.registry.connections)
 
     @property
-    def ready(self) -> bool:
+    def serving(self) -> bool:
         """Whether it accepts connections and will go on doing so."""
         return bool(self._acceptors) and not self.worker.registry.draining
+
+    @property
+    def ready(self) -> bool:
+        """Whether it should get clients: it serves, and what is published reaches it."""
+        return self.serving and not self.worker.topics.deaf
 
     def report(self) -> dict[str, Any]:
         """Return what it has counted and what is open now, as plain data; see `asgiws.telemetry.scoreboard`.
@@ -146,20 +154,26 @@ class Server:
     async def start(self) -> None:
         """Start the application and listen, once in the life of this object.
 
-        Raises StartupFailed or CannotListen, with nothing left running, and StartupFailed too when `stop` is called
-        meanwhile; RuntimeError when it was started before.
+        Raises StartupFailed, CannotListen or CannotConnect, with nothing left running, and StartupFailed too when
+        `stop` is called meanwhile; RuntimeError when it was started before.
         """
         if self._worker is not None:
             raise RuntimeError("the server was started before, make another Server")
+        check_broker(self.config)
         if self.config.ssl_certfile:
             self._certificates = Certificates(self.config)
         loop = asyncio.get_running_loop()
         app = with_health(self._app, self.config.health_path, lambda: self.ready)
         self._hub = hub = join_hub(loop)
         hub.prefix, hub.publish_most_bytes = self.config.topic_prefix, self.config.max_publish_size
+        hub.ends_at_gap = self.config.topic_gap == "close"
         self._worker = worker = WorkerState(app, self.config, loop, hub)
-        hub.on_bus_lag = worker.counters.relay_lag.add
+        counters = worker.counters
+        hub.on_bus_lag = counters.broker_round_trip.add if self.config.broker else counters.relay_lag.add
         try:
+            if self.config.broker:  # first, as the application may publish while it starts
+                self._broker = make_broker(self.config, hub)
+                await self._broker.start(required=self.config.broker_required)
             await self._lifespan.start()
             worker.lifespan_state = self._lifespan.state
             self._listeners = listeners = Listeners.open(self.config)
@@ -233,6 +247,8 @@ class Server:
         await self._lifespan.stop(CANCEL_S if self._forced.is_set() else max(least_s, left_s))
         if self._sweep is not None:
             self._sweep.stop()
+        if self._broker is not None:
+            await self._broker.close()
         if self._hub is not None:
             leave_hub(self._hub)
             self._hub = None

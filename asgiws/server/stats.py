@@ -131,9 +131,11 @@ def _add_compression(levels: Levels, worker: WorkerState, websockets: Sequence[W
 
 def _add_topics(levels: Levels, worker: WorkerState) -> None:
     hub, counters = worker.topics, worker.counters
-    levels.topics, levels.subscriptions = hub.topic_count, hub.subscription_count
+    levels.topics, levels.subscriptions, levels.deaf = hub.topic_count, hub.subscription_count, int(hub.deaf)
     counters.topics_published, counters.topics_delivered = hub.published, hub.delivered
     counters.topics_skipped, counters.topics_gaps = hub.skipped, hub.gaps
+    counters.topics_received, counters.topics_oversized = hub.received, hub.oversized
+    counters.broker_reconnects = hub.reconnects
 
 
 def _worth_a_look(websockets: Sequence[WebSocketConnection], figures: Sequence[_Figures]) -> set[int]:

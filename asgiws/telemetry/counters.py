@@ -126,6 +126,12 @@ class Counters:
     topics_delivered: Annotated[int, counter("topic_delivered", "Published messages delivered to subscribers")]
     topics_skipped: Annotated[int, counter("topic_skipped", "Deliveries left out because a subscriber was slow")]
     topics_gaps: Annotated[int, counter("topic_gaps", "Times that messages of a topic did not reach this worker")]
+    topics_received: Annotated[int, counter("topic_received", "Published messages that a broker brought to a worker")]
+    topics_oversized: Annotated[int, counter("topic_oversized", "Messages of a broker dropped as they were too large")]
+    broker_reconnects: Annotated[int, counter("broker_reconnects", "Times that a worker lost its broker")]
+    broker_round_trip: Annotated[
+        Histogram, _histogram("broker_round_trip", "From a worker to the broker and back, every ten seconds")
+    ]
     relay_lag: Annotated[Histogram, _histogram("topic_relay_lag", "From a worker to the relay of topics and back")]
     rejections: Annotated[Counter[str], counter("rejections", "Requests and connections that broke a rule", "rule")]
     app_errors: Annotated[int, counter("app_errors", "Exceptions raised by the application")]
@@ -172,6 +178,7 @@ class Levels:
     open_files_limit: Annotated[int, gauge("open_files_limit", "How many file descriptors may be open")] = 0
     topics: Annotated[int, gauge("topics", "Topics that have subscribers, in each worker")] = 0
     subscriptions: Annotated[int, gauge("topic_subscriptions", "Subscriptions to topics")] = 0
+    deaf: Annotated[int, gauge("broker_deaf_workers", "Workers whose broker is away: they may miss messages")] = 0
     bytes_in: int = 0
     """This and what follows is added to the field of `Counters` of the same name."""
     bytes_out: int = 0

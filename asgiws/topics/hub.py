@@ -98,8 +98,30 @@ class Hub:
         """Topics of which this worker missed messages, each time."""
         self.encoded = 0
         """Frames that were made of published messages."""
+        self.ends_at_gap = True
+        """Whether subscribers that missed something are closed (`--topic-gap`)."""
+        self.on_deaf: Callable[[bool], None] = lambda deaf: None
+        """Called when `deaf` has changed."""
+        self._deaf = False
+        self.reconnects = 0
+        """How often the connection to a broker was lost."""
+        self.received = 0
+        """Messages that a broker brought."""
+        self.oversized = 0
+        """Messages of a broker that were dropped, as they were longer than `publish_most_bytes`."""
         self.on_bus_lag: Callable[[float], None] = lambda seconds: None
         """Called with the seconds that a message took to the bus and back, once a second while there are topics."""
+
+    @property
+    def deaf(self) -> bool:
+        """Whether the bus is away, so that this worker should not get new clients."""
+        return self._deaf
+
+    @deaf.setter
+    def deaf(self, deaf: bool) -> None:
+        if deaf != self._deaf:
+            self._deaf = deaf
+            self.on_deaf(deaf)
 
     @property
     def topic_count(self) -> int:
@@ -163,6 +185,12 @@ class Hub:
             else:
                 self._unused.add(name)
         return True
+
+    def forget_confirmations(self) -> None:
+        """Ask the bus again for each further subscriber: it is away."""
+        for entry in self._entries.values():
+            if entry.confirmed is not None and entry.confirmed.done():
+                entry.confirmed = None
 
     def has(self, name: str, subscriber: Subscriber) -> bool:
         """Return whether a subscriber gets a topic."""
@@ -286,19 +314,19 @@ class Hub:
 
     # ---- gaps
 
-    def on_gap(self, topic: str) -> None:
-        """End all subscribers of a topic of which this worker missed something, spread over some seconds."""
-        self.gaps += 1
-        entry = self._entries.get(topic)
-        if entry is None:
-            return
-        ending = self.loop.create_task(self._end_all(topic, list(entry.subscribers)))
-        self._closing.add(ending)
-        ending.add_done_callback(self._closing.discard)
+    def on_gap(self, *topics: str) -> None:
+        """End all subscribers of topics of which this worker missed something, spread over some seconds."""
+        self.gaps += len(topics)
+        entries = [(topic, self._entries[topic]) for topic in topics if topic in self._entries]
+        subscribers = {subscriber: topic for topic, entry in entries for subscriber in entry.subscribers}
+        if subscribers and self.ends_at_gap:
+            ending = self.loop.create_task(self._end_all(subscribers))
+            self._closing.add(ending)
+            ending.add_done_callback(self._closing.discard)
 
-    async def _end_all(self, topic: str, subscribers: list[Subscriber]) -> None:
+    async def _end_all(self, subscribers: dict[Subscriber, str]) -> None:
         step = max(1, len(subscribers) // int(_GAP_SPREAD_S / _GAP_STEP_S))
-        for place, subscriber in enumerate(subscribers):
+        for place, (subscriber, topic) in enumerate(subscribers.items()):
             if place and place % step == 0:
                 await asyncio.sleep(_GAP_STEP_S)
             subscriber.on_gap(topic)

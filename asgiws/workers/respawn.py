@@ -84,6 +84,11 @@ class Slot:
         return self.serving is not None and self.serving.state == SERVING
 
     @property
+    def deaf(self) -> bool:
+        """Whether the broker of its worker is away."""
+        return self.serving is not None and self.serving.deaf
+
+    @property
     def due(self) -> bool:
         """Whether its worker wants a successor, and it is time to start one."""
         worker = self.serving
@@ -239,7 +244,7 @@ class Slot:
         worker.on_report = lambda report: self._scoreboard.update(worker, report)
         try:
             self._listeners.open_own()
-            await worker.spawn(self._target, self._listeners.sockets, relay=self._relay)
+            await worker.spawn(self._target, self._listeners.sockets, relay=None if self.config.broker else self._relay)
         except (OSError, CannotListen) as error:
             LOG.error("worker %d cannot be started: %s", self.number, error)
             worker.state = ENDED

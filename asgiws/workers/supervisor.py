@@ -142,8 +142,8 @@ class Supervisor:
 
     @property
     def ready(self) -> bool:
-        """Whether every slot has a worker that serves, and no stop was ordered."""
-        started = bool(self.slots) and all(slot.serves for slot in self.slots)
+        """Whether every slot has a worker that serves and is reached by what is published, and no stop was ordered."""
+        started = bool(self.slots) and all(slot.serves and not slot.deaf for slot in self.slots)
         return started and not self._told_to_stop.is_set()
 
     def status(self) -> Status:

@@ -62,6 +62,7 @@ class Supervised:
         loop = asyncio.get_running_loop()
         self._channel = await Channel.connect(self._pipe, self._on_order, self._on_orphaned)
         hub = join_hub(loop)
+        hub.on_deaf = self._on_deaf
         client = None if self._relay is None else await RelayClient.connect(self._relay, hub)
         # Until here SIGTERM ends the process, which has nothing to shut down: the supervisor relies on that.
         signal.signal(signal.SIGTERM, lambda number, frame: loop.call_soon_threadsafe(self.on_due, "received SIGTERM"))
@@ -81,6 +82,10 @@ class Supervised:
         self._server = server
         self._channel.send({"is": "ready"})
         self._beat()
+
+    def _on_deaf(self, deaf: bool) -> None:
+        """Report whether what is published reaches this worker."""
+        self._channel.send({"is": "deaf", "deaf": deaf})
 
     def on_due(self, why: str) -> None:
         """Ask for a successor; the order to stop comes when that is ready."""

@@ -59,6 +59,8 @@ class WorkerProcess:
         """Whether it has imported the application; before that it reads no orders and has nothing to shut down."""
         self.hung = False
         """Whether it was aborted because it sent no heartbeat."""
+        self.deaf = False
+        """Whether its broker is away, so that it should not get new clients."""
         self.accepting = True
         """Whether it may accept connections; False once it was ordered to leave them to its successor."""
         self.pid = 0
@@ -224,6 +226,8 @@ class WorkerProcess:
                 asked.set_result(message["value"])
         elif kind == "imported":
             self.imported = True
+        elif kind == "deaf":
+            self.deaf = message["deaf"]
         elif kind == "ready" and self.state == STARTING:
             self.state, self._ready_at_s = SERVING, self._alive_at_s
             self._on_change(self)

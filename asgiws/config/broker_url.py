@@ -1,0 +1,42 @@
+"""URLs of brokers: which are allowed, and what of them may be shown."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import urlsplit
+
+__all__ = ["BROKER_SCHEMES", "check_broker_url", "redact_broker_url"]
+
+BROKER_SCHEMES: Final = {
+    "redis": "redis", "rediss": "redis", "unix": "redis", "redis+unix": "redis", "redis+cluster": "redis",
+    "rediss+cluster": "redis", "nats": "nats", "tls": "nats",
+}  # fmt: skip
+"""The package that each needs, which is also the extra of this package."""
+
+_ALLOWED: Final = (
+    "redis://[user:password@]host[:port][/database], rediss:// with TLS, redis+unix:///path, redis+cluster:// or "
+    "nats://host[:port]"
+)
+
+
+def check_broker_url(text: str) -> str | None:
+    """Return what is allowed instead of a URL, or None."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return _ALLOWED
+    if parts.scheme not in BROKER_SCHEMES or not re.fullmatch("[!-~]+", text) or port == 0:
+        return _ALLOWED
+    named = parts.path if parts.scheme.endswith("unix") else parts.hostname
+    return None if named else _ALLOWED
+
+
+def redact_broker_url(text: str) -> str:
+    """Return a URL without what may be secret: user, password and query."""
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme not in BROKER_SCHEMES:
+        return "***"
+    rest = rest.partition("?")[0].partition("#")[0]
+    return f"{scheme}://{rest.rpartition('@')[2]}"

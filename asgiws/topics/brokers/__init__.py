@@ -1,0 +1,1 @@
+"""Brokers: the bus between machines."""
