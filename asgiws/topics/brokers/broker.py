@@ -237,7 +237,7 @@ class Broker(ABC):
     def _unavailable(self) -> TopicsUnavailable:
         return TopicsUnavailable(f"broker {self.name} cannot be reached: {self.reason}")
 
-    # ---- what a connected session is told
+    # ---- while a session is connected
 
     def _tell_changes(self) -> None:
         """Let the broker learn of changes, of all of this turn of the loop together."""
