@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.bench import machine, picture, report, run, scaling, servers, targets, wire, workloads
+from tests.bench import machine, picture, relay, report, run, scaling, servers, targets, wire, workloads
 from tests.bench.__main__ import SCALING_SERVERS, main
 
 TINY = run.Plan(rounds=2, seconds=0.01, latency_s=0.05, memory_counts=(10,))
@@ -237,3 +238,10 @@ def test_run_saves_what_report_prints(tmp_path: Path, capsys: pytest.CaptureFixt
     assert statistics.median(json.loads(file.read_text())["cpu"]["echo-1"]["asgiws"]) > 0
     assert main(["report", "--file", str(file)]) == 0
     assert capsys.readouterr().out == printed
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("uvloop")
+def test_tiny_run_of_the_relay(capsys: pytest.CaptureFixture[str]) -> None:
+    relay.main(["--messages", "120", "--rounds", "1"])
+    assert re.fullmatch(r"[\d,]+ messages of 100 B a second to 3 other workers\n", capsys.readouterr().err)
