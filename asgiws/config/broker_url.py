@@ -15,8 +15,8 @@ BROKER_SCHEMES: Final = {
 """The package that each needs, which is also the extra of this package."""
 
 _ALLOWED: Final = (
-    "redis://[user:password@]host[:port][/database], rediss:// with TLS, redis+unix:///path, redis+cluster:// or "
-    "nats://host[:port]"
+    "redis://[user:password@]host[:port][/database], rediss:// with TLS, redis+unix:///path, redis+cluster://, "
+    "nats://[user:password@]host[:port] or tls:// for NATS with TLS"
 )
 
 
@@ -24,10 +24,12 @@ def check_broker_url(text: str) -> str | None:
     """Return what is allowed instead of a URL, or None."""
     try:
         parts = urlsplit(text)
-        port = parts.port
+        several = BROKER_SCHEMES.get(parts.scheme) == "nats"  # of which all servers of a cluster may be named
+        hosts = parts.netloc.rpartition("@")[2].split("," if several else None)
+        ports = [urlsplit(f"//{host}").port for host in hosts]
     except ValueError:
         return _ALLOWED
-    if parts.scheme not in BROKER_SCHEMES or not re.fullmatch("[!-~]+", text) or port == 0:
+    if parts.scheme not in BROKER_SCHEMES or not re.fullmatch("[!-~]+", text) or 0 in ports:
         return _ALLOWED
     named = parts.path if parts.scheme.endswith("unix") else parts.hostname
     return None if named else _ALLOWED

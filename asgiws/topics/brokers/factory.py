@@ -11,6 +11,9 @@ from asgiws.config.broker_url import BROKER_SCHEMES, redact_broker_url
 from asgiws.config.option import OptionError
 from asgiws.config.options import Config
 from asgiws.topics.brokers.broker import Broker
+from asgiws.topics.brokers.nats.broker import NatsBroker
+from asgiws.topics.brokers.nats.url import parse_url as parse_nats_url
+from asgiws.topics.brokers.redis_broker import RedisBroker
 from asgiws.topics.hub import Hub
 
 __all__ = ["check_broker", "make_broker", "read_password"]
@@ -23,7 +26,7 @@ def check_broker(config: Config) -> None:
     """Check all of `--broker` that can be checked without connecting. Raises OptionError."""
     if not config.broker:
         return
-    package = BROKER_SCHEMES[config.broker.partition(":")[0]]
+    package = _package_of(config)
     name, oldest = _PACKAGES[package]
     shown = redact_broker_url(config.broker)
     if importlib.util.find_spec(package) is None:
@@ -45,6 +48,8 @@ def check_broker(config: Config) -> None:
             from asgiws.topics.brokers.redis_connection import parse_url
 
             parse_url(config.broker)
+        else:
+            parse_nats_url(config.broker)
     except (TypeError, ValueError) as error:
         raise OptionError(f"--broker: {shown} was given with what {name} does not take: {error}") from None
 
@@ -61,7 +66,10 @@ def read_password(config: Config) -> str:
 
 def make_broker(config: Config, hub: Hub) -> Broker:
     """Return the broker of `--broker`, which was checked. It was not started yet."""
-    from asgiws.topics.brokers.redis_broker import RedisBroker  # imports its package once it connects
-
+    kind = {"redis": RedisBroker, "nats": NatsBroker}[_package_of(config)]
     name = redact_broker_url(config.broker)
-    return RedisBroker(hub, name, config.topic_queue, config.broker, lambda: read_password(config))
+    return kind(hub, name, config.topic_queue, config.broker, lambda: read_password(config))
+
+
+def _package_of(config: Config) -> str:
+    return BROKER_SCHEMES[config.broker.partition(":")[0]]
