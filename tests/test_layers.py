@@ -18,8 +18,8 @@ import asgiws
 PACKAGE = Path(asgiws.__file__).parent
 
 FLOORS = (
-    "_version", "protocol", "config", "topics", "telemetry", "server", "admin", "runner", "workers", "__init__", "demo",
-    "cli", "__main__",
+    "_version", "protocol", "config", "schedule", "topics", "telemetry", "server", "admin", "runner", "workers",
+    "__init__", "demo", "cli", "__main__",
 )  # fmt: skip
 """Bottom up. A floor is a folder; a file beside the folders is one, too."""
 

@@ -5,14 +5,13 @@ An operator moves load this way, for example to servers that were added: the cli
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from asgiws.protocol.trusted_networks import TrustedNetworks, check_network
 from asgiws.protocol.websocket.closing import is_close_code
+from asgiws.schedule import spread
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.server.websocket.connection import WebSocketConnection
 
@@ -21,8 +20,6 @@ __all__ = ["BulkClose"]
 _OVER_MOST_S: Final = 86400.0
 # RFC 6455 §5.5: a control frame carries 125 bytes, two of which are the code
 _REASON_MOST_BYTES: Final = 123
-# Closed in one turn of the loop, which takes some milliseconds; other connections get their turn between.
-_CLOSES_A_TURN: Final = 100
 
 
 @dataclass(frozen=True)
@@ -57,8 +54,9 @@ class BulkClose:
     def begin(self, worker: WorkerState) -> int:
         """Choose among the open WebSockets of a worker and begin to close them; return how many were chosen."""
         chosen = self._choose(worker)
-        if chosen:
-            _Spread(worker.loop, chosen, self).close_due()
+        # After a part of the first pause, because several workers start at the same time.
+        after_s = random.random() * self.over_s / max(1, len(chosen))  # noqa: S311 - not a secret
+        spread(worker.loop, chosen, self.over_s, lambda one: one.close(self.code, self.reason), after_s=after_s)
         return len(chosen)
 
     def matching(self, worker: WorkerState) -> list[WebSocketConnection]:
@@ -84,29 +82,3 @@ class BulkClose:
         found = self.matching(worker)
         count = int(len(found) * self.percent / 100 + random.random())  # noqa: S311 - not a secret
         return random.sample(found, min(count, len(found)))
-
-
-class _Spread:
-    """The closing of chosen connections, a few in each turn of the loop. A stop of the server closes those left."""
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, chosen: Sequence[WebSocketConnection], order: BulkClose
-    ) -> None:
-        self._loop = loop
-        self._chosen = chosen
-        self._order = order
-        self._closed = 0
-        self._pause_s = order.over_s / len(chosen)
-        # Only a part of the first pause, because several workers start at the same time.
-        self._began_s = loop.time() + random.random() * self._pause_s  # noqa: S311
-
-    def close_due(self) -> None:
-        """Close those whose time has come, and set the timer for the next."""
-        passed_s = self._loop.time() - self._began_s
-        due = int(passed_s // self._pause_s) + 1 if self._pause_s else len(self._chosen)
-        turn = self._chosen[self._closed : min(due, self._closed + _CLOSES_A_TURN)]
-        for connection in turn:
-            connection.close(self._order.code, self._order.reason)
-        self._closed += len(turn)
-        if self._closed < len(self._chosen):
-            self._loop.call_at(self._began_s + self._closed * self._pause_s, self.close_due)

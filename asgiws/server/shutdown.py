@@ -10,13 +10,14 @@ cancel      what is left is aborted, and its applications are cancelled; a secon
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
 from asgiws.protocol.printable import counted, escape
+from asgiws.schedule import Schedule, spread
 from asgiws.server.http.connection import HTTPConnection
+from asgiws.server.state.registry import Connection
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.server.websocket.connection import WebSocketConnection
 from asgiws.telemetry.logs import LOG
@@ -38,9 +39,9 @@ def announce_end(worker: WorkerState) -> None:
 async def finish_connections(worker: WorkerState, forced: asyncio.Event) -> None:
     """Make connections and applications end, and wait for them up to `graceful_timeout` seconds or until `forced`."""
     registry, timeout_s = worker.registry, worker.config.graceful_timeout
+    ends = _begin_shutdown(worker)
     try:
         async with asyncio.timeout(timeout_s):
-            await _begin_shutdown(worker)
             registry.forget_done()
             while (registry.connections or registry.tasks) and not forced.is_set():
                 registry.quiet.clear()
@@ -50,6 +51,8 @@ async def finish_connections(worker: WorkerState, forced: asyncio.Event) -> None
         LOG.warning(
             "%s did not end within %g s, ending now%s", describe_open(worker), timeout_s, paths and f": {paths}"
         )
+    finally:
+        ends.finish()
 
 
 async def cancel_connections(worker: WorkerState) -> None:
@@ -97,20 +100,19 @@ async def pause(seconds: float, unless: asyncio.Event) -> None:
         pass
 
 
-async def _begin_shutdown(worker: WorkerState) -> None:
+def _begin_shutdown(worker: WorkerState) -> Schedule:
     """Begin the end of every connection; spread those whose clients reconnect, so that not all do so at once."""
     connections = worker.registry.connections
-    spread = [connection for connection in connections if connection.spreads_drain]
+    spread_ones = [connection for connection in connections if connection.spreads_drain]
     for connection in list(connections):
         if not connection.spreads_drain:
             connection.begin_shutdown()
-    spread_s, began_s = worker.config.drain_spread, time.monotonic()
-    for place, connection in enumerate(spread):
-        due_in_s = began_s + spread_s * place / len(spread) - time.monotonic()
-        if due_in_s > 0 and connection in connections:
-            await pause(due_in_s, worker.registry.quiet)
+
+    def end(connection: Connection) -> None:
         if connection in connections:
             connection.begin_shutdown()
+
+    return spread(worker.loop, spread_ones, worker.config.drain_spread, end)
 
 
 def _paths(targets: Iterable[str | bytes]) -> str:

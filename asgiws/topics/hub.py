@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
+from asgiws.schedule import spread
 from asgiws.topics.message import Message, Subscriber, TopicsUnavailable
 
 __all__ = ["Bus", "Hub", "find_hub", "join_hub", "leave_hub"]
@@ -30,7 +31,6 @@ _WAITING_MOST: Final = 4 * 1024 * 1024
 _PUBLISH_TURN_COUNT: Final = 128
 # Subscribers that missed something are closed over this time, so that they do not all come back at once.
 _GAP_SPREAD_S: Final = 5.0
-_GAP_STEP_S: Final = 0.1
 # For the bus to confirm a subscription
 _CONFIRM_MOST_S: Final = 5.0
 
@@ -83,7 +83,6 @@ class Hub:
         self._rest: list[Subscriber] = []
         """The subscribers, in reverse, that the first message of the queue still has to reach."""
         self._delivering: asyncio.Task[None] | None = None
-        self._closing: set[asyncio.Task[None]] = set()
         self._bus: Bus | None = None
         self.server_count = 0
         self.prefix = ""
@@ -319,17 +318,8 @@ class Hub:
         self.gaps += len(topics)
         entries = [(topic, self._entries[topic]) for topic in topics if topic in self._entries]
         subscribers = {subscriber: topic for topic, entry in entries for subscriber in entry.subscribers}
-        if subscribers and self.ends_at_gap:
-            ending = self.loop.create_task(self._end_all(subscribers))
-            self._closing.add(ending)
-            ending.add_done_callback(self._closing.discard)
-
-    async def _end_all(self, subscribers: dict[Subscriber, str]) -> None:
-        step = max(1, len(subscribers) // int(_GAP_SPREAD_S / _GAP_STEP_S))
-        for place, (subscriber, topic) in enumerate(subscribers.items()):
-            if place and place % step == 0:
-                await asyncio.sleep(_GAP_STEP_S)
-            subscriber.on_gap(topic)
+        if self.ends_at_gap:
+            spread(self.loop, list(subscribers.items()), _GAP_SPREAD_S, lambda item: item[0].on_gap(item[1]))
 
 
 # Of a loop and not of a server, because `Topic.publish` is called where no server is at hand.
