@@ -223,12 +223,15 @@ class Config:
     max_lifetime: float = _deadline(0, "Close each WebSocket (1001) after this long, +/-10 % at random")
     ping_interval: float = _deadline(20, "Ping a client that is silent for this long",
                                      aliases=("ws-ping-interval",), common=True)  # fmt: skip
-    ping_timeout: float = _deadline(20, "Close a WebSocket (1011) that is silent for this long after a ping",
+    ping_timeout: float = _deadline(20, "Close a WebSocket (1011) that is silent for this long after a ping; where a "
+                                    "proxy loses pongs, see --ping-misses",
                                     aliases=("ws-ping-timeout",))  # fmt: skip
 
     # ---- Limits
     max_head_size: int = _limit("bytes", _DEFAULTS.head_bytes, "Largest request line with its headers", least=256,
                                 aliases=("h11-max-incomplete-event-size",))  # fmt: skip
+    ping_misses: int = _option("count", 1, "Close it only after this many unanswered pings in a row, each with the "
+                               "time of --ping-timeout", least=1, group="Deadlines")  # fmt: skip
     max_headers: int = _limit("count", _DEFAULTS.header_count, "Most headers of a request", least=1)
     max_body_size: int = _limit("bytes", _DEFAULTS.body_bytes, "Largest request body", unset="off")
     max_message_size: int = _limit("bytes", _DEFAULTS.message_bytes, "Largest WebSocket message, decompressed", least=1,

@@ -22,6 +22,15 @@ def test_one_ping_at_the_interval_and_dead_after_the_timeout() -> None:
     assert story(KeepalivePolicy(interval_ticks=20, timeout_ticks=10), 31) == {20: PING_NOW, 30: DEAD, 31: DEAD}
 
 
+def test_with_misses_each_ping_has_the_timeout_and_the_last_one_is_the_end() -> None:
+    policy = KeepalivePolicy(interval_ticks=20, timeout_ticks=10, misses=3)
+    assert story(policy, 51) == {20: PING_NOW, 30: PING_NOW, 40: PING_NOW, 50: DEAD, 51: DEAD}
+
+
+def test_without_a_timeout_misses_do_not_count() -> None:
+    assert story(KeepalivePolicy(5, 0, misses=2), 16) == {5: PING_NOW, 10: PING_NOW, 15: PING_NOW}
+
+
 def test_shortest_interval_and_timeout() -> None:
     assert story(KeepalivePolicy(interval_ticks=1, timeout_ticks=1), 3) == {1: PING_NOW, 2: DEAD, 3: DEAD}
 

@@ -29,13 +29,17 @@ class KeepalivePolicy:
 
     interval_ticks: int
     timeout_ticks: int
+    """For the answer to each ping."""
+    misses: int = 1
+    """Unanswered pings in a row after which the peer is given up."""
 
     def due(self, quiet_ticks: int) -> int:
         """Return what is due after `quiet_ticks` ticks without a byte: NOTHING, PING_NOW or DEAD."""
         interval, timeout = self.interval_ticks, self.timeout_ticks
         if not interval or quiet_ticks < interval:
             return NOTHING
-        if timeout and quiet_ticks >= interval + timeout:
+        since_ping = quiet_ticks - interval
+        if timeout and since_ping >= self.misses * timeout:
             return DEAD
-        # Without a timeout, pings are repeated; with one, a single unanswered ping is enough.
-        return PING_NOW if (quiet_ticks == interval if timeout else quiet_ticks % interval == 0) else NOTHING
+        # With a timeout, the next ping leaves when the one before it has missed its answer.
+        return PING_NOW if since_ping % (timeout or interval) == 0 else NOTHING

@@ -45,4 +45,6 @@ class Deadlines:
         self.lifetime = ticks(config.max_lifetime, tick_s)
         self.answer = ticks(config.answer_timeout, tick_s) or 1
         self.last = ticks(min(_LAST_REQUEST_S, config.graceful_timeout / 4), tick_s) + 1  # the first tick comes early
-        self.keepalive = KeepalivePolicy(ticks(config.ping_interval, tick_s), ticks(config.ping_timeout, tick_s))
+        self.keepalive = KeepalivePolicy(
+            ticks(config.ping_interval, tick_s), ticks(config.ping_timeout, tick_s), config.ping_misses
+        )
