@@ -19,6 +19,7 @@ from asgiws.runner.run import run_app, serve_app
 from asgiws.server.asgi import ASGIApp, ClientDisconnected
 from asgiws.server.importer import as_application
 from asgiws.server.server import Server
+from asgiws.server.websocket.draining import draining
 from asgiws.telemetry.logging_setup import LOGGING_OPTIONS, configure
 from asgiws.topics.brokers.factory import check_broker
 from asgiws.topics.topic import Topic, TopicsUnavailable
@@ -32,6 +33,7 @@ __all__ = [
     "Topic",
     "TopicsUnavailable",
     "__version__",
+    "draining",
     "run",
     "serve",
 ]

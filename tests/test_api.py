@@ -412,7 +412,7 @@ def test_cancelled_startup_leaves_nothing(loop_name: str, start: Starting) -> No
 
 def test_public_names_are_the_documented_ones() -> None:
     assert sorted(asgiws.__all__) == [
-        "ClientDisconnected", "Config", "OptionError", "Server", "Topic", "TopicsUnavailable", "__version__", "run",
-        "serve",
+        "ClientDisconnected", "Config", "OptionError", "Server", "Topic", "TopicsUnavailable", "__version__",
+        "draining", "run", "serve",
     ]  # fmt: skip
     assert all(hasattr(asgiws, name) for name in asgiws.__all__)

@@ -207,6 +207,10 @@ class Config:
     )  # fmt: skip
     drain_delay: float = _deadline(0, "After SIGTERM, keep accepting for this long while /readyz already returns 503")
     drain_spread: float = _deadline(0, "Close WebSockets evenly over this long on shutdown, not all at once")
+    drain_notice: float = _deadline(0, "Let the application know this long before a WebSocket is closed on shutdown "
+                                    "or by asgiws close")  # fmt: skip
+    retry_hint: float = _deadline(0, "Ask clients that a shutdown disconnects to return after a random time of up to "
+                                  "this: retry-after=7 in the reason of the Close")  # fmt: skip
     head_timeout: float = _deadline(10, "Drop a client whose TLS handshake, or whose request line and headers, take "
                                         "longer than this")  # fmt: skip
     body_timeout: float = _deadline(30, "Drop a client that sends nothing of a request body for this long while the "
@@ -226,12 +230,12 @@ class Config:
     ping_timeout: float = _deadline(20, "Close a WebSocket (1011) that is silent for this long after a ping; where a "
                                     "proxy loses pongs, see --ping-misses",
                                     aliases=("ws-ping-timeout",))  # fmt: skip
+    ping_misses: int = _option("count", 1, "Close it only after this many unanswered pings in a row, each with the "
+                               "time of --ping-timeout", least=1, group="Deadlines")  # fmt: skip
 
     # ---- Limits
     max_head_size: int = _limit("bytes", _DEFAULTS.head_bytes, "Largest request line with its headers", least=256,
                                 aliases=("h11-max-incomplete-event-size",))  # fmt: skip
-    ping_misses: int = _option("count", 1, "Close it only after this many unanswered pings in a row, each with the "
-                               "time of --ping-timeout", least=1, group="Deadlines")  # fmt: skip
     max_headers: int = _limit("count", _DEFAULTS.header_count, "Most headers of a request", least=1)
     max_body_size: int = _limit("bytes", _DEFAULTS.body_bytes, "Largest request body", unset="off")
     max_message_size: int = _limit("bytes", _DEFAULTS.message_bytes, "Largest WebSocket message, decompressed", least=1,
@@ -296,11 +300,7 @@ class Config:
     def __post_init__(self) -> None:
         for name, option in OPTIONS.items():
             object.__setattr__(self, name, option.convert(getattr(self, name)))
-        if self.drain_spread > self.graceful_timeout:
-            raise OptionError(
-                f"--drain-spread: {self.drain_spread:g} s was given, allowed: at most --graceful-timeout, "
-                f"which is {self.graceful_timeout:g} s"
-            )
+        self._check_drain()
         for name in ("log_file", "log_format"):
             if self.log_config and getattr(self, name) not in ("", "text"):
                 raise OptionError(
@@ -322,6 +322,18 @@ class Config:
             if getattr(self, name) and not self.broker:
                 raise OptionError(f"{spelled(name)} was given without --broker, allowed: together with it")
         self._check_tls()
+
+    def _check_drain(self) -> None:
+        """Refuse a drain in which WebSockets would be cut before their Close. Raises OptionError."""
+        most = f"allowed: at most --graceful-timeout, which is {self.graceful_timeout:g} s"
+        for name in ("drain_spread", "drain_notice"):
+            if (given_s := getattr(self, name)) > self.graceful_timeout:
+                raise OptionError(f"{spelled(name)}: {given_s:g} s was given, {most}")
+        if self.drain_spread + self.drain_notice > self.graceful_timeout:
+            raise OptionError(
+                f"--drain-notice: {self.drain_notice:g} s was given with --drain-spread {self.drain_spread:g} s, "
+                f"{most}, for both together"
+            )
 
     def _check_tls(self) -> None:
         """Refuse TLS options that would have no effect. Raises OptionError."""

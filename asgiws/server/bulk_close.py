@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from asgiws.protocol.trusted_networks import TrustedNetworks, check_network
-from asgiws.protocol.websocket.closing import is_close_code
+from asgiws.protocol.websocket.closing import Close, is_close_code
 from asgiws.schedule import spread
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.server.websocket.connection import WebSocketConnection
@@ -52,11 +52,14 @@ class BulkClose:
             raise ValueError(f"a reason of {size} bytes was given, allowed: at most {_REASON_MOST_BYTES}")
 
     def begin(self, worker: WorkerState) -> int:
-        """Choose among the open WebSockets of a worker and begin to close them; return how many were chosen."""
-        chosen = self._choose(worker)
+        """Choose among the open WebSockets of a worker and begin to close them, spread over the time; return how many.
+
+        Their applications learn of it `drain_notice` seconds before. A stop of the server closes those left.
+        """
+        chosen, close = self._choose(worker), Close(self.code, self.reason)
         # After a part of the first pause, because several workers start at the same time.
         after_s = random.random() * self.over_s / max(1, len(chosen))  # noqa: S311 - not a secret
-        spread(worker.loop, chosen, self.over_s, lambda one: one.close(self.code, self.reason), after_s=after_s)
+        spread(worker.loop, chosen, self.over_s, lambda one: one.begin_drain(close, "admin"), after_s=after_s)
         return len(chosen)
 
     def matching(self, worker: WorkerState) -> list[WebSocketConnection]:
@@ -79,6 +82,6 @@ class BulkClose:
         A share that is not whole is rounded up or down at random, so that the shares of all workers sum up to that of
         the whole server.
         """
-        found = self.matching(worker)
+        found = [connection for connection in self.matching(worker) if not connection.closing.draining]
         count = int(len(found) * self.percent / 100 + random.random())  # noqa: S311 - not a secret
         return random.sample(found, min(count, len(found)))

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from asgiws.protocol.http.fields import Header
 from asgiws.protocol.http.head import RequestHead
-from asgiws.server.asgi import Scope
+from asgiws.server.asgi import DRAIN_EXTENSION, Scope
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.topics.extension import EXTENSION, TopicsExtension
 
@@ -75,10 +75,10 @@ def http_scope(worker: WorkerState, head: RequestHead, peer: Peer) -> Scope:
 
 
 def websocket_scope(
-    worker: WorkerState, head: RequestHead, peer: Peer, subprotocols: list[str], topics: TopicsExtension
+    worker: WorkerState, head: RequestHead, peer: Peer, subprotocols: list[str], ours: TopicsExtension
 ) -> Scope:
-    """Make the scope of a WebSocket connection."""
-    extensions: dict[str, Any] = {"websocket.http.response": {}, EXTENSION: topics}
+    """Make the scope of a WebSocket connection; `ours` is the value of the extensions that asgiws adds."""
+    extensions: dict[str, Any] = {"websocket.http.response": {}, EXTENSION: ours, DRAIN_EXTENSION: ours}
     scope = _scope(worker, head, peer, "websocket", "wss" if peer.secure else "ws", extensions)
     scope["subprotocols"] = subprotocols
     return scope

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from asgiws.config.options import Config
+from asgiws.protocol.websocket.closing import Close
 from asgiws.server.asgi import ASGIApp
 from asgiws.server.bulk_close import BulkClose
 from asgiws.server.connection.preamble import protocol_factory
@@ -121,7 +122,7 @@ class Server:
         """Close the WebSocket with that number in the report; return whether it was open."""
         for connection in list(self.worker.registry.connections):
             if isinstance(connection, WebSocketConnection) and connection.number == number:
-                return connection.close(code, reason)
+                return connection.close(Close(code, reason), "admin")
         return False
 
     def close_websockets(self, order: BulkClose) -> int:

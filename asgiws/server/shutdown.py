@@ -2,8 +2,8 @@
 
 announce    each response from now on carries `connection: close`
 finish      idle HTTP connections close, requests finish, WebSockets get Close 1012 and event streams end. Clients
-            of the latter two reconnect, so their ends are spread over `drain_spread` seconds. All of this has
-            `graceful_timeout` seconds
+            of the latter two reconnect, so their ends are spread over `drain_spread` seconds. A WebSocket's
+            application learns of its end `drain_notice` seconds before. All of this has `graceful_timeout` seconds
 cancel      what is left is aborted, and its applications are cancelled; a second for these to end
 """
 
@@ -53,6 +53,7 @@ async def finish_connections(worker: WorkerState, forced: asyncio.Event) -> None
         )
     finally:
         ends.finish()
+        worker.announced_closes.finish()
 
 
 async def cancel_connections(worker: WorkerState) -> None:
@@ -112,6 +113,9 @@ def _begin_shutdown(worker: WorkerState) -> Schedule:
         if connection in connections:
             connection.begin_shutdown()
 
+    if notice_s := worker.config.drain_notice:
+        count = sum(isinstance(connection, WebSocketConnection) for connection in spread_ones)
+        LOG.info("the application learns of the end of %s, %g s before", counted(count, "WebSocket"), notice_s)
     return spread(worker.loop, spread_ones, worker.config.drain_spread, end)
 
 

@@ -123,7 +123,7 @@ def _add_websockets(levels: Levels, figures: Sequence[_Figures]) -> None:
 def _add_compression(levels: Levels, worker: WorkerState, websockets: Sequence[WebSocketConnection]) -> None:
     pairs = worker.encoders.compressed()
     if worker.deflate_settings.mode == DEDICATED:
-        pairs += [websocket.own_compression for websocket in websockets]
+        pairs += [websocket.encoder.own_compression for websocket in websockets]
     for before, after in pairs:
         levels.compressed_from += before
         levels.compressed_to += after

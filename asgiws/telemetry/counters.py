@@ -119,6 +119,7 @@ class Counters:
     lifetimes: Annotated[LongHistogram, _histogram("websocket_duration", "From handshake to end of a WebSocket")]
     round_trips: Annotated[Histogram, _histogram("websocket_round_trip", "From a keepalive ping to its pong")]
     keepalive_timeouts: Annotated[int, counter("keepalive_timeouts", "WebSockets closed after an unanswered ping")]
+    drain_notices: Annotated[int, counter("drain_notices", "WebSockets whose application learnt of the Close before")]
     slow_consumers: Annotated[int, counter("slow_consumers", "Connections dropped because the client did not read")]
     compressed_from: Annotated[int, counter("compression_input_bytes", "Bytes before compression; a broadcast once")]
     compressed_to: Annotated[int, counter("compression_output_bytes", "Bytes after compression")]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, Self, TypeVar
 
 from asgiws.topics.message import Subscriber, check_name
 
 __all__ = [
     "EXTENSION", "PUBLISH", "SUBSCRIBE", "TOPIC_EVENTS", "UNSUBSCRIBE", "ConnectionSubscriber", "TopicEvent",
-    "TopicsExtension", "check_event",
+    "TopicsExtension", "check_event", "find_extension",
 ]  # fmt: skip
 
 EXTENSION: Final = "websocket.topics"
@@ -49,8 +49,25 @@ class TopicsExtension(dict[str, Any]):
         """The connection as a subscriber."""
         raise NotImplementedError
 
-    def __deepcopy__(self, memo: object) -> TopicsExtension:
+    def __deepcopy__(self, memo: object) -> Self:
         return self
+
+
+_Extension = TypeVar("_Extension", bound=TopicsExtension)
+
+
+def find_extension(websocket: Any, name: str, kind: type[_Extension]) -> _Extension:
+    """Return an extension of a framework's WebSocket, or of a scope. Raises TypeError or RuntimeError."""
+    scope = websocket if isinstance(websocket, Mapping) else getattr(websocket, "scope", None)
+    if not isinstance(scope, Mapping):
+        raise TypeError(f"{type(websocket).__name__}, allowed: a WebSocket that has a scope, or the scope itself")
+    extension = (scope.get("extensions") or {}).get(name)
+    if not isinstance(extension, kind):
+        raise RuntimeError(
+            f"a {scope.get('type')} scope without the extension {name}, allowed: the scope of a WebSocket as the "
+            "server made it"
+        )
+    return extension
 
 
 class TopicEvent(NamedTuple):

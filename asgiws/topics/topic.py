@@ -13,11 +13,11 @@ with the scope itself. Under another server, and under Starlette's `TestClient`,
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any, Final, Literal
 
 from asgiws.protocol.limits import KIB
-from asgiws.topics.extension import EXTENSION, ConnectionSubscriber, TopicsExtension
+from asgiws.topics.extension import EXTENSION, ConnectionSubscriber, TopicsExtension, find_extension
 from asgiws.topics.fallback import FALLBACK
 from asgiws.topics.hub import Hub, find_hub
 from asgiws.topics.listener import Listener
@@ -128,13 +128,4 @@ class Topic:
 
 def _connection_of(websocket: Any, hub: Hub) -> ConnectionSubscriber:
     """Return the subscriptions of a framework's WebSocket, or of a scope. Raises TypeError or RuntimeError."""
-    scope = websocket if isinstance(websocket, Mapping) else getattr(websocket, "scope", None)
-    if not isinstance(scope, Mapping):
-        raise TypeError(f"{type(websocket).__name__}, allowed: a WebSocket that has a scope, or the scope itself")
-    extension = (scope.get("extensions") or {}).get(EXTENSION)
-    if not isinstance(extension, TopicsExtension):
-        raise RuntimeError(
-            f"a {scope.get('type')} scope without the extension {EXTENSION}, allowed: the scope of a WebSocket as the "
-            "server made it"
-        )
-    return extension.subscriber
+    return find_extension(websocket, EXTENSION, TopicsExtension).subscriber

@@ -60,7 +60,9 @@ class _Reloader:
     def __init__(self, target: str, config: Config) -> None:
         self._target = target
         grace_s = min(config.graceful_timeout, _GRACE_S)
-        self._config = dataclasses.replace(config, graceful_timeout=grace_s, drain_delay=0.0, drain_spread=0.0)
+        self._config = dataclasses.replace(
+            config, graceful_timeout=grace_s, drain_delay=0.0, drain_spread=0.0, drain_notice=0.0
+        )
         self._listeners = Listeners.open(config)
         self._watched = Watched(config)
         self._terminal = Terminal()

@@ -277,7 +277,7 @@ class Supervisor:
     async def _recycle(self, slot: Slot) -> None:
         await slot.recycle()
         self._recycling = False
-        pause_s = _RECYCLE_APART_S + self._config.drain_spread
+        pause_s = _RECYCLE_APART_S + self._config.drain_spread + self._config.drain_notice
         self._recycle_from_s = time.monotonic() + pause_s
         asyncio.get_running_loop().call_later(pause_s, self._recycle_next)
         self._recycle_next()

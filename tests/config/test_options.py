@@ -43,6 +43,7 @@ def alone(name: str, value: object) -> dict[str, object]:
         return {"ssl_certfile": "server.pem", "ssl_ca_certs": "ca.pem", name: value}
     bound = {
         "drain_spread": {"graceful_timeout": 2**62},
+        "drain_notice": {"graceful_timeout": 2**62},
     }
     return {**bound.get(name, {}), name: value}
 
@@ -344,6 +345,22 @@ def test_spread_of_a_drain_may_be_as_long_as_the_graceful_timeout_and_no_longer(
     with pytest.raises(OptionError) as raised:
         Config(graceful_timeout=10, drain_spread="10.1s")  # type: ignore[arg-type]  # a Config converts what it is given
     assert str(raised.value) == "--drain-spread: 10.1 s was given, allowed: at most --graceful-timeout, which is 10 s"
+
+
+def test_notice_and_spread_of_a_drain_fit_into_the_graceful_timeout_together() -> None:
+    """Otherwise the last ones would be cut instead of getting their Close."""
+    assert Config(graceful_timeout=10, drain_spread=4, drain_notice=6).drain_notice == 6
+    for options, said in (
+        ({"drain_notice": 11}, "--drain-notice: 11 s was given, allowed: at most --graceful-timeout, which is 10 s"),
+        (
+            {"drain_spread": 4, "drain_notice": 6.5},
+            "--drain-notice: 6.5 s was given with --drain-spread 4 s, allowed: at most --graceful-timeout, which is "
+            "10 s, for both together",
+        ),
+    ):
+        with pytest.raises(OptionError) as raised:
+            Config.from_options({"graceful_timeout": 10, **options})
+        assert str(raised.value) == said
 
 
 def test_config_is_checked_however_it_is_made() -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
+import asgiws
 from asgiws.server.asgi import ASGIApp, Scope
 from tests.apps import Receive, Send
 from tests.runner.apps import answer, open_websocket, read_body, tell
@@ -129,3 +130,14 @@ def _answers_with(code: str) -> ASGIApp:
             await answer(send, seen)
 
     return app
+
+
+async def says_goodbye(scope: Scope, receive: Receive, send: Send) -> None:
+    """`whoami` that closes a WebSocket itself when its drain begins."""
+    if scope["type"] != "websocket":
+        await whoami(scope, receive, send)
+        return
+    await open_websocket(receive, send)
+    await send({"type": "websocket.send", "text": str(os.getpid())})
+    if await asgiws.draining(scope):
+        await send({"type": "websocket.close", "code": 4000, "reason": "moved"})

@@ -23,7 +23,7 @@ from asgiws.protocol.errors import Violation
 from asgiws.protocol.websocket.frames import CLOSE, FIN, encode_frame
 
 __all__ = [
-    "NEXT", "STATE_NAMES", "Close", "Moved", "State", "check_close", "encode_close", "is_close_code",
+    "NEXT", "STATE_NAMES", "Close", "Drain", "Moved", "State", "check_close", "encode_close", "is_close_code",
     "parse_close",
 ]  # fmt: skip
 
@@ -68,6 +68,13 @@ class Close(NamedTuple):
 
     code: int
     reason: str
+
+
+class Drain(NamedTuple):
+    """The place in the inbox where the application learns of a drain. Nothing of it is on the wire."""
+
+    close_at_s: float
+    """When our Close follows."""
 
 
 def is_close_code(code: int) -> bool:

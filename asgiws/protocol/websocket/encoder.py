@@ -102,6 +102,11 @@ class Encoder:
         else:
             self._deflater.forget_window()
 
+    @property
+    def own_compression(self) -> tuple[int, int]:
+        """Bytes before and after compression; none of an encoder that many connections share."""
+        return (0, 0) if self.shared else (self.compressed_from, self.compressed_to)
+
     def forget(self) -> None:
         """Clear the memo."""
         self.message = self._parted = None

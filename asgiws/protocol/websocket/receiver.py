@@ -27,7 +27,7 @@ from typing import Final
 from asgiws.protocol import errors
 from asgiws.protocol.errors import Rule, Violation
 from asgiws.protocol.limits import Limits
-from asgiws.protocol.websocket.closing import Close, parse_close
+from asgiws.protocol.websocket.closing import Close, Drain, parse_close
 from asgiws.protocol.websocket.deflate import Inflater, inflate_message
 from asgiws.protocol.websocket.frames import BINARY, CLOSE, CONTINUATION, FIN, OPCODE_NAMES, PING, RSV1, TEXT
 from asgiws.protocol.websocket.masking import UNMASK_IN_C, unmask
@@ -35,7 +35,7 @@ from asgiws.protocol.websocket.utf8 import DECODED_MOST_BYTES, TextReader
 
 __all__ = ["ENDED", "HEADER", "PAYLOAD", "Item", "Receiver"]
 
-Item = str | bytes | Close | Violation
+Item = str | bytes | Close | Violation | Drain
 
 HEADER, PAYLOAD, ENDED = range(3)
 

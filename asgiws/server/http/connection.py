@@ -36,7 +36,7 @@ from asgiws.server.state.registry import DRAINING, HANDING_OVER, STOPPING
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.server.websocket.connection import WebSocketConnection
 from asgiws.server.websocket.session import WebSocketSession
-from asgiws.server.websocket.subscriptions import ConnectionTopics
+from asgiws.server.websocket.subscriptions import ConnectionExtension
 from asgiws.telemetry.access_log import log_http
 
 __all__ = ["HTTPConnection"]
@@ -381,7 +381,7 @@ class HTTPConnection(asyncio.Protocol):
             return
         self._state, self._ticks = NEXT[self._state, Moved.UPGRADE], 0
         websocket = WebSocketConnection(worker, self._transport, self._flow, peer, head.target, handshake)
-        scope = websocket_scope(worker, head, peer, handshake.subprotocols, ConnectionTopics(websocket))
+        scope = websocket_scope(worker, head, peer, handshake.subprotocols, ConnectionExtension(websocket))
         self._transport.set_protocol(websocket)
         if self._flow.reading_paused:
             self._flow.resume_reading()

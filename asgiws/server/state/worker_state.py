@@ -13,6 +13,7 @@ from typing import Any
 from asgiws.config.options import Config
 from asgiws.protocol.http.head_reader import HeadCache
 from asgiws.protocol.trusted_networks import TrustedNetworks
+from asgiws.schedule import Schedule
 from asgiws.server.asgi import ASGIApp
 from asgiws.server.state.admission import Admission
 from asgiws.server.state.deadlines import Deadlines
@@ -29,9 +30,9 @@ class WorkerState:
     """The shared state of one worker."""
 
     __slots__ = (
-        "admission", "app", "began_s", "config", "counters", "deadlines", "default_fields", "deflate_settings",
-        "encoders", "forwarded_names", "heads", "incidents", "lag_s", "lifespan_state", "limits", "loop",
-        "proxies", "registry", "topics",
+        "admission", "announced_closes", "app", "began_s", "config", "counters", "deadlines", "default_fields",
+        "deflate_settings", "encoders", "forwarded_names", "heads", "incidents", "lag_s", "lifespan_state", "limits",
+        "loop", "proxies", "registry", "topics",
     )  # fmt: skip
 
     def __init__(self, app: ASGIApp, config: Config, loop: asyncio.AbstractEventLoop, topics: Hub) -> None:
@@ -50,6 +51,8 @@ class WorkerState:
         self.counters = Counters()
         self.registry = Registry(loop)
         self.admission = Admission(config)
+        self.announced_closes = Schedule(loop)
+        """Closes of which the application has learnt; each follows `drain_notice` seconds later, so in order."""
         self.encoders = Encoders(self.deflate_settings)
         self.incidents = Incidents(config, self.counters, self.registry)
         self.heads = HeadCache(self.limits)

@@ -12,7 +12,7 @@ transitions are in `asgiws.protocol.websocket.closing`. Each end of a connection
     app closes            Close, its answer awaited         its own code and reason
     app returns           Close 1000
     app raises            Close 1011, logged
-    server stops          Close 1012                        1012
+    server stops          Close 1012                        1012; the notice of a drain before, if asked for
 
 A Close or a violation keeps its place in line: messages that came before it are delivered first, and what the
 application answers to them leaves before the Close. A violation waits until `receive` reaches it, but no longer than
@@ -21,22 +21,66 @@ application answers to them leaves before the Close. A violation waits until `re
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
+from asgiws.config.options import Config
 from asgiws.protocol.errors import Violation
-from asgiws.protocol.websocket.closing import NEXT, Close, State
+from asgiws.protocol.websocket.closing import NEXT, Close, Drain, State
 from asgiws.protocol.websocket.receiver import Item
+from asgiws.server.connection.flow_control import wake
+from asgiws.server.state.retry_after import choose_retry_after, with_retry_after
 
-__all__ = ["ClosingHandshake"]
+__all__ = ["ClosingHandshake", "DrainNotice", "shutdown_close"]
 
 _ABNORMAL: Final = Close(1006, "")
+
+
+def shutdown_close(config: Config) -> Close:
+    """Return the Close of a connection that a stop ends, with a hint for its client if there is a window for it."""
+    reason = "service restart"
+    if config.retry_hint:
+        reason = with_retry_after(reason, choose_retry_after(config.retry_hint))
+    return Close(config.shutdown_code, reason)
+
+
+class DrainNotice:
+    """Whether the drain of a connection has begun, and what in the application waits for that."""
+
+    __slots__ = ("_close_at_s", "_inbox", "_receivers", "begun", "waiters")
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.waiters: list[asyncio.Future[None]] = []
+        self._close_at_s = 0.0
+        self._inbox: list[Item] | None = None
+        self._receivers: list[asyncio.Future[None]] = []
+
+    def begin(self, close_at_s: float) -> None:
+        """Let the application know that our Close follows at that time."""
+        self.begun, self._close_at_s = True, close_at_s
+        wake(self.waiters)
+        self._put()
+
+    def subscribe(self, inbox: list[Item], receivers: list[asyncio.Future[None]]) -> None:
+        """Put the event into an inbox when the drain begins, and wake those who receive from it."""
+        if self._inbox is None:
+            self._inbox, self._receivers = inbox, receivers
+            if self.begun:
+                self._put()
+
+    def _put(self) -> None:
+        inbox = self._inbox
+        if inbox is not None and not (inbox and isinstance(inbox[-1], Close | Violation)):  # after which nothing comes
+            inbox.append(Drain(self._close_at_s))
+            wake(self._receivers)
 
 
 class ClosingHandshake:
     """The state of a connection, from its handshake request on, and the cause of its end."""
 
-    __slots__ = ("end", "ended_by", "rule", "state")
+    __slots__ = ("_drain", "end", "ended_by", "rule", "state")
 
     def __init__(self) -> None:
         self.state = State.CONNECTING
@@ -46,10 +90,24 @@ class ClosingHandshake:
         """client, app, server or admin."""
         self.rule = ""
         """The rule that the peer broke, if that was the cause."""
+        self._drain: DrainNotice | None = None
 
     def advance(self, event: int) -> None:
         """Move to the state that follows `event`."""
         self.state = NEXT[self.state, event]
+        if self._drain is not None:
+            wake(self._drain.waiters)
+
+    def drain_notice(self) -> DrainNotice:
+        """Return what waits for a drain of the connection; made when first asked for."""
+        if self._drain is None:
+            self._drain = DrainNotice()
+        return self._drain
+
+    @property
+    def draining(self) -> bool:
+        """Whether the application knows that our Close follows."""
+        return self._drain is not None and self._drain.begun
 
     def begin(self, close: Close, by: str) -> None:
         """Record that our side closes, unless there is an earlier cause."""

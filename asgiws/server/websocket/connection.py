@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import Final, cast
 
 from asgiws.protocol import errors
@@ -29,7 +30,7 @@ from asgiws.server.scope import Peer
 from asgiws.server.state.registry import HANDING_OVER
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.server.websocket import deadlines
-from asgiws.server.websocket.closing_handshake import ClosingHandshake
+from asgiws.server.websocket.closing_handshake import ClosingHandshake, shutdown_close
 from asgiws.server.websocket.cork import Cork
 from asgiws.server.websocket.deadlines import ConnectionDeadlines
 from asgiws.server.websocket.handshake_response import HandshakeResponse
@@ -170,7 +171,7 @@ class WebSocketConnection(asyncio.Protocol):
         counters.messages_out += self.messages_out
         counters.bytes_out += self.bytes_out
         if worker.deflate_settings.mode == DEDICATED:
-            before, after = self.own_compression
+            before, after = self.encoder.own_compression
             counters.compressed_from += before
             counters.compressed_to += after
         if self.response is None:
@@ -201,9 +202,9 @@ class WebSocketConnection(asyncio.Protocol):
             self._on_due(due)
 
     def begin_shutdown(self) -> None:
-        """Close, because the server stops."""
+        """Close, because the server stops; the application learns of it before."""
         if self.closing.state == State.OPEN:
-            self.begin_close(Close(self.worker.config.shutdown_code, "service restart"), "server")
+            self.begin_drain(shutdown_close(self.worker.config), "server")
         elif self.closing.state == State.CONNECTING and self.worker.registry.phase != HANDING_OVER:
             self.refuse(503, "server", [(b"retry-after", b"1")])
 
@@ -212,12 +213,24 @@ class WebSocketConnection(asyncio.Protocol):
         self.closing.ended_by = self.closing.ended_by or "server"
         self.transport.abort()
 
-    def close(self, code: int, reason: str) -> bool:
-        """Close an open connection on an operator's order; return whether it was open."""
+    def close(self, close: Close, by: str) -> bool:
+        """Close the connection if it is open; return whether it was."""
         was_open = self.is_open
         if was_open:
-            self.begin_close(Close(code, reason), "admin")
+            self.begin_close(close, by)
         return was_open
+
+    def begin_drain(self, close: Close, by: str) -> None:
+        """Close in `drain_notice` seconds, of which the application learns now."""
+        if self.closing.draining or not self.is_open:
+            return
+        worker, notice_s = self.worker, self.worker.config.drain_notice
+        self.closing.drain_notice().begin(close_at_s := worker.loop.time() + notice_s)
+        if notice_s:
+            worker.counters.drain_notices += 1
+            worker.announced_closes.add(close_at_s, partial(self.close, close, by))
+        else:
+            self.begin_close(close, by)
 
     # ---- in
 
@@ -412,12 +425,6 @@ class WebSocketConnection(asyncio.Protocol):
         """The client's IP address; None on a Unix socket."""
         client = self.peer.client
         return None if client is None else client[0]
-
-    @property
-    def own_compression(self) -> tuple[int, int]:
-        """Bytes before and after compression, by a compressor that only this connection has."""
-        encoder = self.encoder
-        return (0, 0) if encoder.shared else (encoder.compressed_from, encoder.compressed_to)
 
     def _report_refused(self) -> None:
         """Log a handshake that did not become a connection; without a status when the client left before it had one."""

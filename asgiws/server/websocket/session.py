@@ -12,10 +12,10 @@ import asyncio
 from typing import Any, Final
 
 from asgiws.protocol.websocket import closing
-from asgiws.protocol.websocket.closing import Close, Moved, State
+from asgiws.protocol.websocket.closing import Close, Drain, Moved, State
 from asgiws.protocol.websocket.frames import BINARY_HEADS, TEXT_HEADS
 from asgiws.protocol.websocket.receiver import FRESH_WINDOW, KEPT_WINDOW
-from asgiws.server.asgi import ClientDisconnected, Event, Scope
+from asgiws.server.asgi import DRAIN_EVENT, DRAIN_SUBSCRIBE, ClientDisconnected, Event, Scope
 from asgiws.server.connection.flow_control import forget, turn_now_and_then
 from asgiws.server.state.registry import HANDING_OVER
 from asgiws.server.websocket.connection import WebSocketConnection
@@ -102,6 +102,8 @@ class WebSocketSession:
                 if isinstance(item, bytes):
                     receiver.queued -= len(item)
                     return {"type": "websocket.receive", "bytes": item}
+                if isinstance(item, Drain):
+                    return {"type": DRAIN_EVENT, "seconds": max(0.0, item.close_at_s - self._worker.loop.time())}
                 self._connection.end_with(item)
             elif receiver.blocked and self._connection.response is None and ending.state != State.CLOSING:
                 # The inbox was full. The other connections get a turn before the next part of it is parsed.
@@ -210,6 +212,9 @@ class WebSocketSession:
         if state == State.OPEN:
             if kind in TOPIC_EVENTS:
                 await subscriptions_of(connection).send(message)
+                return
+            if kind == DRAIN_SUBSCRIBE:
+                self._closing.drain_notice().subscribe(self._inbox, self._waiters)
                 return
             if kind != "websocket.close":
                 raise RuntimeError(f"{kind} on an open websocket, allowed: websocket.send, websocket.close")

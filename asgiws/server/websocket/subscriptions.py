@@ -16,7 +16,7 @@ from asgiws.server.websocket.cork import CORK_MOST_BYTES
 from asgiws.topics.extension import PUBLISH, SUBSCRIBE, TopicsExtension, check_event
 from asgiws.topics.message import Message, check_data
 
-__all__ = ["ConnectionTopics", "Subscriptions", "subscriptions_of"]
+__all__ = ["ConnectionExtension", "Subscriptions", "subscriptions_of"]
 
 _OPEN: Final = State.OPEN
 """Where a message passes, a name is faster than an attribute."""
@@ -143,15 +143,15 @@ def subscriptions_of(connection: WebSocketConnection) -> Subscriptions:
     return subscriptions
 
 
-class ConnectionTopics(TopicsExtension):
-    """What the scope of a connection carries."""
+class ConnectionExtension(TopicsExtension):
+    """What the scope of a connection carries, for topics and for a drain."""
 
-    __slots__ = ("_connection",)
+    __slots__ = ("connection",)
 
     def __init__(self, connection: WebSocketConnection) -> None:
-        self._connection = connection
+        self.connection = connection
 
     @property
     def subscriber(self) -> Subscriptions:
         """The connection as a subscriber."""
-        return subscriptions_of(self._connection)
+        return subscriptions_of(self.connection)
