@@ -27,7 +27,7 @@ NO_IO = {
     "asyncio", "importlib", "logging", "os", "pathlib", "random", "select", "selectors", "signal", "socket",
     "subprocess", "ssl", "threading", "time",
 }  # fmt: skip
-OPTIONAL = {"uvloop", "watchfiles", "prometheus_client", "dotenv", "redis", "nats"}
+OPTIONAL = {"uvloop", "watchfiles", "prometheus_client", "dotenv", "redis", "nats", "isal", "zlib_ng"}
 
 MOST_LINES_OF_A_FILE = 450
 MOST_LINES_OF_A_FUNCTION = 60

@@ -9,6 +9,7 @@ import zlib
 from typing import Final
 
 from asgiws._version import __version__
+from asgiws.protocol.websocket.deflate_engines import IN_USE
 from asgiws.protocol.websocket.masking import UNMASK_IN_C
 from asgiws.telemetry.logs import LOG
 
@@ -19,6 +20,8 @@ _EXTRAS: Final = {
     "watchfiles": "--reload checks the files itself",
     "prometheus-client": "/metrics is off",
     "python-dotenv": "--env-file is refused",
+    "isal": "zlib compresses all messages; pip install 'asgiws[fast]'",
+    "zlib-ng": "zlib inflates; pip install 'asgiws[fast]'",
 }
 """Optional packages, and what holds without each."""
 
@@ -34,6 +37,7 @@ def describe_installation() -> str:
         "OpenSSL": ssl.OPENSSL_VERSION,
         "zlib": zlib.ZLIB_RUNTIME_VERSION,
         "event loop": "uvloop" if versions["uvloop"] else "asyncio",
+        "compression": str(IN_USE),
         "unmasking": "C module" if UNMASK_IN_C else f"Python, {_NO_C}",
     }
     rows |= {name: versions[name] or f"not installed: {without}" for name, without in _EXTRAS.items()}

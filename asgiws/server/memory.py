@@ -35,9 +35,9 @@ def websocket_terms(config: Config) -> Terms:
     message = config.max_message_size
     dedicated = 0
     if config.compression == "dedicated":
-        # deflate and inflate state by zlib.h, with both windows
+        # deflate state by zlib.h with its windows; inflate state with its window: zlib 39 KiB, zlib-ng 41
         settings = config.deflate_settings()
-        dedicated = (4 << settings.window_bits) + (512 << settings.memory_level) + 44 * KIB
+        dedicated = (4 << settings.window_bits) + (512 << settings.memory_level) + 48 * KIB
     return {
         "connection": CONNECTION_BYTES,
         "compression": dedicated,

@@ -21,6 +21,7 @@ from asgiws.config.option import OptionError, spelled
 from asgiws.config.options import OPTIONS, Config
 from asgiws.config.other_servers import FLAGS_OF_OTHERS, instead_of
 from asgiws.config.sources import Settings
+from asgiws.protocol.websocket import deflate_engines
 from tests.conftest import PATIENCE_S
 from tests.raw import RawClient
 from tests.server_process import APPS, ROOT, RunCommand, Start, assert_one_line, clean_environ, post
@@ -304,6 +305,7 @@ def test_version_and_verbose_shows_what_the_server_runs_on(execute_here: RunComm
     assert rows["asgiws"] == asgiws.__version__
     assert rows["Python"].startswith(platform.python_version())
     assert rows["unmasking"] == "C module" or "reinstall with a C compiler" in rows["unmasking"]
+    assert rows["compression"] == str(deflate_engines.IN_USE)
     assert rows["uvloop"] == importlib.metadata.version("uvloop")
 
 

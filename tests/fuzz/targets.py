@@ -27,7 +27,7 @@ from asgiws.protocol.websocket.closing import Close
 from asgiws.protocol.websocket.deflate import OFF, DeflateSettings, Inflater, inflate_message, negotiate
 from asgiws.protocol.websocket.handshake import Handshake, check_handshake, parse_extensions
 from asgiws.protocol.websocket.receiver import ENDED, FRESH_WINDOW, KEPT_WINDOW, NO_COMPRESSION
-from tests.protocol import test_body, test_head, test_proxy_protocol
+from tests.protocol import engines, test_body, test_head, test_proxy_protocol
 from tests.protocol.frame_help import CONTROL_MOST, HEADER_MOST, Connection, client_frame, cut, fragments, run
 from tests.protocol.http_help import feed, request
 from tests.protocol.test_receiver_properties import deflate, same
@@ -227,7 +227,12 @@ def receiver_kept(data: bytes) -> None:
 
 
 def _receive(data: bytes, compression: int) -> None:
-    given = Input(data)
+    for each in engines.ALL if compression else engines.ALL[:1]:
+        with engines.using(each):
+            _receive_on(Input(data), compression)
+
+
+def _receive_on(given: Input, compression: int) -> None:
     bounds, pieces = given.limits, given.pieces
     whole = run([given.sent], bounds, compression)
     split = run(pieces, bounds, compression)
@@ -263,8 +268,13 @@ def _receive_bounded(pieces: list[bytes], bounds: Limits, compression: int, choi
 
 
 def inflater(data: bytes) -> None:
-    """Inflate two messages of any bytes, whole and in pieces."""
-    given = Input(data)
+    """Inflate two messages of any bytes, whole and in pieces, with each engine."""
+    for each in engines.ALL:
+        with engines.using(each):
+            _inflate(Input(data))
+
+
+def _inflate(given: Input) -> None:
     limits, takeover = given.limits, bool(given.choice & 1)
     whole, split = Inflater(limits, takeover), Inflater(limits, takeover)
     for _ in range(2):

@@ -44,6 +44,7 @@ HELLO = bytes((0xF2, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00))
 NOT_DEFLATE = "compressed data that is not DEFLATE, allowed: DEFLATE"
 TAIL = b"\x00\x00\xff\xff"
 
+pytestmark = pytest.mark.usefixtures("engines")
 both = pytest.mark.parametrize("compression", [FRESH_WINDOW, KEPT_WINDOW], ids=["fresh", "kept"])
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from itertools import accumulate
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -32,6 +33,8 @@ from tests.protocol.frame_help import (
     relaxed,
     run,
 )
+
+pytestmark = pytest.mark.usefixtures("engines")
 
 MIB = 2**20
 RSV1 = 4

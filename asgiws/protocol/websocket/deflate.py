@@ -8,7 +8,8 @@ Two modes, chosen by the operator:
 * dedicated: context takeover, a better ratio for similar small messages, at the cost of a compressor and an inflater
   per connection (made at their first message).
 
-Inflating is bounded: zlib may produce at most what the message limit leaves, in slices.
+Inflating is bounded: at most what the message limit leaves is produced, in slices. Which library does the work is
+chosen in `asgiws.protocol.websocket.deflate_engines`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from asgiws.protocol import errors
 from asgiws.protocol.errors import Violation
 from asgiws.protocol.limits import Limits
+from asgiws.protocol.websocket import deflate_engines
+from asgiws.protocol.websocket.deflate_engines import LONG_FROM_BYTES
 from asgiws.protocol.websocket.handshake import ExtensionOffer
 
 __all__ = [
@@ -131,36 +134,42 @@ class Deflater:
     order, by any number of peers.
     """
 
-    __slots__ = ("_compressor", "_flush", "_settings", "_window_bits")
+    __slots__ = ("_compressors", "_flush", "_long", "_settings", "_window_bits")
 
     def __init__(self, settings: DeflateSettings, window_bits: int, takeover: bool) -> None:
         self._settings = settings
         self._window_bits = window_bits
         self._flush = zlib.Z_SYNC_FLUSH if takeover else zlib.Z_FULL_FLUSH
-        self._compressor: zlib._Compress | None = None
+        self._long = zlib if takeover or settings.level != 1 else deflate_engines.IN_USE.long
+        """The engine for messages that are not short."""
+        self._compressors: dict[Any, Any] = {}
+        """By engine. A window that is kept has one; without, each message may come from any."""
 
     def compress(self, payload: bytes) -> bytes:
         """Return the payload of a compressed message, without the four bytes that §7.2.1 removes."""
-        compressor = self._compressor
+        engine = zlib if len(payload) < LONG_FROM_BYTES else self._long
+        compressor = self._compressors.get(engine)
         if compressor is None:
-            self._compressor = compressor = self._make()
-        return (compressor.compress(payload) + compressor.flush(self._flush))[:-4]
+            self._compressors[engine] = compressor = self._make(engine)
+        result: bytes = (compressor.compress(payload) + compressor.flush(self._flush))[:-4]
+        return result
 
     def compress_alone(self, payload: bytes) -> bytes:
         """Compress without the window and without changing it, so that another thread may call this.
 
         The sender of the result calls `forget_window`: the peer's window then holds this message and ours does not.
         """
-        compressor = self._make()
-        return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+        compressor = self._make(self._long)
+        result: bytes = (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+        return result
 
     def forget_window(self) -> None:
         """Compress the next message without reference to earlier ones."""
-        self._compressor = None
+        self._compressors.clear()
 
-    def _make(self) -> zlib._Compress:
+    def _make(self, engine: Any) -> Any:
         settings = self._settings
-        return zlib.compressobj(settings.level, zlib.DEFLATED, -self._window_bits, settings.memory_level)
+        return engine.compressobj(settings.level, zlib.DEFLATED, -self._window_bits, settings.memory_level)
 
 
 class Inflater:
@@ -169,12 +178,13 @@ class Inflater:
     With `takeover`, the window is kept between messages.
     """
 
-    __slots__ = ("_begun", "_final_blocks", "_limits", "_object", "_takeover")
+    __slots__ = ("_begun", "_engine", "_final_blocks", "_limits", "_object", "_takeover")
 
     def __init__(self, limits: Limits, takeover: bool) -> None:
         self._limits = limits
         self._takeover = takeover
-        self._object = zlib.decompressobj(-15)
+        self._engine = deflate_engines.IN_USE.inflate
+        self._object = self._engine.decompressobj(-15)
         self._begun = False
         """Whether the message has bytes after its last final block."""
         self._final_blocks = 0
@@ -195,7 +205,7 @@ class Inflater:
             before = len(out)
             try:
                 out += self._object.decompress(data, min(_SLICE_BYTES, most - before + 1))
-            except zlib.error:
+            except self._engine.error:
                 return Violation(errors.BAD_DEFLATE, _BAD_DATA)
             size = len(out)
             if size > most:
@@ -214,7 +224,7 @@ class Inflater:
                     )
                 data = self._object.unused_data
                 self._begun = bool(data)
-                self._object = zlib.decompressobj(-15, zdict=bytes(out[-32768:]))
+                self._object = self._engine.decompressobj(-15, zdict=bytes(out[-32768:]))
             if not data and size - before < _SLICE_BYTES:
                 return None
 
@@ -230,16 +240,17 @@ class Inflater:
         self._begun = False
         self._final_blocks = 0
         if not self._takeover:
-            self._object = zlib.decompressobj(-15)
+            self._object = self._engine.decompressobj(-15)
         return fault
 
 
 def inflate_message(data: bytes, limits: Limits) -> bytes | None:
     """Inflate a whole message with a fresh window; None when it is large, unusual or invalid: `Inflater` finds out."""
-    inflater = zlib.decompressobj(-15)
+    engine = deflate_engines.IN_USE.inflate
+    inflater = engine.decompressobj(-15)
     most = min(_SLICE_BYTES, limits.message_bytes)
     try:
-        out = inflater.decompress(data + _TAIL, most + 1)
-    except zlib.error:
+        out: bytes = inflater.decompress(data + _TAIL, most + 1)
+    except engine.error:
         return None
     return None if len(out) > most or inflater.eof else out
