@@ -1,7 +1,7 @@
 """The libraries that compress and inflate: zlib, and faster ones where the extra `fast` has installed them.
 
 They are chosen at import, each for what it does best. Measured on JSON records, every message alone with a full flush,
-and inflated by a fresh object; CPython 3.11, zlib 1.2.13, isal 1.9.1, zlib-ng 1.1.0, microseconds and bytes on the wire:
+and inflated by a fresh object; CPython 3.11, zlib 1.2.13, isal 1.9.1, zlib-ng 1.1.0, microseconds and bytes of wire:
 
     bytes    zlib, level 1     zlib-ng, level 1   isal, level 1     inflated by zlib, zlib-ng, isal
       200      8.1   140 B       2.7   149 B        4.9   160 B       1.1    1.1   1.8
