@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 class RedisServer:
     """A server that comes back at the same address."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        """`arguments` are those of redis-server, such as `--requirepass secret`; a later one replaces one of ours."""
+    def __init__(self, folder: Path, *arguments: str, password: str = "") -> None:
+        """`arguments` are those of redis-server."""
         self.path = folder / "redis.sock"
         self.url = f"unix://{self.path}"
         self._folder = folder
-        self._arguments = arguments
+        self._arguments = [*arguments, *(["--requirepass", password] if password else [])]
+        self.password = password
         self._process: subprocess.Popen[str] | None = None
         self._clients: list[redis.Redis] = []
         self.start()
@@ -54,7 +55,9 @@ class RedisServer:
         """Return a client, which is closed with the server."""
         import redis
 
-        client = redis.Redis(unix_socket_path=str(self.path), socket_timeout=20, **options)
+        client = redis.Redis(
+            unix_socket_path=str(self.path), socket_timeout=20, password=self.password or None, **options
+        )
         self._clients.append(client)
         return client
 
@@ -90,9 +93,9 @@ class RedisServer:
 
 
 @contextmanager
-def redis_server(folder: Path, *arguments: str) -> Iterator[RedisServer]:
+def redis_server(folder: Path, *arguments: str, password: str = "") -> Iterator[RedisServer]:
     """Run a server while the context lasts."""
-    server = RedisServer(folder, *arguments)
+    server = RedisServer(folder, *arguments, password=password)
     try:
         yield server
     finally:

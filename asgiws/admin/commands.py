@@ -1,12 +1,14 @@
 """The commands beside serving: `asgiws top`, `health`, `close`, `drain` and `publish`.
 
-They use an admin address: the one that is given, or that of the options (`--admin`, `ASGIWS_ADMIN`). A closed standard
-output (`asgiws top --once | head -3`) is not an error.
+They use an admin address: the one that is given, or that of the options (`--admin`, `ASGIWS_ADMIN`). `publish` takes
+the URL of a broker, too. A closed standard output (`asgiws top --once | head -3`) is not an error.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import dataclasses
 import errno
 import os
 import signal
@@ -18,10 +20,13 @@ from asgiws.admin import top
 from asgiws.admin.client import AdminClient, Unreachable
 from asgiws.admin.view import Filter
 from asgiws.config.addresses import check_address
+from asgiws.config.broker_url import is_broker_url
 from asgiws.config.option import OptionError
 from asgiws.config.options import Config
 from asgiws.protocol.limits import MIB
-from asgiws.topics.message import check_name
+from asgiws.topics.brokers.factory import check_broker
+from asgiws.topics.brokers.publish import publish_once
+from asgiws.topics.message import TopicsUnavailable, check_name
 
 __all__ = ["COMMANDS", "run_command"]
 
@@ -53,7 +58,9 @@ def run_command(name: str, words: Sequence[str], load: Callable[[Mapping[str, ob
         return _fail(_USAGE, str(error))
     address = config.admin
     if name == "publish":
-        address = _take_message(parser, arguments, address)
+        address = _take_message(parser, arguments, address or config.broker)
+        if is_broker_url(address) or (address and address == config.broker):
+            return _publish_to_broker(config, address, arguments)
     if not address:
         return _fail(_USAGE, f"no admin address was given: asgiws {name} ADDRESS, --admin or ASGIWS_ADMIN")
     try:
@@ -82,7 +89,7 @@ def _run(name: str, arguments: argparse.Namespace, client: AdminClient) -> int:
         done, text = client.order("/connections/close", query)
     elif name == "publish":
         try:
-            data = _read_input() if arguments.text == "-" else os.fsencode(arguments.text)
+            data = _read_message(arguments)
         except OSError as error:
             return _fail(_FAILED, f"cannot read standard input: {error.strerror}")
         done, text = client.publish(arguments.topic, data, is_text=not arguments.bytes)
@@ -92,6 +99,28 @@ def _run(name: str, arguments: argparse.Namespace, client: AdminClient) -> int:
         _print(text)
         return 0 if done else _FAILED
     return _fail(_FAILED, text)
+
+
+def _publish_to_broker(config: Config, url: str, arguments: argparse.Namespace) -> int:
+    """Publish without a server of ours; return the exit code."""
+    try:
+        config = dataclasses.replace(config, broker=url)
+        check_broker(config)
+        data = _read_message(arguments)
+        message = data if arguments.bytes else data.decode()
+        asyncio.run(publish_once(config, arguments.topic, message))
+    except OptionError as error:
+        return _fail(_USAGE, str(error))
+    except UnicodeDecodeError:
+        return _fail(_FAILED, "text that is not UTF-8 was given, allowed: UTF-8; bytes go with --bytes")
+    except TopicsUnavailable as error:
+        return _fail(_FAILED, str(error))
+    except OSError as error:
+        return _fail(_FAILED, f"cannot read standard input: {error.strerror}")
+    except ValueError as error:
+        return _fail(_FAILED, str(error))
+    _print(f"published {len(data)} byte{'' if len(data) == 1 else 's'} to {arguments.topic}")
+    return 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -106,8 +135,9 @@ def _parser(name: str) -> argparse.ArgumentParser:
         parser.usage = "%(prog)s [options] [ADDRESS] TOPIC [TEXT|-]"
         parser.set_defaults(address=None)
         add(
-            "words", metavar="WORD", nargs="*", help="ADDRESS is that of --admin and may be left out where that or "
-            "ASGIWS_ADMIN is given; TEXT is the message, or - for standard input (default: -)",
+            "words", metavar="WORD", nargs="*", help="ADDRESS is that of --admin, or the URL of a broker as in "
+            "--broker; it may be left out where ASGIWS_ADMIN or ASGIWS_BROKER is set; TEXT is the message, or - for "
+            "standard input (default: -)",
         )  # fmt: skip
         add("--bytes", action="store_true", help="publish bytes, which arrive as a binary message")
     else:
@@ -129,10 +159,12 @@ def _parser(name: str) -> argparse.ArgumentParser:
 
 
 def _take_message(parser: argparse.ArgumentParser, arguments: argparse.Namespace, address: str) -> str:
-    """Set `topic` and `text` from the words of `publish`; return the admin address, empty if there is none."""
+    """Set `topic` and `text` from the words of `publish`; return the address, empty if there is none."""
     words = list(arguments.words)
     try:
-        if words and (len(words) == 3 or not address):
+        if words and is_broker_url(words[0]):
+            address = words.pop(0)
+        elif words and (len(words) == 3 or not address):
             address = _address(words.pop(0))
         if not 1 <= len(words) <= 2:
             parser.error(f"{len(arguments.words)} words were given, allowed: [ADDRESS] TOPIC [TEXT|-]; quote the text")
@@ -142,6 +174,11 @@ def _take_message(parser: argparse.ArgumentParser, arguments: argparse.Namespace
     except ValueError as error:
         parser.error(f"argument TOPIC: {error}")
     return address
+
+
+def _read_message(arguments: argparse.Namespace) -> bytes:
+    """Return what is to be published. Raises OSError."""
+    return _read_input() if arguments.text == "-" else os.fsencode(arguments.text)
 
 
 def _read_input() -> bytes:

@@ -6,7 +6,7 @@ import re
 from typing import Final
 from urllib.parse import urlsplit
 
-__all__ = ["BROKER_SCHEMES", "check_broker_url", "redact_broker_url"]
+__all__ = ["BROKER_SCHEMES", "check_broker_url", "is_broker_url", "redact_broker_url"]
 
 BROKER_SCHEMES: Final = {
     "redis": "redis", "rediss": "redis", "unix": "redis", "redis+unix": "redis", "redis+cluster": "redis",
@@ -18,6 +18,12 @@ _ALLOWED: Final = (
     "redis://[user:password@]host[:port][/database], rediss:// with TLS, redis+unix:///path, redis+cluster://, "
     "nats://[user:password@]host[:port] or tls:// for NATS with TLS"
 )
+
+
+def is_broker_url(text: str) -> bool:
+    """Return whether an address is a broker's and not that of an admin address, which may be `unix:///path`."""
+    scheme, separator, _ = text.partition("://")
+    return bool(separator) and scheme in BROKER_SCHEMES and scheme != "unix"
 
 
 def check_broker_url(text: str) -> str | None:

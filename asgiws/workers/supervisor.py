@@ -37,6 +37,7 @@ from asgiws.server.tls.certificates import Certificates
 from asgiws.telemetry.logging_setup import reopen
 from asgiws.telemetry.logs import LOG
 from asgiws.telemetry.scoreboard import WORKER_STATES, Scoreboard, Status, Worker
+from asgiws.topics.brokers.publish import publish_once
 from asgiws.topics.message import check_data
 from asgiws.topics.relay import Relay
 from asgiws.workers.channel import Message
@@ -198,10 +199,16 @@ class Supervisor:
         return False
 
     async def publish(self, topic: str, data: str | bytes) -> None:
-        """Publish to a topic, through the relay. Raises ValueError for more than --max-publish-size bytes."""
-        check_data(data, self._config.max_publish_size)
-        payload = data.encode() if isinstance(data, str) else data
-        self.relay.publish(self._config.topic_prefix + topic, payload, is_text=isinstance(data, str))
+        """Publish to a topic, through the broker or the relay.
+
+        Raises ValueError for more than --max-publish-size bytes, and TopicsUnavailable.
+        """
+        if self._config.broker:
+            await publish_once(self._config, topic, data)
+        else:
+            check_data(data, self._config.max_publish_size)
+            payload = data.encode() if isinstance(data, str) else data
+            self.relay.publish(self._config.topic_prefix + topic, payload, is_text=isinstance(data, str))
         self.scoreboard.count_published()
 
     # ---- the first start and the end

@@ -48,7 +48,7 @@ _BATCH_MOST_S: Final = 10.0
 _PATIENCE_S: Final = 5.0
 _PAUSE_LEAST_S: Final = 0.25
 _PAUSE_MOST_S: Final = 8.0
-# A session that is lost after less than this counts as a failed attempt.
+# A session that is lost after less than this is not followed by the next at once, and pauses grow up to as much.
 _SHORT_LIFE_S: Final = 1.0
 _TICK_S: Final = 1.0
 
@@ -181,7 +181,8 @@ class Broker(ABC):
             if self.state == CONNECTING and loop.time() - connected_s >= _SHORT_LIFE_S:
                 pause_s = 0.0
             else:
-                pause_s = min(_PAUSE_MOST_S, max(_PAUSE_LEAST_S, 2 * pause_s))
+                most_s = _PAUSE_MOST_S if self.state == DEAF else _SHORT_LIFE_S
+                pause_s = min(most_s, max(_PAUSE_LEAST_S, 2 * pause_s))
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1))  # noqa: S311 - not a secret
 
     async def _open(self, session: Session) -> None:

@@ -13,7 +13,8 @@ from asgiws.config.options import Config
 from asgiws.topics.brokers.broker import Broker
 from asgiws.topics.brokers.nats.broker import NatsBroker
 from asgiws.topics.brokers.nats.url import parse_url as parse_nats_url
-from asgiws.topics.brokers.redis_broker import RedisBroker
+from asgiws.topics.brokers.redis.broker import RedisBroker
+from asgiws.topics.brokers.redis.connection import parse_url as parse_redis_url
 from asgiws.topics.hub import Hub
 
 __all__ = ["check_broker", "make_broker", "read_password"]
@@ -45,9 +46,7 @@ def check_broker(config: Config) -> None:
         ) from None
     try:
         if package == "redis":
-            from asgiws.topics.brokers.redis_connection import parse_url
-
-            parse_url(config.broker)
+            parse_redis_url(config.broker)
         else:
             parse_nats_url(config.broker)
     except (TypeError, ValueError) as error:

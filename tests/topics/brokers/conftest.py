@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.redis_server import RedisServer, redis_server
-from tests.runner.conftest import execute_here, processes, start
+from tests.runner.conftest import execute_here, processes, run_command, start
 
-__all__ = ["execute_here", "processes", "start"]
+__all__ = ["execute_here", "processes", "run_command", "start"]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from asgiws.topics.brokers.redis_connection import Pipe, describe
+from asgiws.topics.brokers.redis.connection import Pipe, describe
 from asgiws.topics.brokers.session import BrokerError
 
 __all__ = ["Node", "Verbs"]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from asgiws.topics.brokers.broker import Broker
-from asgiws.topics.brokers.redis_connection import parse_url
-from asgiws.topics.brokers.redis_node import Node, Verbs
+from asgiws.topics.brokers.redis.connection import parse_url
+from asgiws.topics.brokers.redis.node import Node, Verbs
 from asgiws.topics.brokers.session import BrokerError
 from asgiws.topics.hub import Hub
 
