@@ -83,7 +83,16 @@ def broadcaster() -> Any:
 
 def channels() -> Any:
     """Django Channels with channels_redis: a group, as its tutorial documents it."""
-    layer = {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [REDIS_URL], "capacity": 10_000}}
+    return _channels("channels_redis.core.RedisChannelLayer", hosts=[REDIS_URL], capacity=10_000)
+
+
+def channels_pubsub() -> Any:
+    """The same with the layer of channels_redis that uses Redis' pub/sub."""
+    return _channels("channels_redis.pubsub.RedisPubSubChannelLayer", hosts=[REDIS_URL])
+
+
+def _channels(backend: str, **config: Any) -> Any:
+    layer = {"BACKEND": backend, "CONFIG": config}
     import_module("django.conf").settings.configure(SECRET_KEY="bench", CHANNEL_LAYERS={"default": layer})
     consumer: Any = import_module("channels.generic.websocket").AsyncWebsocketConsumer
 
@@ -102,3 +111,20 @@ def channels() -> Any:
             await self.send(text_data=event["message"])
 
     return Room.as_asgi()
+
+
+def socketio() -> Any:
+    """python-socketio with its Redis manager: a room, as its documentation has it."""
+    package: Any = import_module("socketio")
+    manager = package.AsyncRedisManager(REDIS_URL)
+    server = package.AsyncServer(async_mode="asgi", client_manager=manager, ping_interval=86_400)
+
+    async def connect(sid: str, environ: object) -> None:
+        await server.enter_room(sid, "room")
+
+    async def say(sid: str, text: str) -> None:
+        await server.emit("said", text, room="room")
+
+    server.on("connect", connect)
+    server.on("say", say)
+    return package.ASGIApp(server)

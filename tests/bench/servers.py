@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -159,7 +159,9 @@ class ServerFailed(Exception):  # noqa: N818 - what happened
 class Running:
     """One server process with all that it started, on the server's core."""
 
-    def __init__(self, server: Server, app: str = "plain", *, compression: bool = False) -> None:
+    def __init__(
+        self, server: Server, app: str = "plain", *, compression: bool = False, environ: Mapping[str, str] | None = None
+    ) -> None:
         self.server = server
         self.compression = compression
         self.port = _free_port()
@@ -171,7 +173,7 @@ class Running:
             self._process = subprocess.Popen(
                 [sys.executable, *words],
                 cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"},
+                env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"} | dict(environ or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=subprocess.STDOUT,

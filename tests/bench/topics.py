@@ -8,38 +8,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
-import os
-import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from tests.bench import machine
+from tests.bench.brokers import ASGIWS, UVICORN, UVICORN_FACTORY, Broker, missing, running_broker, with_options
 from tests.bench.driver import Broadcast
 from tests.bench.extra import NotPossible
 from tests.bench.machine import cpu_s
 from tests.bench.run import FAILURES, described, say
 from tests.bench.servers import APPS, BY_NAME, Running, Server
 
-
-def _with(name: str, *options: str) -> Server:
-    server = BY_NAME[name]
-    return replace(server, command=(*server.command, *options))
-
-
-# No pings: while others have their round, sockets are idle.
-_ASGIWS: Final = _with("asgiws", "--ping-interval", "0")
-_UVICORN: Final = _with("uvicorn websockets-sansio", "--ws-ping-interval", "86400")
-_FACTORY: Final = replace(_UVICORN, command=(*_UVICORN.command, "--factory"))
 _FLOOR: Final = BY_NAME["bare protocol"]
 
-APPS.update({name: f"tests.bench.apps_topics:{name}" for name in ("topic", "manager", "broadcaster", "channels")})
+APPS["manager"] = "tests.bench.apps_topics:manager"
 
 
 @dataclass(frozen=True)
@@ -55,16 +40,17 @@ class Contestant:
 
 CONTESTANTS: Final = (
     Contestant("bare loop of transport.write", _FLOOR, "plain"),
-    Contestant("Topic", _ASGIWS, "topic"),
-    Contestant("Topic, 4 workers", _with("asgiws", "--ping-interval", "0", "--workers", "4"), "topic"),
-    Contestant("loop of sends, asgiws", _ASGIWS, "plain"),
-    Contestant("loop of sends, uvicorn", _UVICORN, "plain"),
-    Contestant("ConnectionManager, uvicorn", _UVICORN, "manager"),
-    Contestant("Channels and channels_redis, uvicorn", _FACTORY, "channels", redis=True),
-    Contestant("broadcaster and Redis, uvicorn", _FACTORY, "broadcaster", redis=True),
-    Contestant("Topic, compressed", _ASGIWS, "topic", compression=True),
-    Contestant("loop of sends, asgiws, compressed", _ASGIWS, "plain", compression=True),
-    Contestant("ConnectionManager, uvicorn, compressed", _UVICORN, "manager", compression=True),
+    Contestant("Topic", ASGIWS, "topic"),
+    Contestant("Topic, 4 workers", with_options("asgiws", "--ping-interval", "0", "--workers", "4"), "topic"),
+    Contestant("Topic and Redis", ASGIWS, "topic", redis=True),
+    Contestant("loop of sends, asgiws", ASGIWS, "plain"),
+    Contestant("loop of sends, uvicorn", UVICORN, "plain"),
+    Contestant("ConnectionManager, uvicorn", UVICORN, "manager"),
+    Contestant("Channels and channels_redis, uvicorn", UVICORN_FACTORY, "channels", redis=True),
+    Contestant("broadcaster and Redis, uvicorn", UVICORN_FACTORY, "broadcaster", redis=True),
+    Contestant("Topic, compressed", ASGIWS, "topic", compression=True),
+    Contestant("loop of sends, asgiws, compressed", ASGIWS, "plain", compression=True),
+    Contestant("ConnectionManager, uvicorn, compressed", UVICORN, "manager", compression=True),
 )
 
 
@@ -83,22 +69,20 @@ def measure(sockets: int, rounds: int, seconds: float, size: int) -> dict[str, s
         raise NotPossible(f"{sockets} sockets for each contestant need a limit of {files} open files (ulimit -Hn)")
     lines: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
-        redis_pid, redis_missing = None, _redis_missing()
-        if not redis_missing:
-            redis_pid = stack.enter_context(_redis())
+        redis = None if missing("redis-server", ASGIWS) else stack.enter_context(running_broker("redis-server"))
         stack.enter_context(machine.pin(machine.driver_core()))
         loads: list[_Load] = []
         for contestant in CONTESTANTS:
-            if contestant.redis and redis_missing:
-                lines[contestant.name] = redis_missing
+            if contestant.redis and (reason := missing("redis-server", contestant.server)):
+                lines[contestant.name] = reason
                 continue
             try:
-                loads.append(_start(stack, contestant, sockets, size))
+                loads.append(_start(stack, contestant, redis if contestant.redis else None, sockets, size))
             except FAILURES as error:
                 lines[contestant.name] = described(error)
         for number in range(rounds + 1):
             for each in [each for each in loads if each.contestant.name not in lines]:
-                pids = [*each.running.pids, *([redis_pid] if each.contestant.redis and redis_pid else [])]
+                pids = [*each.running.pids, *([redis.pid] if each.contestant.redis and redis else [])]
                 try:
                     cost_us = _round(each, pids, seconds)
                 except FAILURES as error:
@@ -118,8 +102,9 @@ def measure(sockets: int, rounds: int, seconds: float, size: int) -> dict[str, s
     return lines
 
 
-def _start(stack: contextlib.ExitStack, contestant: Contestant, sockets: int, size: int) -> _Load:
-    running = Running(contestant.server, contestant.app, compression=contestant.compression)
+def _start(stack: contextlib.ExitStack, contestant: Contestant, redis: Broker | None, sockets: int, size: int) -> _Load:
+    environ = {} if redis is None else redis.environ_of(contestant.server)
+    running = Running(contestant.server, contestant.app, compression=contestant.compression, environ=environ)
     stack.callback(running.stop)
     load = Broadcast(running.port, sockets, size, compression=contestant.compression)
     stack.callback(load.close)
@@ -132,37 +117,6 @@ def _round(each: _Load, pids: list[int], seconds: float) -> float:
         each.load.play(1)
         steps += 1
     return (cpu_s(pids) - before_s) / (steps * each.load.units) * 1e6
-
-
-def _redis_missing() -> str:
-    """Return what is missing for the contestants that need Redis; "" when nothing is."""
-    if shutil.which("redis-server") is None:
-        return "redis-server is not installed"
-    try:
-        version = importlib.metadata.version("redis")
-    except importlib.metadata.PackageNotFoundError:
-        return "redis is not installed: pip install asgiws[bench]"
-    if int(version.partition(".")[0]) >= 8:
-        return f"redis {version} is installed, allowed: below 8 (see the extra bench in pyproject.toml)"
-    return ""
-
-
-@contextlib.contextmanager
-def _redis() -> Iterator[int]:
-    """Run a Redis server on a free port while the context lasts; yield its process id."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    os.environ["BENCH_REDIS"] = f"redis://127.0.0.1:{port}"
-    process = subprocess.Popen(
-        ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1"],
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        yield process.pid
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def main() -> int:
