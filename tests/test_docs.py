@@ -35,7 +35,7 @@ FLAGS_OF_OTHERS = {
                                                  "--code", "--bytes"},
     "docker": {"--build", "--build-arg", "--detach", "--env", "--file", "--name", "--no-deps", "--profile",
                "--publish", "--read-only", "--rm", "--tag", "--tmpfs", "--ulimit", "--wait"},
-    "kubectl": {"--from-literal", "--kustomize", "--output"},
+    "kubectl": {"--from-file", "--from-literal", "--kustomize", "--output"},
     "pip": {"--no-cache-dir", "--no-deps", "--wheel-dir", "--requirement"},
     "install, systemctl, curl, caddy": {"--mode", "--target-directory", "--now", "--silent", "--config"},
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """A room with a live board, as a FastAPI application: what people say, and which processes serve them.
 
-The room is a topic, so it reaches everybody whom the workers of this server serve. Several servers, such as the two of
-compose.yaml, have a room each: to connect them needs a broker, which asgiws does not do yet.
+The room is a topic, so it reaches everybody whom the workers of this server serve. With a broker, as compose.yaml has
+one, it reaches everybody on all servers.
 """
 
 from __future__ import annotations

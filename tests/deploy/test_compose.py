@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import json
 import re
@@ -39,8 +40,8 @@ def options(name: str) -> Config:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with the files in their places, and without the token that somebody may have made beside ours."""
-    shutil.copytree(DEPLOY, tmp_path / "deploy", ignore=shutil.ignore_patterns(".env"))
+    """A folder with the files in their places, and without the secrets that somebody may have made beside ours."""
+    shutil.copytree(DEPLOY, tmp_path / "deploy", ignore=shutil.ignore_patterns(".env", "secrets"))
     return tmp_path
 
 
@@ -52,31 +53,63 @@ def read(folder: Path, environ: Mapping[str, str] | None = None) -> subprocess.C
 
 
 def test_file_is_taken(folder: Path) -> None:
+    make_secrets(folder)
     done = read(folder, {"ASGIWS_ADMIN_TOKEN": TOKEN})
     assert done.returncode == 0, done.stderr
-    assert {*REPLICAS, "nginx"} <= set(yaml.safe_load(done.stdout)["services"])
+    assert {*REPLICAS, "nginx", "redis"} <= set(yaml.safe_load(done.stdout)["services"])
 
 
-def test_without_a_token_it_is_refused_and_says_where_to_get_one(folder: Path) -> None:
+def test_without_a_token_it_is_refused_and_says_what_makes_one(folder: Path) -> None:
     """The replicas would start, and their live view would show nothing through the published ports."""
     for environ in ({}, {"ASGIWS_ADMIN_TOKEN": ""}):
         done = read(folder, environ)
         assert done.returncode == 1
-        assert "is not set, deploy/README.md has the line that makes one" in done.stderr
+        assert "is not set, deploy/make-secrets.sh makes one" in done.stderr
 
 
-def test_line_of_the_readme_makes_a_token_once(folder: Path) -> None:
-    """One that asgiws takes, the same for both replicas, and for nobody else's eyes."""
-    (line,) = re.findall(r"^.*> deploy/\.env.*$", (DEPLOY / "README.md").read_text(), re.MULTILINE)
-    tokens = set()
+def test_script_makes_secrets_once(folder: Path) -> None:
+    """What asgiws takes, the same for both replicas. Redis gets a hash of its password; nobody else can read either."""
+    made, accounts = folder / "deploy/secrets", folder / "deploy/secrets/users.acl"
+    seen = set()
     for _ in range(2):
-        subprocess.run(["sh", "-c", line], cwd=folder, check=True)
+        make_secrets(folder)
         found = yaml.safe_load(read(folder).stdout)["services"]
-        tokens |= {found[name]["environment"]["ASGIWS_ADMIN_TOKEN"] for name in REPLICAS}
-    (token,) = tokens
+        tokens = {found[name]["environment"]["ASGIWS_ADMIN_TOKEN"] for name in REPLICAS}
+        seen.add((*tokens, (made / "redis-password").read_text().strip()))
+    ((token, password),) = seen
     assert Settings.load({}, {"ASGIWS_ADMIN_TOKEN": token}).config.admin_token == token
-    assert len(token) == 48
-    assert (folder / "deploy" / ".env").stat().st_mode & 0o777 == 0o600
+    assert [len(token), len(password)] == [48, 48]
+    assert f"user chat on #{hashlib.sha256(password.encode()).hexdigest()} " in accounts.read_text()
+    assert [mode_of(path) for path in (folder / "deploy/.env", made, accounts)] == [0o600, 0o700, 0o644]
+
+
+def test_secrets_are_the_files_that_the_script_makes(folder: Path) -> None:
+    make_secrets(folder)
+    composed = yaml.safe_load(FILE.read_text())
+    for secret in composed["secrets"].values():
+        assert (folder / "deploy" / secret["file"]).stat().st_size
+    used = {name: service["secrets"] for name, service in composed["services"].items() if "secrets" in service}
+    assert used == {"redis": ["users.acl"], "app-1": ["redis-password"], "app-2": ["redis-password"]}
+    assert options("app-1").broker_password_file == "/run/secrets/redis-password"
+    assert "aclfile /run/secrets/users.acl" in (DEPLOY / "redis/redis.conf").read_text()
+
+
+def make_secrets(folder: Path) -> None:
+    (line,) = {line for line in (DEPLOY / "README.md").read_text().splitlines() if line.startswith("sh deploy/make")}
+    subprocess.run(["sh", "-c", line], cwd=folder, check=True)
+
+
+def mode_of(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_redis_is_reached_from_inside_only_and_has_no_rights() -> None:
+    service = services()["redis"]
+    assert "ports" not in service
+    assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
+    assert service["command"] == ["redis-server", "/etc/redis/redis.conf"]
+    (volume,) = service["volumes"]
+    assert volume == "./redis/redis.conf:/etc/redis/redis.conf:ro"
 
 
 def test_mounted_files_exist() -> None:

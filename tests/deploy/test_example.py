@@ -209,7 +209,7 @@ def test_page_comes_back_after_a_reload(site: StartSite, tmp_path: Path) -> None
         wait_until(driver, lambda: shown("state") == "open" and shown("process").isdecimal())
         before = shown("process")
         driver.find_element(By.TAG_NAME, "input").send_keys("hello" + Keys.ENTER)
-        wait_until(driver, lambda: f"hello (process {before})" in driver.find_element(By.TAG_NAME, "ol").text)
+        wait_until(driver, lambda: f"hello (process {before} of " in driver.find_element(By.TAG_NAME, "ol").text)
         wait_until(driver, lambda: len(shown("processes").split(", ")) == 2 and shown("viewers") == "1")
         assert before in shown("processes").split(", ")
         for server in running.servers.values():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped] # it has no types
@@ -14,6 +16,7 @@ from asgiws.config.sources import Settings
 from asgiws.runner.watchdog import stop_most_s
 from asgiws.telemetry.prometheus import METRICS
 from tests.deploy.fronts import DEPLOY
+from tests.programs import find_program
 
 FOLDER = DEPLOY / "kubernetes"
 # Kubernetes' own kinds; the schema of a ServiceMonitor is the Prometheus operator's.
@@ -25,9 +28,14 @@ Manifest = dict[str, Any]
 
 def manifests() -> list[Manifest]:
     """What `kubectl apply --kustomize` would send."""
-    kustomization = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
-    files = [FOLDER / name for name in kustomization["resources"]]
-    return [manifest for file in files for manifest in yaml.safe_load_all(file.read_text())]
+    return [manifest for file in resources(FOLDER) for manifest in yaml.safe_load_all(file.read_text())]
+
+
+def resources(folder: Path) -> list[Path]:
+    """The files of a kustomization, and of those that it includes."""
+    names = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
+    paths = [folder / name for name in names]
+    return [file for path in paths for file in (resources(path) if path.is_dir() else [path])]
 
 
 def one(kind: str, name: str = "chat") -> Manifest:
@@ -35,13 +43,13 @@ def one(kind: str, name: str = "chat") -> Manifest:
     return found
 
 
-def pod() -> Manifest:
-    template: Manifest = one("Deployment")["spec"]["template"]
+def pod(name: str = "chat") -> Manifest:
+    template: Manifest = one("Deployment", name)["spec"]["template"]
     return template
 
 
-def container() -> Manifest:
-    (found,) = pod()["spec"]["containers"]
+def container(name: str = "chat") -> Manifest:
+    (found,) = pod(name)["spec"]["containers"]
     return dict(found)
 
 
@@ -164,14 +172,56 @@ def test_prometheus_finds_the_admin_service() -> None:
     assert all(endpoint["path"] == "/metrics" for endpoint in spec["endpoints"])
 
 
-def test_pod_has_no_rights_and_no_foreign_options() -> None:
-    spec = pod()["spec"]
+def test_password_of_redis_is_a_file_from_the_secret() -> None:
+    (volume,), (mount,) = pod()["spec"]["volumes"], container()["volumeMounts"]
+    (item,) = volume["secret"]["items"]
+    assert (volume["secret"]["secretName"], mount["name"], mount["readOnly"]) == ("chat", volume["name"], True)
+    assert options().broker_password_file == f"{mount['mountPath']}/{item['path']}"
+    host = re.findall(r"@(\w+):(\d+)$", options().broker)
+    (port,) = one("Service", "redis")["spec"]["ports"]
+    assert host == [("redis", str(port["port"]))]
+
+
+def test_redis_has_the_configuration_of_compose_and_is_for_the_pods_alone() -> None:
+    redis, (policy,) = one("Deployment", "redis")["spec"], one("NetworkPolicy", "redis")["spec"]["ingress"]
+    assert (redis["replicas"], redis["strategy"]) == (1, {"type": "Recreate"})
+    mounts = {mount["name"]: mount["mountPath"] for mount in container("redis")["volumeMounts"]}
+    assert mounts == {"configuration": "/etc/redis", "secrets": "/run/secrets"}
+    generated = yaml.safe_load((DEPLOY / "redis/kustomization.yaml").read_text())["configMapGenerator"]
+    assert generated == [{"name": "redis", "files": ["redis.conf"]}]
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["redis"]
+    assert container("redis")["image"] == compose["image"]
+    assert container("redis")["command"] == compose["command"]
+    assert container("redis")["readinessProbe"]["exec"]["command"] == compose["healthcheck"]["test"][1:]
+
+    labels = redis["template"]["metadata"]["labels"].items()
+    assert one("Service", "redis")["spec"]["selector"].items() <= labels
+    assert one("NetworkPolicy", "redis")["spec"]["podSelector"]["matchLabels"].items() <= labels
+    (client,) = policy["from"]
+    assert client["podSelector"]["matchLabels"].items() <= pod()["metadata"]["labels"].items()
+    (port,) = container("redis")["ports"]
+    assert (policy["ports"], port["containerPort"]) == ([{"port": port["name"]}], 6379)
+
+
+def test_kustomize_takes_the_folder() -> None:
+    """With the configuration of Redis, and its name wherever it is mounted."""
+    done = subprocess.run([find_program("kubectl"), "kustomize", FOLDER], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (made,) = (item for item in yaml.safe_load_all(done.stdout) if item["kind"] == "ConfigMap")
+    assert made["data"] == {"redis.conf": (DEPLOY / "redis/redis.conf").read_text()}
+    assert done.stdout.count(f"name: {made['metadata']['name']}\n") == 2
+
+
+@pytest.mark.parametrize("name", ["chat", "redis"])
+def test_pod_has_no_rights_and_no_foreign_options(name: str) -> None:
+    spec = pod(name)["spec"]
     assert spec["enableServiceLinks"] is False
     assert spec["automountServiceAccountToken"] is False
-    user = re.findall(r"^USER (\d+):(\d+)$", (DEPLOY.parent / "Dockerfile").read_text(), re.MULTILINE)
     security = spec["securityContext"]
-    assert [(str(security["runAsUser"]), str(security["runAsGroup"]))] == user
+    if name == "chat":
+        user = re.findall(r"^USER (\d+):(\d+)$", (DEPLOY.parent / "Dockerfile").read_text(), re.MULTILINE)
+        assert [(str(security["runAsUser"]), str(security["runAsGroup"]))] == user
     assert security["runAsNonRoot"] is True
-    assert container()["securityContext"] == {
+    assert container(name)["securityContext"] == {
         "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
     }  # fmt: skip

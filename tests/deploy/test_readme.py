@@ -20,7 +20,7 @@ TEXT = (DEPLOY / "README.md").read_text()
 PROXIES = (DEPLOY / "proxies.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS_OF_ALL = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines()]
-MADE_BY_COMMANDS = {"deploy/.env"}
+MADE_BY_COMMANDS = {"deploy/.env", "deploy/secrets/users.acl"}
 
 
 def runs_asgiws(words: list[str]) -> bool:
