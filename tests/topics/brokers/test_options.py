@@ -63,7 +63,7 @@ def test_what_cannot_work_is_one_line(execute_here: RunCommand, arguments: list[
 
 
 def test_the_listing_of_options_shows_no_password(execute_here: RunCommand) -> None:
-    url = f"rediss://user:{SECRET}@host/1?ssl_password={SECRET}"
+    url = f"rediss://user:{SECRET}@host/1?password={SECRET}"
     ended = execute_here(APP, "--check-config", environ={"ASGIWS_BROKER": url})
     assert ended.code == 0
     assert next(line for line in ended.stdout if line.startswith("broker =")).startswith('broker = "rediss://host/1"')

@@ -15,7 +15,7 @@ from typing import Any, Final
 from asgiws.protocol.printable import printable
 from asgiws.topics.brokers.session import BrokerError
 
-__all__ = ["Pipe", "describe", "parse_url"]
+__all__ = ["Pipe", "ask", "describe", "parse_url"]
 
 _UNSENT_MOST_BYTES: Final = 1024 * 1024
 _CONNECT_MOST_S: Final = 5.0
@@ -59,6 +59,21 @@ def _make_connection(known: Mapping[str, Any]) -> Any:
 def describe(error: BaseException) -> str:
     """Return an error of redis-py as part of a line."""
     return printable(str(error).rstrip(".") or type(error).__name__, _REASON_MOST)
+
+
+async def ask(known: Mapping[str, Any], *words: bytes) -> Any:
+    """Return the reply to one command, over a connection of its own. Raises BrokerError."""
+    from redis.exceptions import RedisError
+
+    connection = _make_connection(known)
+    try:
+        await connection.connect()
+        await connection.send_command(*words)
+        return await connection.read_response(disable_decoding=True)
+    except (RedisError, OSError) as error:
+        raise BrokerError(describe(error)) from None
+    finally:
+        await connection.disconnect(nowait=True)
 
 
 class Pipe:

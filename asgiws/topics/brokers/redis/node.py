@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from asgiws.topics.brokers.redis.connection import Pipe, describe
 from asgiws.topics.brokers.session import BrokerError
 
 __all__ = ["Node", "Verbs"]
+
+_MOVED: Final = "the cluster has moved a slot"
 
 
 class Verbs:
@@ -102,15 +104,17 @@ class Node:
         waiting = self._replies.popleft()
         if not waiting.done():
             if isinstance(reply, Exception):
-                waiting.set_exception(BrokerError(describe(reply)))
+                waiting.set_exception(_error_of(reply))
             else:
                 waiting.set_result(reply)
+        self._notice_move(reply)
 
     def _on_event(self, event: Any) -> None:
         if isinstance(event, Exception):  # of a SUBSCRIBE: the only command here that may be refused
             confirmed, _ = self._subscribing.popleft()
             if not confirmed.done():
-                confirmed.set_exception(BrokerError(describe(event)))
+                confirmed.set_exception(_error_of(event))
+            self._notice_move(event)
             return
         kind, channel, *rest = event
         if kind == self._verbs.message:
@@ -122,7 +126,12 @@ class Node:
             elif not confirmed.done():
                 confirmed.set_result(None)
         elif kind == self._verbs.unsubscribe and self._verbs.most_channels == 1 and channel not in self._leaving:
-            self._lose("the cluster has moved a slot")
+            self._lose(_MOVED)
+
+    def _notice_move(self, reply: Any) -> None:
+        """End when another server has become responsible for a channel: what it published was missed."""
+        if type(reply).__name__ == "MovedError":  # of redis-py, which is imported where it is connected
+            self._lose(_MOVED)
 
     def _lose(self, reason: str) -> None:
         self._lost = self._lost or reason
@@ -134,3 +143,9 @@ class Node:
                 each.set_exception(BrokerError(reason))
                 each.exception()
         self._on_lost(reason)
+
+
+def _error_of(reply: Exception) -> BrokerError:
+    error = BrokerError(describe(reply))
+    error.__cause__ = reply
+    return error
