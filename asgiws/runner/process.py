@@ -7,6 +7,7 @@ import ctypes
 import resource
 from typing import Final
 
+from asgiws.runner.garbage import space_full_collections
 from asgiws.runner.versions import report_missing_c_module
 from asgiws.server.sockets.descriptors import descriptor_limit
 from asgiws.telemetry.logs import LOG
@@ -27,6 +28,7 @@ def take_process() -> None:
     """Prepare this process, and those that it starts, for many connections and large messages."""
     _raise_descriptor_limit()
     _keep_freed_memory()
+    space_full_collections()
 
 
 def log_listening(status: str, loop: str) -> None:

@@ -1,0 +1,65 @@
+"""Full garbage collections are spaced, and not given up: counted by the interpreter, in a process of its own."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+
+import pytest
+
+from tests.apps import echo
+from tests.conftest import PATIENCE_S, Serve
+from tests.server_process import ROOT
+
+PROGRAM = """
+import gc, sys, time
+from asgiws.runner.garbage import space_full_collections
+
+def full_count():
+    return gc.get_stats()[2]["collections"]
+
+def grow(kept):
+    # a quarter more objects, after which the interpreter's own rule wants a full collection
+    kept.extend([] for _ in range(max(100_000, len(kept) // 4)))
+
+kept = []
+for _ in range(8):
+    grow(kept)
+before = full_count()
+if sys.argv[1] == "spaced":
+    space_full_collections()
+    gc.collect()
+    before += 1
+    grow(kept)
+    print(full_count() - before)
+    until_s = time.monotonic() + float(sys.argv[2])
+    while full_count() == before and time.monotonic() < until_s:
+        grow(kept)
+        del kept[800_000:]
+    print(full_count() > before)
+else:
+    grow(kept)
+    print(full_count() > before)
+"""
+
+
+def run(*arguments: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=4 * PATIENCE_S
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="the collector of Python 3.14 takes small steps")
+def test_full_collection_does_not_follow_the_last_one_closely_but_comes() -> None:
+    assert run("plain") == ["True"], "the interpreter alone would collect"
+    assert run("spaced", str(2 * PATIENCE_S)) == ["0", "True"]
+
+
+def test_server_in_a_program_leaves_its_collector_alone(serve: Serve) -> None:
+    before = list(gc.callbacks), gc.get_threshold()
+    serve(echo)
+    assert (list(gc.callbacks), gc.get_threshold()) == before
