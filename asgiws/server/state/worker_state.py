@@ -17,6 +17,7 @@ from asgiws.schedule import Schedule
 from asgiws.server.asgi import ASGIApp
 from asgiws.server.state.admission import Admission
 from asgiws.server.state.deadlines import Deadlines
+from asgiws.server.state.departures import Departures
 from asgiws.server.state.encoders import Encoders
 from asgiws.server.state.incidents import Incidents
 from asgiws.server.state.registry import Registry
@@ -31,8 +32,8 @@ class WorkerState:
 
     __slots__ = (
         "admission", "announced_closes", "app", "began_s", "config", "counters", "deadlines", "default_fields",
-        "deflate_settings", "encoders", "forwarded_names", "heads", "incidents", "lag_s", "lifespan_state", "limits",
-        "loop", "proxies", "registry", "topics",
+        "deflate_settings", "departures", "encoders", "forwarded_names", "heads", "incidents", "lag_s",
+        "lifespan_state", "limits", "loop", "proxies", "registry", "topics",
     )  # fmt: skip
 
     def __init__(self, app: ASGIApp, config: Config, loop: asyncio.AbstractEventLoop, topics: Hub) -> None:
@@ -53,6 +54,8 @@ class WorkerState:
         self.admission = Admission(config)
         self.announced_closes = Schedule(loop)
         """Closes of which the application has learnt; each follows `drain_notice` seconds later, so in order."""
+        self.departures = Departures(loop)
+        """Applications whose client has gone."""
         self.encoders = Encoders(self.deflate_settings)
         self.incidents = Incidents(config, self.counters, self.registry)
         self.heads = HeadCache(self.limits)

@@ -27,7 +27,7 @@ from typing import Final
 
 from asgiws.config.options import Config
 from asgiws.protocol.errors import Violation
-from asgiws.protocol.websocket.closing import NEXT, Close, Drain, State
+from asgiws.protocol.websocket.closing import NEXT, Close, Drain, Moved, State
 from asgiws.protocol.websocket.receiver import Item
 from asgiws.server.connection.flow_control import wake
 from asgiws.server.state.retry_after import choose_retry_after, with_retry_after
@@ -95,8 +95,13 @@ class ClosingHandshake:
     def advance(self, event: int) -> None:
         """Move to the state that follows `event`."""
         self.state = NEXT[self.state, event]
-        if self._drain is not None:
+        if self._drain is not None and event != Moved.TCP_LOST:
             wake(self._drain.waiters)
+
+    @property
+    def drain_waiters(self) -> list[asyncio.Future[None]]:
+        """What waits for a drain, and is to be woken when the TCP connection is lost."""
+        return [] if self._drain is None else self._drain.waiters
 
     def drain_notice(self) -> DrainNotice:
         """Return what waits for a drain of the connection; made when first asked for."""

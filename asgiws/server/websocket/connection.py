@@ -162,8 +162,9 @@ class WebSocketConnection(asyncio.Protocol):
         if self.subscriptions is not None:
             self.subscriptions.end()
         self.flow.end()
-        if self.waiters:
-            wake(self.waiters)
+        for waiters in (self.waiters, self.closing.drain_waiters):
+            if waiters:
+                worker.departures.add(waiters)
         worker.registry.remove(self)
         worker.admission.release(self.peer.via)
         counters.messages_in += receiver.messages_in
