@@ -53,6 +53,11 @@ def differences_list() -> str:
     return "\n".join(f"* {difference.reason}" for difference in DIFFERENCES)
 
 
+def reconnect_code() -> str:
+    """Return the demo's script as a block of code."""
+    return f"```js\n{(ROOT / 'asgiws/demo/reconnect.js').read_text().rstrip()}\n```"
+
+
 TABLES = (
     ("README.md", "ratios", front_page_ratios),
     ("asgiws/config/README.md", "options", options_table),
@@ -61,6 +66,7 @@ TABLES = (
     ("tests/bench/README.md", "figures", figures_section),
     ("tests/bench/README.md", "brokers", brokers_table),
     ("asgiws/admin/README.md", "metrics", metrics_table),
+    ("asgiws/topics/README.md", "reconnect", reconnect_code),
 )
 
 

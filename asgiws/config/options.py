@@ -270,6 +270,7 @@ class Config:
     topic_gap: str = _topics("choice", "close", "Close subscribers (1012) that may have missed messages, or only "
                              "count them", choices=("close", "ignore"))  # fmt: skip
     topic_backlog: int = _topics("bytes", MIB, "Drop a subscriber for which more than this waits unsent")
+    topic_history: int = _topics("bytes", 64 * MIB, "Memory for the messages that topics with history keep")
     topic_prefix: str = _topics("text", "", "Prefix of the name of every topic", metavar="PREFIX", unset="none",
                                 check=check_topic_prefix)  # fmt: skip
     topic_queue: int = _topics("bytes", 8 * MIB, "Let a worker miss messages when more than this waits for it",

@@ -19,6 +19,7 @@ import json
 import os
 import re
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime
 from importlib import resources
@@ -33,6 +34,8 @@ CHAT_SUBPROTOCOLS: Final = ("chat", "superchat")
 NAME_LIMIT: Final = 32  # characters
 TEXT_LIMIT: Final = 1_000
 REPORT_INTERVAL_S: Final = 2.0
+SINCE_LIMIT: Final = 100
+HISTORY: Final = 100  # messages that who joins gets to see
 COMMAND_LIMIT: Final = 16_384  # fits a text of the limit with each character escaped the long way: \ud83d\ude00
 HEADERS_SHOWN: Final = ("host", "origin", "sec-websocket-extensions", "sec-websocket-protocol", "user-agent")
 
@@ -162,6 +165,7 @@ class ChatRoom:
 
     def __init__(self) -> None:
         self.topic = Topic("chat")
+        self.kept = Topic("chat", history=HISTORY)  # the same topic; what is published here is kept
         self.members: set[Member] = set()
         self.reporting: asyncio.Task[None] | None = None
 
@@ -182,9 +186,9 @@ class ChatRoom:
         """Carry out one command of a member."""
         match command.get("type"), member.name:
             case "join", None:
-                await self.join(member, parse_field(command, "name", NAME_LIMIT))
+                await self.join(member, parse_field(command, "name", NAME_LIMIT), parse_since(command))
             case "message", str():
-                await self.publish("message", member, text=parse_field(command, "text", TEXT_LIMIT))
+                await self.say(member, parse_field(command, "text", TEXT_LIMIT))
             case "leave", str():
                 await self.leave(member)
             case "join" | "message" | "leave", _:
@@ -192,15 +196,17 @@ class ChatRoom:
             case _:
                 raise BadCommandError("type is none of join, message, leave")
 
-    async def join(self, member: Member, name: str) -> None:
-        """Send the member its number, then everybody, the member included, that it is here.
+    async def join(self, member: Member, name: str, since: str | None) -> None:
+        """Send the member its number, then what was said after the position it has seen last, then that it is here.
 
-        The member is subscribed by then, so that it misses nothing after its number.
+        It is subscribed by then: what is said from now on follows without a hole, and nothing comes twice.
         """
         if not name.isprintable():  # also refuses the invisible characters that reverse the text around them
             raise BadCommandError("name with unprintable characters")
-        await self.topic.subscribe(member)
         await member.send_text(json.dumps({"type": "welcome", "id": member.id, "process": os.getpid()}))
+        subscription = await self.kept.subscribe(member, since=since)
+        if not subscription.recovered:
+            await member.send_text(json.dumps({"type": "missed"}))
         member.name = name
         self.members.add(member)
         self.reporting = self.reporting or asyncio.create_task(self.report())
@@ -225,9 +231,14 @@ class ChatRoom:
             with contextlib.suppress(TopicsUnavailable):  # the next report replaces this one
                 await self.publish("here")
 
-    async def publish(self, kind: str, author: Member | None = None, **more: str) -> None:
+    async def say(self, author: Member, text: str) -> None:
+        """Send a message to all members in all processes, and keep it for those who join or come back."""
+        event = {"type": "message", "id": author.id, "name": author.name, "text": text}
+        await self.kept.publish(json.dumps({**event, "process": os.getpid(), "time": int(time.time())}))
+
+    async def publish(self, kind: str, author: Member | None = None) -> None:
         """Send one event to all members in all processes. The server waits for nobody who reads slowly."""
-        event = {"type": kind, "process": os.getpid(), "online": len(self.members), **more}
+        event = {"type": kind, "process": os.getpid(), "online": len(self.members)}
         if author:
             event |= {"id": author.id, "name": author.name}
         await self.topic.publish(json.dumps(event))
@@ -256,7 +267,17 @@ def parse_field(command: dict[str, Any], field: str, limit: int) -> str:
     return text.strip()
 
 
-PAGE: Final = resources.files("asgiws.demo").joinpath("page.html").read_text(encoding="utf-8")
+def parse_since(command: dict[str, Any]) -> str | None:
+    """Return the position that a client has seen last; None when it does not say. Raises BadCommandError."""
+    since = command.get("since")
+    if since is not None and (not isinstance(since, str) or len(since) > SINCE_LIMIT):
+        raise BadCommandError(f"since is not a text of up to {SINCE_LIMIT} characters")
+    return since
+
+
+FILES: Final = resources.files("asgiws.demo")
+PAGE: Final = FILES.joinpath("page.html").read_text(encoding="utf-8")
+SCRIPT: Final = FILES.joinpath("reconnect.js").read_text(encoding="utf-8")
 
 
 def inline_sources(element: str) -> str:
@@ -267,7 +288,7 @@ def inline_sources(element: str) -> str:
 
 
 PAGE_HEADERS: Final = {
-    "content-security-policy": f"default-src 'none'; script-src {inline_sources('script')}; "
+    "content-security-policy": f"default-src 'none'; script-src 'self' {inline_sources('script')}; "
     f"style-src {inline_sources('style')}; img-src data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "content-type": "text/html; charset=utf-8",
@@ -275,10 +296,16 @@ PAGE_HEADERS: Final = {
 }
 
 
+PAGES: Final = {
+    "/": (PAGE, PAGE_HEADERS),
+    "/reconnect.js": (SCRIPT, {"content-type": "text/javascript; charset=utf-8", "cache-control": "no-cache"}),
+}
+
+
 async def serve_page(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer one HTTP request."""
-    status, body, headers = 200, PAGE, PAGE_HEADERS
-    if route_path(scope) != "/":
+    status, (body, headers) = 200, PAGES.get(route_path(scope), ("", {}))
+    if not body:
         status, body, headers = 404, "not found\n", {}
     elif scope["method"] not in ("GET", "HEAD"):
         status, body, headers = 405, "method not allowed\n", {"allow": "GET, HEAD"}

@@ -167,7 +167,8 @@ class Server:
         app = with_health(self._app, self.config.health_path, lambda: self.ready)
         self._hub = hub = join_hub(loop)
         hub.prefix, hub.publish_most_bytes = self.config.topic_prefix, self.config.max_publish_size
-        hub.ends_at_gap = self.config.topic_gap == "close"
+        hub.recovery.ends_at_gap = self.config.topic_gap == "close"
+        hub.history.most_bytes = self.config.topic_history
         self._worker = worker = WorkerState(app, self.config, loop, hub)
         counters = worker.counters
         hub.on_bus_lag = counters.broker_round_trip.add if self.config.broker else counters.relay_lag.add

@@ -136,6 +136,9 @@ def _add_topics(levels: Levels, worker: WorkerState) -> None:
     counters.topics_skipped, counters.topics_gaps = hub.skipped, hub.gaps
     counters.topics_received, counters.topics_oversized = hub.received, hub.oversized
     counters.broker_reconnects = hub.reconnects
+    counters.topics_gaps_filled = hub.recovery.filled
+    counters.topics_recovered, counters.topics_unrecovered = hub.recovery.recovered, hub.recovery.unrecovered
+    levels.history_bytes = hub.history.size_bytes
 
 
 def _worth_a_look(websockets: Sequence[WebSocketConnection], figures: Sequence[_Figures]) -> set[int]:

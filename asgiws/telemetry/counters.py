@@ -57,6 +57,7 @@ def _histogram(key: str, text: str) -> Metric:
 
 _HANDSHAKES: Final = counter("websocket_handshakes", "WebSocket handshakes", "outcome")
 _MESSAGES: Final = counter("websocket_messages", "WebSocket messages", "direction")
+_RECOVERIES: Final = counter("topic_recoveries", "Subscribers that came back with a position", "outcome")
 _BYTES: Final = counter("websocket_bytes", "Bytes of WebSocket connections on the wire", "direction")
 _CONNECTIONS: Final = gauge("connections", "Open connections", "kind")
 
@@ -133,6 +134,9 @@ class Counters:
     broker_round_trip: Annotated[
         Histogram, _histogram("broker_round_trip", "From a worker to the broker and back, every ten seconds")
     ]
+    topics_gaps_filled: Annotated[int, counter("topic_gaps_filled", "Such gaps that were filled from history")]
+    topics_recovered: Annotated[int, _RECOVERIES, "complete"]
+    topics_unrecovered: Annotated[int, _RECOVERIES, "incomplete"]
     relay_lag: Annotated[Histogram, _histogram("topic_relay_lag", "From a worker to the relay of topics and back")]
     rejections: Annotated[Counter[str], counter("rejections", "Requests and connections that broke a rule", "rule")]
     app_errors: Annotated[int, counter("app_errors", "Exceptions raised by the application")]
@@ -180,6 +184,7 @@ class Levels:
     topics: Annotated[int, gauge("topics", "Topics that have subscribers, in each worker")] = 0
     subscriptions: Annotated[int, gauge("topic_subscriptions", "Subscriptions to topics")] = 0
     deaf: Annotated[int, gauge("broker_deaf_workers", "Workers whose broker is away: they may miss messages")] = 0
+    history_bytes: Annotated[int, gauge("topic_history_bytes", "Memory of the messages that topics keep")] = 0
     bytes_in: int = 0
     """This and what follows is added to the field of `Counters` of the same name."""
     bytes_out: int = 0

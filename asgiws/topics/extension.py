@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, Protocol, Self, TypeVar
 
+from asgiws.topics.history import Position
 from asgiws.topics.message import Subscriber, check_name
 
 __all__ = [
@@ -31,6 +32,12 @@ class ConnectionSubscriber(Subscriber, Protocol):
 
     async def subscribe(self, topic: str, *, skip_when_slow: bool) -> bool:
         """Return whether the subscription is new. Raises RuntimeError before the accept, OSError after the end."""
+
+    async def resume(self, topic: str, since: Position, *, skip_when_slow: bool) -> bool:
+        """Subscribe, and first send what was published after a position; return whether nothing is missing.
+
+        Raises RuntimeError before the accept and for a topic that is subscribed, OSError after the end.
+        """
 
     def unsubscribe(self, topic: str) -> bool:
         """Return whether there was a subscription."""

@@ -13,8 +13,9 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from asgiws.topics.history import History, Position
 from asgiws.topics.listener import Listener
-from asgiws.topics.message import Message, TopicsUnavailable
+from asgiws.topics.message import AlreadySubscribed, Message, TopicsUnavailable, kept_message, messages_of
 
 __all__ = ["FALLBACK", "Fallback"]
 
@@ -28,7 +29,9 @@ class Fallback:
     """The topics of a process whose server is not asgiws."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        """Held while a message goes to all listeners, so that all see one order."""
+        self._history = History()
         self._listeners: dict[str, dict[Listener, asyncio.AbstractEventLoop]] = {}
         self._senders: dict[tuple[str, int], tuple[Listener, asyncio.Task[None]]] = {}
         self._warned = False
@@ -37,20 +40,33 @@ class Fallback:
         """Deliver to all listeners, each in its own loop."""
         self._warn()
         with self._lock:
-            found = list(self._listeners.get(message.topic, {}).items())
+            if message.keep is not None and isinstance(message.data, str):
+                at = self._history.append(message.topic, message.keep, message.data.encode())
+                message = kept_message(message.topic, at, message.data)
             left_out = self._senders.get((message.topic, id(exclude)))
-        for listener, loop in found:
-            if left_out is None or listener is not left_out[0]:
-                try:
-                    loop.call_soon_threadsafe(_deliver, listener, message)
-                except RuntimeError:  # its loop is closed
-                    self.remove(message.topic, listener)
+            for listener, loop in list(self._listeners.get(message.topic, {}).items()):
+                if left_out is None or listener is not left_out[0]:
+                    try:
+                        loop.call_soon_threadsafe(_deliver, listener, message)
+                    except RuntimeError:  # its loop is closed
+                        self.remove(message.topic, listener)
 
-    def add(self, topic: str, listener: Listener) -> None:
-        """Subscribe a listener of the running loop."""
+    def add(self, topic: str, listener: Listener, since: Position | None = None) -> bool:
+        """Subscribe a listener of the running loop, after what is kept since a position; return whether that is all."""
         self._warn()
+        complete, read_on = True, since is not None
         with self._lock:
+            while since is not None and read_on:
+                past = self._history.read(topic, since)
+                listener.queue_past(messages_of(topic, past))
+                complete = complete and past.complete
+                since, read_on = past.last, past.last.offset < past.top
             self._listeners.setdefault(topic, {})[listener] = asyncio.get_running_loop()
+        return complete
+
+    def count(self, topic: str) -> int:
+        """Return how many WebSockets subscribe."""
+        return sum(name == topic for name, _ in list(self._senders))
 
     def remove(self, topic: str, listener: Listener) -> None:
         """Unsubscribe a listener."""
@@ -60,18 +76,29 @@ class Fallback:
             if not listeners:
                 self._listeners.pop(topic, None)
 
-    def subscribe(self, topic: str, websocket: Any) -> bool:
-        """Send what is published to a WebSocket of some framework; return whether that is new."""
+    async def subscribe(self, topic: str, websocket: Any, since: Position | None = None) -> tuple[bool, bool]:
+        """Send what is published to a WebSocket of some framework, after what is kept since a position.
+
+        Return whether that is new, and whether nothing is missing. Raises RuntimeError for a position when it is not.
+        """
         key = topic, id(websocket)
         if key in self._senders:
-            return False
+            if since is not None:
+                raise AlreadySubscribed(topic)
+            return False, True
         send = _sender(websocket)
         listener = Listener(_QUEUE_MOST)
-        self.add(topic, listener)
+        complete = self.add(topic, listener, since)
+        try:
+            for _ in range(listener.waiting_count):
+                await send(await listener.next())
+        except BaseException:
+            self.remove(topic, listener)
+            raise
         task = asyncio.get_running_loop().create_task(self._send_all(topic, listener, websocket, send))
         self._senders[key] = listener, task
         task.add_done_callback(lambda done: self._forget(key, done))
-        return True
+        return True, complete
 
     def unsubscribe(self, topic: str, websocket: Any) -> bool:
         """Send no more; return whether the WebSocket had subscribed."""

@@ -5,50 +5,59 @@
 Without a bus, `publish` delivers at once. With one (`asgiws.topics.relay_client`), every message goes through it, also
 to the subscribers of this worker: so all subscribers of a topic see one order, the publisher's own socket included.
 
-Delivery takes turns: after so many deliveries the loop serves others first. Messages that were taken from the bus
-together leave a socket in one write. A message is encoded once for each encoder that connections share.
+Delivery is in `delivery.py`; what a subscriber or this worker missed comes from `recovery.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from asgiws.schedule import spread
-from asgiws.topics.message import Message, Subscriber, TopicsUnavailable
+from asgiws.topics.delivery import Delivery, Entry, Joining
+from asgiws.topics.history import HISTORY_MOST_BYTES, History, Past, Position
+from asgiws.topics.message import AlreadySubscribed, Message, Subscriber, TopicsUnavailable, kept_message
+from asgiws.topics.recovery import Recovery
 
 __all__ = ["Bus", "Hub", "find_hub", "join_hub", "leave_hub"]
 
-_LOG: Final = logging.getLogger("asgiws")
-# Deliveries after which the loop turns: about two milliseconds of writing to sockets.
-_TURN_COUNT: Final = 1000
-# What may wait for delivery before publishers wait, and the bus is not read.
-_WAITING_MOST: Final = 4 * 1024 * 1024
 # Every so many messages that are published without a pause, the loop turns.
 _PUBLISH_TURN_COUNT: Final = 128
-# Subscribers that missed something are closed over this time, so that they do not all come back at once.
-_GAP_SPREAD_S: Final = 5.0
 # For the bus to confirm a subscription
 _CONFIRM_MOST_S: Final = 5.0
 
 
 class Bus(Protocol):
-    """What carries messages between the workers."""
+    """What carries messages between the workers, and keeps those that shall be kept."""
 
-    def subscribe(self, topic: str) -> asyncio.Future[None]:
+    def subscribe(self, topic: str) -> asyncio.Future[Position]:
         """Return what is done once everything that is published from then on will be delivered.
 
-        It fails, or this raises, with TopicsUnavailable when the bus is away. Otherwise it may take any time.
+        Its result is the position of the last kept message before; START where there is none, or it is not known. It
+        fails, or this raises, with TopicsUnavailable when the bus is away. Otherwise it may take any time.
         """
 
     def unsubscribe(self, topic: str) -> None:
         """Deliver the topic no more."""
 
     async def publish(self, message: Message) -> None:
-        """Return once the bus has taken the message. Raises TopicsUnavailable when it is full for long, or away."""
+        """Return once the bus has taken the message. Raises TopicsUnavailable when it is full for long, or away.
+
+        A message with `keep` is kept and gets the next position of its topic, in one step. It is delivered to all as
+        `kept_message`, the positions of a topic in order and without a hole, or `Hub.on_gap` is called.
+        """
+
+    async def history(self, topic: str, since: Position) -> Past:
+        """Return what is kept after a position, or a page of it, the oldest first; see `History.read`.
+
+        What is delivered later and not in it was published later. Raises TopicsUnavailable.
+        """
+
+    async def count(self, topic: str) -> int:
+        """Return how many sockets of all others subscribe, as they reported last. Raises TopicsUnavailable."""
+
+    def report(self, counts: Mapping[str, int]) -> None:
+        """Report how many sockets of this worker subscribe to topics whose number has changed; never raises."""
 
     def on_drained(self) -> None:
         """Read on: what was handed over is delivered."""
@@ -57,48 +66,31 @@ class Bus(Protocol):
         """Measure how long a message takes to the bus and back: `Hub.on_bus_lag` is called with it."""
 
 
-class _Entry:
-    """One topic with its subscribers."""
-
-    __slots__ = ("confirmed", "subscribers")
-
-    def __init__(self) -> None:
-        self.subscribers: dict[Subscriber, bool] = {}
-        """Each with whether it misses messages while it is slow, instead of being closed."""
-        self.confirmed: asyncio.Future[None] | None = None
-        """Done once the bus has confirmed the subscription; None while it was not asked."""
-
-
 class Hub:
     """The topics of one event loop. All of it belongs to that loop's thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._entries: dict[str, _Entry] = {}
+        self.history = History(HISTORY_MOST_BYTES)
+        """What topics keep where there is no bus."""
+        self._entries: dict[str, Entry] = {}
+        self._recounted: set[str] = set()
+        """Topics of which the bus does not know how many subscribe."""
         self._unused: set[str] = set()
         """Topics whose last subscriber has left; the bus learns of it a second later, as somebody may come back."""
-        self._queue: deque[Message] = deque()
-        self.waiting_size = 0
-        """Characters and bytes of the messages in the queue."""
-        self._rest: list[Subscriber] = []
-        """The subscribers, in reverse, that the first message of the queue still has to reach."""
-        self._delivering: asyncio.Task[None] | None = None
         self._bus: Bus | None = None
+        self.delivery = Delivery(loop, self._entries)
+        self.deliver = self.delivery.deliver
+        """Deliver messages that came together, in order."""
+        self.recovery = Recovery(loop, self.delivery, self._entries, self._read, self.unsubscribe)
+        self.on_gap = self.recovery.on_gap
+        """Fill a gap of this worker, or end those who missed something."""
         self.server_count = 0
         self.prefix = ""
         """Set before the names of all topics (`--topic-prefix`)."""
         self.publish_most_bytes = 0
         """Limit of a payload (`--max-publish-size`)."""
         self.published = 0
-        self.delivered = 0
-        self.skipped = 0
-        """Deliveries left out because a subscriber was slow."""
-        self.gaps = 0
-        """Topics of which this worker missed messages, each time."""
-        self.encoded = 0
-        """Frames that were made of published messages."""
-        self.ends_at_gap = True
-        """Whether subscribers that missed something are closed (`--topic-gap`)."""
         self.on_deaf: Callable[[bool], None] = lambda deaf: None
         """Called when `deaf` has changed."""
         self._deaf = False
@@ -130,11 +122,42 @@ class Hub:
     @property
     def subscription_count(self) -> int:
         """How many subscriptions there are."""
-        return sum(len(entry.subscribers) for entry in self._entries.values())
+        return sum(len(entry.subscribers) + len(entry.joining) for entry in self._entries.values())
 
     def use_bus(self, bus: Bus | None) -> None:
         """Send all that is published from now on through `bus`; None for no bus."""
         self._bus = bus
+        self.delivery.on_drained = _do_nothing if bus is None else bus.on_drained
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more waits for delivery than should, so that the bus must not be read."""
+        return self.delivery.is_full
+
+    @property
+    def waiting_size(self) -> int:
+        """Characters and bytes that wait for delivery."""
+        return self.delivery.waiting_size
+
+    @property
+    def delivered(self) -> int:
+        """Messages that subscribers have taken, each for each of them."""
+        return self.delivery.delivered
+
+    @property
+    def skipped(self) -> int:
+        """Deliveries left out because a subscriber was slow."""
+        return self.delivery.skipped
+
+    @property
+    def encoded(self) -> int:
+        """Frames that were made of published messages."""
+        return self.delivery.encoded
+
+    @property
+    def gaps(self) -> int:
+        """Topics of which this worker missed messages, each time."""
+        return self.recovery.gaps
 
     # ---- subscriptions
 
@@ -143,27 +166,57 @@ class Hub:
 
         Raises TopicsUnavailable, with nothing changed.
         """
-        entry = self._entries.get(name)
-        if entry is None:
-            self._entries[name] = entry = _Entry()
-        new = subscriber not in entry.subscribers
+        entry = self._entry(name)
+        new = subscriber not in entry
         if new:
             entry.subscribers[subscriber] = skip_when_slow
-            self._unused.discard(name)
-        if self._bus is not None:
-            try:
-                await self._confirm(self._bus, name, entry)
-            except BaseException:
-                if new:
-                    self.unsubscribe(name, subscriber)
-                raise
+            self._on_joined(name, entry, subscriber)
+        try:
+            await self._confirm(name, entry)
+        except BaseException:
+            if new:
+                self.unsubscribe(name, subscriber)
+            raise
         return new
 
-    async def _confirm(self, bus: Bus, name: str, entry: _Entry) -> None:
+    async def resume(self, name: str, subscriber: Subscriber, since: Position, *, skip_when_slow: bool = False) -> bool:
+        """Subscribe, and first send what is kept after a position; return whether nothing is missing.
+
+        Raises RuntimeError when it has subscribed before, and TopicsUnavailable; nothing is changed then.
+        """
+        entry = self._entry(name)
+        if subscriber in entry:
+            raise AlreadySubscribed(name)
+        joining = entry.joining[subscriber] = Joining(skip_when_slow)
+        self._on_joined(name, entry, subscriber)
+        try:
+            await self._confirm(name, entry)
+            return await self.recovery.catch_up(name, subscriber, joining, since)
+        except BaseException:
+            self.unsubscribe(name, subscriber)
+            raise
+
+    def _entry(self, name: str) -> Entry:
+        entry = self._entries.get(name)
+        if entry is None:
+            self._entries[name] = entry = Entry()
+            if self._bus is None:
+                entry.begin_at(self.history.position(name))
+        return entry
+
+    def _on_joined(self, name: str, entry: Entry, subscriber: Subscriber) -> None:
+        entry.listener_count += subscriber.encoder is None
+        self._unused.discard(name)
+        self._recounted.add(name)
+
+    async def _confirm(self, name: str, entry: Entry) -> None:
         """Subscribe at the bus, once for all that ask at the same time."""
+        if self._bus is None:
+            return
         confirmed = entry.confirmed
         if confirmed is None or (confirmed.done() and confirmed.exception() is not None):
-            entry.confirmed = confirmed = bus.subscribe(name)
+            entry.confirmed = confirmed = self._bus.subscribe(name)
+            confirmed.add_done_callback(entry.on_confirmed)
         if not confirmed.done():
             try:
                 async with asyncio.timeout(_CONFIRM_MOST_S):
@@ -176,9 +229,10 @@ class Hub:
     def unsubscribe(self, name: str, subscriber: Subscriber) -> bool:
         """Deliver no more to a subscriber; return whether it had subscribed."""
         entry = self._entries.get(name)
-        if entry is None or entry.subscribers.pop(subscriber, None) is None:
+        if entry is None or not entry.remove(subscriber):
             return False
-        if not entry.subscribers:
+        self._recounted.add(name)
+        if not entry.is_used:
             if self._bus is None:
                 del self._entries[name]
             else:
@@ -194,19 +248,38 @@ class Hub:
     def has(self, name: str, subscriber: Subscriber) -> bool:
         """Return whether a subscriber gets a topic."""
         entry = self._entries.get(name)
-        return entry is not None and subscriber in entry.subscribers
+        return entry is not None and subscriber in entry
+
+    async def count(self, name: str) -> int:
+        """Return how many sockets subscribe, in all workers. Raises TopicsUnavailable."""
+        entry = self._entries.get(name)
+        elsewhere = await self._bus.count(name) if self._bus is not None else 0
+        return elsewhere + (entry.socket_count if entry is not None else 0)
 
     def second_passed(self) -> None:
-        """Tell the bus which topics have no subscriber any more, and measure its lag while it is used."""
-        if self._bus is not None and self._entries:
-            self._bus.probe()
+        """Report to the bus which topics have how many subscribers or none, and measure its lag while it is used."""
+        bus, entries = self._bus, self._entries
+        if bus is None:
+            self.history.expire()
+        else:
+            if entries:
+                bus.probe()
+            if self._recounted:
+                bus.report({name: entries[name].socket_count for name in self._recounted if name in entries})
+        self._recounted.clear()
         for name in self._unused:
-            confirmed = self._entries[name].confirmed
+            confirmed = entries[name].confirmed
             if confirmed is None or confirmed.done():  # else it would be confirmed after the end
-                if self._bus is not None:
-                    self._bus.unsubscribe(name)
-                del self._entries[name]
-        self._unused.intersection_update(self._entries)
+                if bus is not None:
+                    bus.unsubscribe(name)
+                del entries[name]
+        self._unused.intersection_update(entries)
+
+    async def _read(self, name: str, since: Position) -> Past:
+        if self._bus is not None:
+            return await self._bus.history(name, since)
+        await asyncio.sleep(0)  # a page takes about as long as a turn
+        return self.history.read(name, since)
 
     # ---- publishing
 
@@ -215,111 +288,19 @@ class Hub:
         if self._bus is not None:
             await self._bus.publish(message)
         else:
-            while self.is_full and self._delivering is not None:
-                await asyncio.shield(self._delivering)
+            if self.delivery.is_full:
+                await self.delivery.wait_for_room()
+            if message.keep is not None and isinstance(message.data, str):
+                at = self.history.append(message.topic, message.keep, message.data.encode())
+                message = kept_message(message.topic, at, message.data, message.exclude)
             self.deliver((message,))
         self.published += 1
         if self.published % _PUBLISH_TURN_COUNT == 0:
             await asyncio.sleep(0)
 
-    # ---- delivery
 
-    def deliver(self, messages: Iterable[Message]) -> None:
-        """Deliver messages that came together, in order, behind those that still wait."""
-        for message in messages:
-            if message.topic in self._entries:
-                self._queue.append(message)
-                self.waiting_size += len(message.data)
-        if self._queue and self._delivering is None and self._take_turn():
-            self._delivering = self.loop.create_task(self._deliver_rest())
-
-    @property
-    def is_full(self) -> bool:
-        """Whether more waits for delivery than should."""
-        return self.waiting_size > _WAITING_MOST
-
-    async def _deliver_rest(self) -> None:
-        try:
-            more = True
-            while more:
-                await asyncio.sleep(0)
-                if not self._queue[0].ready:
-                    await self._encode_large(self._queue[0])
-                more = self._take_turn()
-        finally:  # also when a program cancels all tasks of its loop
-            self._delivering = None
-            if self._bus is not None:
-                self._bus.on_drained()
-
-    async def _encode_large(self, message: Message) -> None:
-        """Compress what would hold the loop for long in another thread, once for each shared encoder."""
-        entry = self._entries.get(message.topic)
-        encoders = {subscriber.encoder for subscriber in (entry.subscribers if entry is not None else ())}
-        for encoder in encoders:
-            if encoder is not None and encoder.shared and encoder.compresses:
-                try:
-                    frame = await self.loop.run_in_executor(None, encoder.encode_alone, message.data)
-                except Exception:  # such as a thread that cannot be started
-                    _LOG.exception("a message of a topic could not be compressed in another thread")
-                    continue
-                encoder.remember(message.data, frame)
-                message.frames[encoder] = frame
-                self.encoded += 1
-        message.ready = True
-
-    def _take_turn(self) -> bool:
-        """Deliver up to a turn's worth; return whether more is left."""
-        left, queue, hold = _TURN_COUNT, self._queue, len(self._queue) > 1 or bool(self._rest)
-        held: dict[Subscriber, None] = {}
-        while queue and left > 0:
-            message = queue[0]
-            if not message.ready:
-                break
-            entry = self._entries.get(message.topic)
-            subscribers = {} if entry is None else entry.subscribers
-            rest = self._rest or list(subscribers)[::-1]
-            part, self._rest = rest[-left:], rest[:-left]
-            left -= len(part)
-            exclude, before, delivered = message.exclude, len(message.frames), 0
-            for subscriber in reversed(part):
-                skip = subscribers.get(subscriber)
-                if skip is None or subscriber is exclude:
-                    continue
-                try:
-                    if subscriber.deliver(message, skip, hold):
-                        delivered += 1
-                        if hold:
-                            held[subscriber] = None
-                    elif skip:
-                        self.skipped += 1
-                except Exception:  # a fault of ours in one connection; the others get the message
-                    self._end_faulty(subscriber, message.topic)
-            self.delivered += delivered
-            self.encoded += len(message.frames) - before
-            if not self._rest:
-                queue.popleft()
-                self.waiting_size -= len(message.data)
-        for subscriber in held:
-            try:
-                subscriber.flush()
-            except Exception:
-                self._end_faulty(subscriber, "")
-        return bool(queue)
-
-    def _end_faulty(self, subscriber: Subscriber, topic: str) -> None:
-        """End a subscriber, when the loop turns, that raised an exception instead of taking a message."""
-        _LOG.exception("a message of a topic could not be delivered, its connection is ended")
-        self.loop.call_soon(subscriber.on_gap, topic)
-
-    # ---- gaps
-
-    def on_gap(self, *topics: str) -> None:
-        """End all subscribers of topics of which this worker missed something, spread over some seconds."""
-        self.gaps += len(topics)
-        entries = [(topic, self._entries[topic]) for topic in topics if topic in self._entries]
-        subscribers = {subscriber: topic for topic, entry in entries for subscriber in entry.subscribers}
-        if self.ends_at_gap:
-            spread(self.loop, list(subscribers.items()), _GAP_SPREAD_S, lambda item: item[0].on_gap(item[1]))
+def _do_nothing() -> None:
+    """Be called."""
 
 
 # Of a loop and not of a server, because `Topic.publish` is called where no server is at hand.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 
 from asgiws.topics.message import Message, TopicsUnavailable
 
@@ -38,10 +39,24 @@ class Listener:
     def flush(self) -> None:
         """Do nothing: a queue holds messages in any case."""
 
+    async def deliver_past(self, messages: Iterable[Message]) -> None:
+        """Queue what was published before."""
+        self.queue_past(messages)
+
+    def queue_past(self, messages: Iterable[Message]) -> None:
+        """Queue what was published before, as much as is kept."""
+        self._queue.extend(messages)
+        self._changed.set()
+
     def on_gap(self, topic: str) -> None:
         """Let the reader know, once it has read what came before."""
         self._missed = f"messages of {topic} were lost on their way to this worker"
         self._changed.set()
+
+    @property
+    def waiting_count(self) -> int:
+        """How many messages wait for the reader."""
+        return len(self._queue)
 
     async def next(self) -> str | bytes:
         """Return the next message. Raises TopicsUnavailable when one was missed."""

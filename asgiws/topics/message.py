@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 from asgiws.protocol.printable import printable
 from asgiws.protocol.websocket.encoder import LARGE_SIZE, Encoder
+from asgiws.topics.history import Keep, Past, Position, wrap
 
-__all__ = ["NAME_MOST", "Message", "Subscriber", "TopicsUnavailable", "check_data", "check_name"]
+__all__ = [
+    "NAME_MOST", "AlreadySubscribed", "Message", "Subscriber", "TopicsUnavailable", "check_data", "check_name",
+    "kept_message", "messages_of",
+]  # fmt: skip
 
 NAME_MOST: Final = 200
 """Characters of the name of a topic."""
@@ -27,6 +32,9 @@ class Subscriber(Protocol):
     def flush(self) -> None:
         """Send what was held."""
 
+    async def deliver_past(self, messages: Iterable[Message]) -> None:
+        """Send what was published before, no faster than it is read; return early when the subscriber ends."""
+
     def on_gap(self, topic: str) -> None:
         """End, because a message of the topic was missed."""
 
@@ -35,16 +43,34 @@ class TopicsUnavailable(OSError):  # noqa: N818 - what happened
     """The bus between the workers is away or stays full, or a listener missed messages; see `asgiws.topics.topic`."""
 
 
+class AlreadySubscribed(RuntimeError):  # noqa: N818 - what happened
+    """What was missed cannot be sent any more: newer messages were."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"since= for {topic}, which is subscribed; allowed: with the first subscription")
+
+
 class Message:
     """One published message, encoded once for each encoder that connections share."""
 
-    __slots__ = ("data", "exclude", "frames", "is_large", "ready", "topic")
+    __slots__ = ("at", "data", "exclude", "frames", "is_large", "keep", "ready", "topic")
 
-    def __init__(self, topic: str, data: str | bytes, exclude: Subscriber | None = None) -> None:
+    def __init__(
+        self,
+        topic: str,
+        data: str | bytes,
+        exclude: Subscriber | None = None,
+        keep: Keep | None = None,
+        at: Position | None = None,
+    ) -> None:
         self.topic = topic
         self.data = data
         self.exclude = exclude
         """The connection that does not get it."""
+        self.keep = keep
+        """How the bus shall keep it; None for a message that is not kept, and on its way to the subscribers."""
+        self.at = at
+        """Its position on its way to the subscribers; None for a message that is not kept."""
         self.frames: dict[Encoder, bytes] = {}
         self.is_large = len(data) >= LARGE_SIZE
         """Whether compressing it would hold the loop for long."""
@@ -59,6 +85,19 @@ class Message:
             if encoder.shared:
                 self.frames[encoder] = frame
         return frame
+
+
+def kept_message(topic: str, at: Position, text: str, exclude: Subscriber | None = None) -> Message:
+    """Return a message as subscribers get it that was published as `text` and is kept."""
+    return Message(topic, wrap(at, text), exclude, at=at)
+
+
+def messages_of(topic: str, past: Past) -> list[Message]:
+    """Return the messages of a page of what a topic keeps, as subscribers get them."""
+    return [
+        kept_message(topic, Position(past.epoch, offset), payload.decode())
+        for offset, payload in enumerate(past.payloads, past.first)
+    ]
 
 
 def check_name(name: object) -> str:

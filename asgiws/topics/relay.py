@@ -5,6 +5,9 @@ that subscribed to its topic, the publisher's included, and gives all messages o
 them. What the relay has for a worker in one turn of the loop leaves in one write. A worker learns how many of its
 messages were taken behind what the relay sends it, so what anybody publishes after that comes later for everybody.
 
+It also keeps what topics keep, gives these messages their positions, and answers what workers ask about them; so it
+outlives every worker. It knows how many sockets of each worker subscribe from what they report.
+
 It waits for nobody: once more than `queue_most_bytes` wait for a worker, it gets no more, and what it missed is
 remembered as the names of the topics. As soon as it has read everything, it receives a GAP for each of them.
 """
@@ -15,7 +18,26 @@ import asyncio
 import socket
 from typing import cast
 
-from asgiws.topics.frames import GAP, PROBE, PUBLISH, SUBSCRIBE, TAKEN, UNSUBSCRIBE, Frame, FrameReader, encode_frame
+from asgiws.topics.frames import (
+    COUNT,
+    GAP,
+    HISTORY,
+    KEEP,
+    PROBE,
+    PUBLISH,
+    REPORT,
+    SUBSCRIBE,
+    TAKEN,
+    UNSUBSCRIBE,
+    Frame,
+    FrameReader,
+    decode_keep,
+    decode_position,
+    encode_frame,
+    encode_past,
+    encode_position,
+)
+from asgiws.topics.history import HISTORY_MOST_BYTES, START, History
 
 __all__ = ["Relay"]
 
@@ -23,8 +45,9 @@ __all__ = ["Relay"]
 class Relay:
     """Carries messages between the workers that are connected."""
 
-    def __init__(self, queue_most_bytes: int) -> None:
+    def __init__(self, queue_most_bytes: int, history_most_bytes: int = HISTORY_MOST_BYTES) -> None:
         self.queue_most_bytes = queue_most_bytes
+        self.history = History(history_most_bytes)
         self._subscribed: dict[bytes, set[_Link]] = {}
         self._due: set[_Link] = set()
         """Workers for which something waits until the loop turns."""
@@ -50,16 +73,29 @@ class Relay:
 
     def take(self, link: _Link, frame: Frame) -> None:
         """Act on a frame of a worker."""
-        if frame.kind == PUBLISH:
+        kind = frame.kind
+        if kind in (PUBLISH, KEEP):
             link.taken += 1
-            self._publish(frame, link)
-        elif frame.kind == SUBSCRIBE:
+            self._publish(frame if kind == PUBLISH else self._keep(frame), link)
+        elif kind == SUBSCRIBE:
             self._subscribed.setdefault(frame.topic, set()).add(link)
-            self._send(link, encode_frame(frame))
-        elif frame.kind == UNSUBSCRIBE:
+            at = self.history.position(frame.topic.decode())
+            self._send(link, encode_frame(frame._replace(payload=b"" if at == START else encode_position(at))))
+        elif kind == UNSUBSCRIBE:
+            link.socket_counts.pop(frame.topic, None)
             self._forget(link, frame.topic)
-        elif frame.kind == PROBE:
+        elif kind == PROBE:
             self._send(link, encode_frame(frame))
+        elif kind == HISTORY:
+            since, _ = decode_position(frame.payload)
+            past = self.history.read(frame.topic.decode(), since)
+            self._send(link, encode_frame(frame._replace(payload=encode_past(past))))
+        elif kind == COUNT:
+            others = self._subscribed.get(frame.topic, set()) - {link}
+            count = sum(other.socket_counts.get(frame.topic, 0) for other in others)
+            self._send(link, encode_frame(frame._replace(payload=count.to_bytes(8))))
+        elif kind == REPORT:
+            link.socket_counts[frame.topic] = int.from_bytes(frame.payload)
 
     def confirm(self, link: _Link) -> None:
         """Tell a worker how many of its messages were taken."""
@@ -78,18 +114,24 @@ class Relay:
             if not links:
                 del self._subscribed[topic]
 
+    def _keep(self, frame: Frame) -> Frame:
+        """Keep a message; return the frame by which it is delivered."""
+        keep, payload = decode_keep(frame.payload)
+        at = self.history.append(frame.topic.decode(), keep, payload)
+        return frame._replace(payload=encode_position(at) + payload)
+
     def _publish(self, frame: Frame, publisher: _Link | None) -> None:
         self.relayed += 1
         links = self._subscribed.get(frame.topic)
         if not links:
             return
-        data = encode_frame(frame._replace(exclude=0) if frame.exclude else frame)
+        data = encode_frame(frame._replace(number=0) if frame.number else frame)
         for link in links:
             waiting = link.waiting_bytes()
             # A message that is longer than the queue passes when nothing else waits.
             if link.missed is not None or 0 < waiting > self.queue_most_bytes - len(data):
-                self.gaps += link.miss(frame.topic)
-            elif frame.exclude and link is publisher:
+                self.gaps += link.miss(frame)
+            elif frame.number and link is publisher:
                 self._send(link, encode_frame(frame))
             else:
                 self._send(link, data)
@@ -119,8 +161,13 @@ class _Link(asyncio.Protocol):
         self.batch: list[bytes] = []
         """Frames that leave when the loop turns."""
         self.batch_bytes = 0
-        self.missed: set[bytes] | None = None
-        """Topics of which the worker missed messages, until it has read all that waited; None while it keeps up."""
+        self.missed: dict[bytes, bool] | None = None
+        """Topics of which the worker missed messages, until it has read all that waited; None while it keeps up.
+
+        Each with whether all of these messages are kept.
+        """
+        self.socket_counts: dict[bytes, int] = {}
+        """How many sockets of the worker subscribe to each topic, as it reported."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; `resume_writing` is called once nothing waits any more."""
@@ -143,18 +190,19 @@ class _Link(asyncio.Protocol):
         """Tell a worker that reads again what it missed."""
         if self.missed:
             missed, self.missed = self.missed, None
-            self._transport.write(b"".join(encode_frame(Frame(GAP, topic)) for topic in missed))
+            gaps = (Frame(GAP, topic, b"kept" if kept else b"") for topic, kept in missed.items())
+            self._transport.write(b"".join(map(encode_frame, gaps)))
 
     def waiting_bytes(self) -> int:
         """Return the bytes that the worker has not read yet, but for those in its socket."""
         return self._transport.get_write_buffer_size() + self.batch_bytes
 
-    def miss(self, topic: bytes) -> bool:
-        """Note that a message of the topic is left out; return whether it is the first."""
+    def miss(self, frame: Frame) -> bool:
+        """Note that a message is left out; return whether it is the first of its topic."""
         if self.missed is None:
-            self.missed = set()
-        first = topic not in self.missed
-        self.missed.add(topic)
+            self.missed = {}
+        first = frame.topic not in self.missed
+        self.missed[frame.topic] = self.missed.get(frame.topic, True) and frame.kind == KEEP
         return first
 
     def flush(self) -> None:

@@ -54,7 +54,7 @@ _RECYCLE_APART_S: Final = 2.0
 # Options of the supervisor itself, which are read once
 _KEPT: Final = (
     "host", "port", "uds", "uds_mode", "uds_owner", "fd", "backlog", "workers", "admin", "log_level", "log_format",
-    "use_colors", "log_file", "log_config", "topic_queue",
+    "use_colors", "log_file", "log_config", "topic_history", "topic_queue",
 )  # fmt: skip
 
 
@@ -77,7 +77,7 @@ class Supervisor:
     def __init__(self, target: str, config: Config, load: Callable[[], Config] | None = None) -> None:
         self.slots: list[Slot] = []
         self.scoreboard = Scoreboard()
-        self.relay = Relay(config.topic_queue)
+        self.relay = Relay(config.topic_queue, config.topic_history)
         """Carries what is published to topics."""
         self._removed: set[Slot] = set()
         """Slots whose last worker drains."""
@@ -154,7 +154,9 @@ class Supervisor:
             for each in self.workers()
         ]
         rows.sort(key=lambda row: (row.number, row.pid))
-        return self.scoreboard.status(rows, ready=self.ready, draining=self._told_to_stop.is_set())
+        status = self.scoreboard.status(rows, ready=self.ready, draining=self._told_to_stop.is_set())
+        status["levels"]["topic_history_bytes"] = {"": self.relay.history.size_bytes}
+        return status
 
     async def close_connection(self, pid: int, number: int, code: int, reason: str) -> bool:
         """Order a worker to close a WebSocket; return whether it was open. Raises TimeoutError without an answer."""
@@ -267,6 +269,7 @@ class Supervisor:
             for worker in self.workers():
                 worker.excuse_silence()
         self._tick_at_s = now
+        self.relay.history.expire()
         if self._config.worker_timeout:
             for slot in self.slots:
                 slot.check_heartbeat(self._config.worker_timeout)

@@ -43,11 +43,11 @@ def tell(client: ClientConnection, **command: Any) -> None:
 
 
 def hear(client: ClientConnection) -> dict[str, Any]:
-    """Return the next event that somebody caused."""
+    """Return the next event that somebody caused; one that is kept also has its position, "at"."""
     while (event := json.loads(client.recv(PATIENCE_S))).get("type") == "here":
         pass
     assert isinstance(event, dict)
-    return event
+    return {**json.loads(event["data"]), "at": event["at"]} if "at" in event else event
 
 
 def hear_of(client: ClientConnection, *kinds: str) -> list[dict[str, Any]]:
@@ -73,16 +73,19 @@ def test_page_policy_allows_its_own_style_and_script_and_no_other(http: httpx.Cl
 
     policy = dict(part.strip().split(" ", 1) for part in response.headers["content-security-policy"].split(";"))
     assert policy["default-src"] == "'none'"
-    for directive, element in (("style-src", "style"), ("script-src", "script")):
-        (content,) = re.findall(rf"<{element}\b[^>]*>(.*?)</{element}>", response.text, re.DOTALL)
+    for directive, element, others in (("style-src", "style", ""), ("script-src", "script", "'self' ")):
+        (content,) = re.findall(rf"<{element}>(.*?)</{element}>", response.text, re.DOTALL)
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-        assert policy[directive] == f"'sha256-{digest}'"
+        assert policy[directive] == f"{others}'sha256-{digest}'"
 
 
 def test_page_needs_nothing_from_elsewhere(http: httpx.Client) -> None:
     links = re.findall(r"""\b(?:src|href)=["']([^"']+)|@import|url\(""", http.get("/").text)
 
-    assert [link.split(":")[0] for link in links] == ["data"]  # the icon
+    assert [link.split(":")[0] for link in links] == ["data", "reconnect.js"]  # the icon and the script
+    script = http.get("/reconnect.js")
+    assert script.headers["content-type"] == "text/javascript; charset=utf-8"
+    assert script.text.startswith('"use strict";')
 
 
 def test_head_has_the_headers_of_get_and_no_body(http: httpx.Client) -> None:
@@ -296,6 +299,28 @@ def test_chat_lets_a_member_leave_and_join_under_another_name(serve: Serve) -> N
             tell(client, type="leave")
 
 
+def test_who_joins_sees_what_was_said_and_who_comes_back_what_it_missed(serve: Serve) -> None:
+    url = f"{serve(Demo()).ws_url}/ws/chat"
+    with connect(url) as ada:
+        tell(ada, type="join", name="Ada")
+        hear_of(ada, "welcome", "join")
+        for number in range(3):
+            tell(ada, type="message", text=str(number))
+        said = hear_of(ada, "message", "message", "message")
+        for since, missed in (("", said), (said[0]["at"], said[1:]), (said[2]["at"], [])):
+            with connect(url) as bob:
+                tell(bob, type="join", name="Bob", since=since)
+                hear_of(bob, "welcome")
+                assert hear_of(bob, *["message"] * len(missed)) == missed
+                hear_of(bob, "join")
+            hear_of(ada, "join", "leave")
+        with connect(url) as bob:
+            tell(bob, type="join", name="Bob", since="another:7")
+            hear_of(bob, "welcome")
+            assert hear_of(bob, "message", "message", "message") == said
+            hear_of(bob, "missed", "join")
+
+
 def join_of(name: str) -> str:
     return json.dumps({"type": "join", "name": name})
 
@@ -316,6 +341,7 @@ def join_of(name: str) -> str:
         ('{"type": "join", "name": 1}', "name is empty"),
         (join_of("  "), "name is empty"),
         (join_of("x" * (NAME_LIMIT + 1)), f"name of {NAME_LIMIT + 1} characters, limit {NAME_LIMIT}"),
+        ('{"type": "join", "name": "Ada", "since": 7}', "since is not a text of up to 100 characters"),
         (join_of("a\nb"), "name with unprintable characters"),
         (join_of("a\u202eb"), "name with unprintable characters"),  # right-to-left override
         (join_of("a\ud800b"), "name with unprintable characters"),  # half of a surrogate pair

@@ -31,7 +31,8 @@ class Member:
         seen: list[dict[str, Any]] = []
         until_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < until_s:
-            seen.append(json.loads(self.client.recv(PATIENCE_S)))
+            event = json.loads(self.client.recv(PATIENCE_S))
+            seen.append(json.loads(event["data"]) if "at" in event else event)
             if seen[-1]["type"] == kind and process in (None, seen[-1]["process"]):
                 return seen[-1]
         raise AssertionError(f"no {kind} of process {process}, only {seen}")

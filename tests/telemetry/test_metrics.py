@@ -14,10 +14,12 @@ COUNTERS: Final = {
     "accept_errors": "asgiws_accept_errors_total",
     "app_errors": "asgiws_app_errors_total",
     "certificate_reload_failures": "asgiws_certificate_reload_failures_total",
+    "broker_reconnects": "asgiws_broker_reconnects_total",
     "bytes_in": 'asgiws_websocket_bytes_total{direction="in"}',
     "bytes_out": 'asgiws_websocket_bytes_total{direction="out"}',
     "compressed_from": "asgiws_compression_input_bytes_total",
     "compressed_to": "asgiws_compression_output_bytes_total",
+    "drain_notices": "asgiws_drain_notices_total",
     "http_requests": "asgiws_http_requests_total",
     "keepalive_timeouts": "asgiws_keepalive_timeouts_total",
     "messages_in": 'asgiws_websocket_messages_total{direction="in"}',
@@ -25,8 +27,13 @@ COUNTERS: Final = {
     "slow_consumers": "asgiws_slow_consumers_total",
     "topics_delivered": "asgiws_topic_delivered_total",
     "topics_gaps": "asgiws_topic_gaps_total",
+    "topics_gaps_filled": "asgiws_topic_gaps_filled_total",
+    "topics_oversized": "asgiws_topic_oversized_total",
     "topics_published": "asgiws_topic_published_total",
+    "topics_received": "asgiws_topic_received_total",
+    "topics_recovered": 'asgiws_topic_recoveries_total{outcome="complete"}',
     "topics_skipped": "asgiws_topic_skipped_total",
+    "topics_unrecovered": 'asgiws_topic_recoveries_total{outcome="incomplete"}',
     "websockets_abandoned": 'asgiws_websocket_handshakes_total{outcome="abandoned"}',
     "websockets_accepted": 'asgiws_websocket_handshakes_total{outcome="accepted"}',
     "websockets_refused": 'asgiws_websocket_handshakes_total{outcome="refused"}',
@@ -34,6 +41,7 @@ COUNTERS: Final = {
 }
 """Attributes of `Counters`, and as what each is scraped."""
 HISTOGRAMS: Final = {
+    "broker_round_trip": "asgiws_broker_round_trip_seconds",
     "lag": "asgiws_event_loop_lag_seconds",
     "lifetimes": "asgiws_websocket_duration_seconds",
     "relay_lag": "asgiws_topic_relay_lag_seconds",
@@ -43,6 +51,8 @@ HISTOGRAMS: Final = {
 }
 LEVELS: Final = {
     "arriving": 'asgiws_connections{kind="arriving"}',
+    "deaf": "asgiws_broker_deaf_workers",
+    "history_bytes": "asgiws_topic_history_bytes",
     "http": 'asgiws_connections{kind="http"}',
     "inbox_bytes": "asgiws_inbox_bytes",
     "inbox_messages": "asgiws_inbox_messages",

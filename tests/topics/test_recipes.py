@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import threading
@@ -15,7 +16,8 @@ from tests.docs import ROOT
 from tests.raw import RawClient, handshake, text
 from tests.server_process import ServerProcess, Start
 
-CHAT, NOTIFY, PRICES = re.findall(r"```python\n(.*?)```", (ROOT / "asgiws/topics/README.md").read_text(), re.DOTALL)
+PAGE = (ROOT / "asgiws/topics/README.md").read_text()
+CHAT, NOTIFY, PRICES, HISTORY = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 CLIENTS = 8
 """Enough that each of two workers has some; what is asserted holds for any share."""
 
@@ -94,6 +96,23 @@ def test_one_worker_publishes_prices_to_the_clients_of_all(
     for client in open_clients(serve_recipe(start, tmp_path, PRICES), "/prices", opened):
         first = int(client.read_text())
         assert [int(client.read_text()) for _ in range(3)] == [first + 1, first + 2, first + 3]
+
+
+def test_clients_that_come_back_get_what_they_missed(start: Start, tmp_path: Path, opened: list[RawClient]) -> None:
+    """From whichever worker they meet."""
+    server = serve_recipe(start, tmp_path, HISTORY)
+    first, *others = open_clients(server, "/rooms/1?since=", opened)
+    for number in range(4):
+        first.send(text(str(number)))
+    got = [json.loads(first.read_text()) for _ in range(4)]
+    assert [each["data"] for each in got] == ["0", "1", "2", "3"]
+    for client in (*others, *open_clients(server, "/rooms/1?since=", opened)):
+        assert [json.loads(client.read_text()) for _ in range(4)] == got
+    for client in open_clients(server, f"/rooms/1?since={got[1]['at']}", opened):
+        assert [json.loads(client.read_text()) for _ in range(2)] == got[2:]
+    for client in open_clients(server, "/rooms/1?since=lost:1", opened):
+        assert [json.loads(client.read_text()) for _ in range(4)] == got
+        assert client.read_text() == "some messages are not kept any more"
 
 
 def test_uvicorn_serves_topics_within_its_process(processes: list[ServerProcess], opened: list[RawClient]) -> None:

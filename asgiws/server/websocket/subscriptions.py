@@ -6,6 +6,8 @@ wait there, so that they keep their place among what the application sends.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from asgiws.protocol.websocket.closing import Close, State
@@ -14,6 +16,7 @@ from asgiws.server.asgi import ClientDisconnected, Event
 from asgiws.server.websocket.connection import WebSocketConnection
 from asgiws.server.websocket.cork import CORK_MOST_BYTES
 from asgiws.topics.extension import PUBLISH, SUBSCRIBE, TopicsExtension, check_event
+from asgiws.topics.history import Position
 from asgiws.topics.message import Message, check_data
 
 __all__ = ["ConnectionExtension", "Subscriptions", "subscriptions_of"]
@@ -40,17 +43,35 @@ class Subscriptions:
         Raises RuntimeError before the accept, and ClientDisconnected after the end.
         """
         self._check_open()
-        new = topic not in self._topics
-        if new:
-            self._topics.append(topic)
-        try:
+        if topic in self._topics:
             await self._connection.worker.topics.subscribe(topic, self, skip_when_slow=skip_when_slow)
+            return False
+        with self._subscribing(topic):
+            await self._connection.worker.topics.subscribe(topic, self, skip_when_slow=skip_when_slow)
+        return True
+
+    async def resume(self, topic: str, since: Position, *, skip_when_slow: bool = False) -> bool:
+        """Subscribe, and first send what was published after a position; return whether nothing is missing.
+
+        Raises RuntimeError before the accept and for a topic that is subscribed, ClientDisconnected after the end.
+        """
+        self._check_open()
+        hub = self._connection.worker.topics
+        if topic in self._topics:
+            return await hub.resume(topic, self, since)  # which says what is wrong
+        with self._subscribing(topic):
+            return await hub.resume(topic, self, since, skip_when_slow=skip_when_slow)
+
+    @contextlib.contextmanager
+    def _subscribing(self, topic: str) -> Iterator[None]:
+        """Leave no subscription behind that failed, or whose connection ended meanwhile."""
+        self._topics.append(topic)
+        try:
+            yield
             self._check_open()
         except BaseException:
-            if new:
-                self.unsubscribe(topic)
+            self.unsubscribe(topic)
             raise
-        return new
 
     def unsubscribe(self, topic: str) -> bool:
         """Unsubscribe from a topic; return whether it was subscribed."""
@@ -120,6 +141,19 @@ class Subscriptions:
     def flush(self) -> None:
         """Write what was held."""
         self._connection.cork.flush()
+
+    async def deliver_past(self, messages: Iterable[Message]) -> None:
+        """Write what was published before, no faster than the client reads; stop when the connection ends."""
+        connection = self._connection
+        flow = connection.flow
+        for message in messages:
+            if flow.write_paused:
+                connection.cork.flush()
+                while flow.write_paused:
+                    await flow.wait_writable()
+            if not self.deliver(message, False, True):
+                break
+        connection.cork.flush()
 
     def on_gap(self, topic: str) -> None:
         """Close the connection: the client has missed a message, and gets the current state when it reconnects."""

@@ -26,6 +26,7 @@ import logging
 import os
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Final
 
 from asgiws.protocol.printable import counted
@@ -33,6 +34,7 @@ from asgiws.topics.brokers.inbox import Inbox
 from asgiws.topics.brokers.interest import Interest
 from asgiws.topics.brokers.probe import SILENT_TICKS, Probes
 from asgiws.topics.brokers.session import BrokerError, CannotConnect, Session
+from asgiws.topics.history import Past, Position
 from asgiws.topics.hub import Hub
 from asgiws.topics.message import Message, TopicsUnavailable
 
@@ -107,7 +109,7 @@ class Broker(ABC):
 
     # ---- called by the hub
 
-    def subscribe(self, topic: str) -> asyncio.Future[None]:
+    def subscribe(self, topic: str) -> asyncio.Future[Position]:
         """Ask for a topic; return what is done once the broker has confirmed it. Raises TopicsUnavailable."""
         if self.state == DEAF:
             raise self._unavailable()
@@ -122,6 +124,8 @@ class Broker(ABC):
 
     async def publish(self, message: Message) -> None:
         """Return once the broker has taken the message. Raises TopicsUnavailable; it may be delivered all the same."""
+        if message.keep is not None:
+            raise self._keeps_nothing()
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 session = await self._connected_session()
@@ -138,6 +142,20 @@ class Broker(ABC):
         if self._session is None:
             raise self._unavailable()
         return self._session
+
+    async def history(self, topic: str, since: Position) -> Past:
+        """Raise RuntimeError: topics with history need another bus."""
+        raise self._keeps_nothing()
+
+    async def count(self, topic: str) -> int:
+        """Raise RuntimeError: how many subscribe elsewhere is not known."""
+        raise RuntimeError(f"broker {self.name} does not count subscribers, allowed: count() without --broker")
+
+    def report(self, counts: Mapping[str, int]) -> None:  # noqa: B027 - nothing to implement
+        """Do nothing: nobody asks."""
+
+    def _keeps_nothing(self) -> RuntimeError:
+        return RuntimeError(f"broker {self.name} keeps no messages, allowed: Topic without history, or no --broker")
 
     def on_drained(self) -> None:
         """Go on: the hub has delivered what it had."""

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Final
 
 from asgiws.topics.brokers.session import BrokerError, Session
+from asgiws.topics.history import START, Position
 from asgiws.topics.message import TopicsUnavailable
 
 __all__ = ["Interest"]
@@ -22,18 +23,18 @@ class Interest:
         self._confirmed: set[str] = set()
         self._changed: dict[str, None] = {}
         """Topics that the broker has to learn of, in the order in which they changed."""
-        self._waiting: dict[str, asyncio.Future[None]] = {}
+        self._waiting: dict[str, asyncio.Future[Position]] = {}
         """Subscriptions that were not confirmed yet."""
         self._missed: set[str] = set()
         """Topics that were confirmed when a session was lost, until they were taken."""
 
-    def want(self, topic: str) -> asyncio.Future[None]:
+    def want(self, topic: str) -> asyncio.Future[Position]:
         """Return what is done once the broker has confirmed a topic; fails with TopicsUnavailable."""
         waiting = self._waiting.get(topic)
         if waiting is None:
             waiting = asyncio.get_running_loop().create_future()
             if topic in self._confirmed:
-                waiting.set_result(None)
+                waiting.set_result(START)
                 return waiting
             self._waiting[topic] = waiting
             self._wanted.add(topic)
@@ -72,7 +73,7 @@ class Interest:
             if topic in self._wanted:
                 self._confirmed.add(topic)
                 if (waiting := self._waiting.pop(topic, None)) is not None and not waiting.done():
-                    waiting.set_result(None)
+                    waiting.set_result(START)
 
     def begin_session(self) -> None:
         """Let a new session learn of everything."""

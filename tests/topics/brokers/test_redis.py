@@ -169,7 +169,7 @@ def test_a_broker_that_dies_and_comes_back(redis: RedisServer, caplog: pytest.Lo
         async with workers_of(redis.url, 2) as workers:
             first, second = workers.hubs
             listener, ignored = await listen(first, "a"), await listen(second, "a")
-            second.ends_at_gap = False
+            second.recovery.ends_at_gap = False
             redis.kill()
             await until(lambda: all(broker.state == "deaf" for broker in workers.brokers))
             assert first.deaf
