@@ -20,7 +20,7 @@ class Source(Protocol):
 
     @property
     def ready(self) -> bool:
-        """Whether every worker has started and none was told to stop."""
+        """Whether every worker has started, none was told to stop, and not all are overloaded."""
 
     def status(self) -> Status:
         """Return the status, see `asgiws.telemetry.scoreboard`."""
@@ -59,7 +59,7 @@ class OneServer:
 
     @property
     def ready(self) -> bool:
-        """Whether it accepts connections and was not told to stop."""
+        """Whether it accepts connections, was not told to stop, and is not overloaded (`--shed-readiness`)."""
         return self._server.started and self._server.ready
 
     def status(self) -> Status:

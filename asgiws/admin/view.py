@@ -117,6 +117,8 @@ def _summary(status: Status, change: _Change) -> list[tuple[str, list[str]]]:
     """Return labels and what follows each."""
     counts, levels = status["counts"], status["levels"]
     state = "draining" if status["draining"] else "ready" if status["ready"] else "not ready"
+    if _count(status["levels"]["shedding"]):
+        state += f", {_count(status['levels']['shedding'])} refusing new clients"
     workers = ", ".join(f"{count} {name}" for name, count in levels["workers"].items() if count) or "none"
     plain, packed = _count(counts["compression_input_bytes"]), _count(counts["compression_output_bytes"])
     closes = sorted(counts["websocket_closes"].items(), key=lambda pair: -pair[1])[:_CLOSES_MOST]
@@ -144,6 +146,7 @@ def _summary(status: Status, change: _Change) -> list[tuple[str, list[str]]]:
             f"unsent {_bytes(_count(levels['write_buffer_bytes']))}",
             f"inbox {_count(levels['inbox_messages'])} messages, {_bytes(_count(levels['inbox_bytes']))}",
         ]),
+        *_openings(status, change),
         *_topics(status, change),
         ("loop lag", [
             change.percentiles("event_loop_lag"), f"round trip {change.percentiles('websocket_round_trip')}",
@@ -155,6 +158,18 @@ def _summary(status: Status, change: _Change) -> list[tuple[str, list[str]]]:
         ]),
         ("closes", [f"{escape(who)} {_number(count)}" for who, count in closes] or ["none"]),
     ]  # fmt: skip
+
+
+def _openings(status: Status, change: _Change) -> list[tuple[str, list[str]]]:
+    """Return the lines of handshakes that wait, and of tenants; none where they are not used."""
+    levels, lines = status["levels"], []
+    openings, waiting = _count(levels["websocket_openings"]), levels["connections"]["waiting"]
+    if openings or waiting or sum(status["histograms"]["websocket_wait"]["counts"]):
+        waits = f"waited {change.percentiles('websocket_wait')}"
+        lines.append(("openings", [f"{openings} with the application, {waiting} waiting", waits]))
+    if status["tenants"]:
+        lines.append(("tenants", [f"{escape(name)} {_number(count)}" for name, count in status["tenants"].items()]))
+    return lines
 
 
 def _topics(status: Status, change: _Change) -> list[tuple[str, list[str]]]:

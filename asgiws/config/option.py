@@ -17,8 +17,8 @@ from asgiws.protocol.http.fields import is_token
 from asgiws.protocol.limits import KIB, MIB
 
 __all__ = [
-    "YES_NO", "Option", "OptionError", "check_header", "check_mode", "check_origin", "check_owner", "check_path",
-    "check_token", "check_topic_prefix", "did_you_mean", "spelled",
+    "YES_NO", "Option", "OptionError", "check_header", "check_limit_by", "check_mode", "check_origin", "check_owner",
+    "check_path", "check_token", "check_topic_prefix", "did_you_mean", "parse_limit_by", "spelled",
 ]  # fmt: skip
 
 _UNITS: Final[Mapping[str, Mapping[str, float]]] = {
@@ -202,6 +202,18 @@ def check_token(value: str) -> str | None:
 def check_topic_prefix(value: str) -> str | None:
     """Return what is allowed instead of a prefix of topics, or None: with a name of 200 it fits into a frame's 255."""
     return None if re.fullmatch("[!-~]{0,50}", value) else "up to 50 visible ASCII characters, without spaces"
+
+
+def check_limit_by(value: str) -> str | None:
+    """Return what is allowed instead of a limit by the value of a header, or None."""
+    return None if all(parse_limit_by(value)) else "header:NAME=COUNT, such as header:x-tenant=500"
+
+
+def parse_limit_by(value: str) -> tuple[bytes, int]:
+    """Return the name in lower case and the count of `header:NAME=COUNT`; empty and 0 for anything else."""
+    match = re.fullmatch(r"header:([^=]+)=([0-9]{1,9})", value.replace(" ", ""))
+    name = match[1].lower().encode() if match is not None else b""
+    return (name, int(match[2])) if match is not None and is_token(name) else (b"", 0)
 
 
 def check_owner(value: str) -> str | None:

@@ -24,6 +24,7 @@ from asgiws.config.option import (
     Option,
     OptionError,
     check_header,
+    check_limit_by,
     check_mode,
     check_origin,
     check_owner,
@@ -31,6 +32,7 @@ from asgiws.config.option import (
     check_token,
     check_topic_prefix,
     did_you_mean,
+    parse_limit_by,
     spelled,
 )
 from asgiws.protocol.http.forwarded import FOR, FORWARDED, FORWARDED_FIELDS, PREFIX, PROTO
@@ -259,6 +261,23 @@ class Config:
     max_connections_per_address: int = _limit("count", 0, "Most open connections from one client address", unset="off")
     handshake_rate: int = _limit("count", 0, "Most WebSocket handshakes per second from one client address",
                                  unset="off")  # fmt: skip
+    max_connections_by: str = _limit(
+        "text", "", "Most WebSockets per process for each value of a header that a trusted proxy sets, such as "
+        "header:x-tenant=500", metavar="header:NAME=COUNT", check=check_limit_by,
+    )  # fmt: skip
+    max_opening: int = _limit("count", 0, "Most WebSocket handshakes that are with the application at once; others "
+                              "wait in order, up to --handshake-timeout", unset="off")  # fmt: skip
+    shed_lag: float = _limit("seconds", 0, "Refuse WebSocket handshakes while the event loop lags more than this, "
+                             "smoothed, until it lags less than half of it", unset="off")  # fmt: skip
+    shed_memory: int = _limit("bytes", 0, "Refuse WebSocket handshakes while the process takes more resident memory "
+                              "than this, until it takes 5 % less", unset="off")  # fmt: skip
+    shed_requests: bool = _limit("flag", False, "Refuse HTTP requests too while --shed-lag or --shed-memory refuses, "
+                                 "except at --health-path")  # fmt: skip
+    shed_readiness: bool = _limit("flag", False, "Report not ready while --shed-lag or --shed-memory refuses")
+    refusal: str = _limit("choice", "http", "Refuse a WebSocket that exceeds a limit with an HTTP status, or accept "
+                          "and close it (1013), which pages in browsers see", choices=("http", "close"))  # fmt: skip
+    retry_after: float = _limit("seconds", 10, "Ask refused clients to return after a random time of up to this, in "
+                                "whole seconds", least=1)  # fmt: skip
 
     # ---- Topics
     broker: str = _topics("text", "", "Share topics with other machines through this Redis or NATS server",
@@ -322,6 +341,11 @@ class Config:
         for name in ("broker_password_file", "broker_required"):
             if getattr(self, name) and not self.broker:
                 raise OptionError(f"{spelled(name)} was given without --broker, allowed: together with it")
+        if self.max_connections_by and not (self.proxy_headers and self.forwarded_allow_ips):
+            raise OptionError(
+                f"--max-connections-by: {self.max_connections_by} was given and no proxy is trusted, allowed: with "
+                "--proxy-headers and --forwarded-allow-ips, because a client could send any value"
+            )
         self._check_tls()
 
     def _check_drain(self) -> None:
@@ -381,6 +405,10 @@ class Config:
     def forwarded_names(self) -> frozenset[bytes]:
         """Return the names of the fields that are trusted when a trusted proxy sends them."""
         return frozenset(name for value in self.forwarded_fields for name in _names(value))
+
+    def limit_by(self) -> tuple[bytes, int]:
+        """Return the name of the header that names tenants, and the most WebSockets of each; empty and 0 without."""
+        return parse_limit_by(self.max_connections_by)
 
     def deflate_settings(self) -> DeflateSettings:
         """Return the settings of permessage-deflate."""

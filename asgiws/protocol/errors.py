@@ -12,7 +12,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-__all__ = ["RULES", "Rule", "Violation"]
+__all__ = ["LIMIT_STATUSES", "RULES", "Rule", "Violation"]
+
+LIMIT_STATUSES: Final = frozenset((429, 503))
+"""Statuses of the rules that a client breaks because of others, or by being early: it may return later."""
 
 
 class Rule(NamedTuple):
@@ -163,6 +166,18 @@ TOO_MANY_CONNECTIONS: Final = _rule(
 )
 TOO_MANY_FROM_ADDRESS: Final = _rule(
     "too-many-from-address", 503, "RFC 9110 §15.6.4", "At most `max_connections_per_address` come from one address."
+)
+TOO_MANY_OF_TENANT: Final = _rule(
+    "too-many-of-tenant", 503, "RFC 9110 §15.6.4", "At most so many WebSockets are open as `max_connections_by` allows."
+)
+TOO_MANY_OPENINGS: Final = _rule(
+    "too-many-openings", 503, "RFC 9110 §15.6.4", "One of `max_opening` places is free within `handshake_timeout`."
+)
+SHED_LAG: Final = _rule(
+    "shed-lag", 503, "RFC 9110 §15.6.4", "Nothing new is served while the event loop lags over `shed_lag` seconds."
+)
+SHED_MEMORY: Final = _rule(
+    "shed-memory", 503, "RFC 9110 §15.6.4", "Nothing new is served while the process takes over `shed_memory` bytes."
 )
 TOO_MANY_HANDSHAKES: Final = _rule(
     "too-many-handshakes", 429, "RFC 6585 §4", "An address begins at most `handshake_rate` handshakes a second."

@@ -10,8 +10,12 @@ from typing import Final
 from asgiws.config.options import Config
 from asgiws.protocol.limits import KIB
 from asgiws.protocol.websocket.utf8 import DECODED_MOST_BYTES
+from asgiws.server.websocket.waiting import EARLY_MOST_BYTES
 
-__all__ = ["CONNECTION_BYTES", "READ_BYTES", "TLS_BYTES", "Terms", "http_terms", "topic_terms", "websocket_terms"]
+__all__ = [
+    "CONNECTION_BYTES", "READ_BYTES", "TLS_BYTES", "Terms", "http_terms", "topic_terms", "waiting_terms",
+    "websocket_terms",
+]  # fmt: skip
 
 Terms = dict[str, int]
 """Bytes by purpose."""
@@ -56,6 +60,17 @@ def websocket_terms(config: Config) -> Terms:
 def topic_terms(config: Config) -> Terms:
     """Return the further terms of a WebSocket that subscribes to topics."""
     return {"published": config.topic_backlog + config.max_publish_size}
+
+
+def waiting_terms(config: Config) -> Terms:
+    """Return the terms for a handshake that waits for a place with the application (`--max-opening`)."""
+    return {
+        "connection": CONNECTION_BYTES,
+        "tls": _tls(config),
+        # Its bytes, a copy of each field and the objects that hold them, and what the handshake keeps of them
+        "head": 4 * config.max_head_size,
+        "early": EARLY_MOST_BYTES + 2 * READ_BYTES,
+    }
 
 
 def http_terms(config: Config) -> Terms:

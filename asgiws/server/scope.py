@@ -23,7 +23,7 @@ GONE: Final = ("", 0)
 class Peer:
     """The two ends of a connection, and whether it is encrypted."""
 
-    __slots__ = ("client", "host", "root_path", "secure", "server", "tls", "via")
+    __slots__ = ("client", "host", "root_path", "secure", "server", "tenant", "tls", "via")
 
     def __init__(
         self,
@@ -45,6 +45,8 @@ class Peer:
         """The path that a proxy reports to have removed; None: the option `root_path` applies."""
         self.host: bytes | None = None
         """The Host field that a proxy reports to have received; None: the one that it sent applies."""
+        self.tenant = b""
+        """Whose connection it is, by the header that a proxy sets (`--max-connections-by`); empty if it sets none."""
 
 
 def peer_of(transport: asyncio.BaseTransport) -> Peer:

@@ -28,6 +28,7 @@ from asgiws.server.bulk_close import BulkClose
 from asgiws.server.connection.preamble import protocol_factory
 from asgiws.server.health import with_health
 from asgiws.server.lifespan import Lifespan
+from asgiws.server.overload import OverloadProbe
 from asgiws.server.recycling import Recycling
 from asgiws.server.shutdown import CANCEL_S, announce_end, cancel_connections, describe_open, finish_connections, pause
 from asgiws.server.sockets.acceptor import Acceptor
@@ -66,6 +67,7 @@ class Server:
         self._listeners: Listeners | None = None
         self._recycling: Recycling | None = None
         self._sweep: Sweep | None = None
+        self._overload_probe: OverloadProbe | None = None
         self._hub: Hub | None = None
         self._broker: Broker | None = None
         self.on_due: Callable[[str], None] | None = None
@@ -104,15 +106,20 @@ class Server:
 
     @property
     def ready(self) -> bool:
-        """Whether it should get clients: it serves, and what is published reaches it."""
-        return self.serving and not self.worker.topics.deaf
+        """Whether it should get clients: it serves, what is published reaches it, and it is not overloaded."""
+        return self.serving and not self.worker.topics.deaf and not self.overloaded
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether it refuses new clients, and is to be reported as not ready because of that (`--shed-readiness`)."""
+        return self.config.shed_readiness and self.worker.admission.overload is not None
 
     def report(self) -> dict[str, Any]:
         """Return what it has counted and what is open now, as plain data; see `asgiws.telemetry.scoreboard`.
 
         Looks at every connection: 10,000 of them cost some milliseconds.
         """
-        return make_report(self.worker, self._certificates, ready=self.ready)
+        return make_report(self.worker, self._certificates, ready=self.ready, overloaded=self.overloaded)
 
     def stop_accepting(self) -> None:
         """Leave new connections to another process that accepts on the same sockets; open ones continue."""
@@ -182,6 +189,8 @@ class Server:
             self.addresses, self.port = listeners.urls(), listeners.port
             self._sweep = Sweep(worker, self._on_second)
             self._sweep.start()
+            self._overload_probe = OverloadProbe(worker)
+            self._overload_probe.start()
             make_protocol = protocol_factory(worker, self._certificates)
             for listener in listeners.sockets:
                 acceptor = Acceptor(worker, listener, make_protocol)
@@ -249,6 +258,8 @@ class Server:
         await self._lifespan.stop(CANCEL_S if self._forced.is_set() else max(least_s, left_s))
         if self._sweep is not None:
             self._sweep.stop()
+        if self._overload_probe is not None:
+            self._overload_probe.stop()
         if self._broker is not None:
             await self._broker.close()
         if self._hub is not None:

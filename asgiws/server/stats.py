@@ -3,8 +3,9 @@
 A worker sends its report to the supervisor with each heartbeat; `asgiws.telemetry.scoreboard` adds up those of all
 workers, and of a server without workers its own. A report is plain data, as in JSON:
 
-    pid, ready, draining, up_s, lag_s, memory_bytes, certificate_days       of the process
+    pid, ready, overloaded, draining, up_s, lag_s, memory_bytes, certificate_days       of the process
     counts, levels, histograms      by metric and labels (`asgiws.telemetry.counters`)
+    tenants                         open WebSockets by tenant, of the ten largest (`--max-connections-by`)
     connections                     rows of WebSockets: of each the ten largest, slowest, busiest and oldest
 
 It is made on request, and reads each connection once. Nothing is kept for it on the data path.
@@ -27,8 +28,10 @@ from asgiws.server.sockets.descriptors import descriptor_limit, open_descriptors
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.server.tls.certificates import Certificates
 from asgiws.server.websocket.connection import WebSocketConnection
+from asgiws.server.websocket.waiting import WaitingHandshake
 from asgiws.telemetry.access_log import format_address
 from asgiws.telemetry.counters import Levels
+from asgiws.telemetry.scoreboard import TENANTS_MOST
 
 __all__ = ["describe_largest", "make_report"]
 
@@ -36,17 +39,23 @@ _ROWS: Final = 10
 _ROWS_FOUND: Final = 50
 _PATH_MOST: Final = 200
 """Characters of a path that a row shows."""
+_TENANT_MOST: Final = 80
+"""Characters of a tenant's name that are shown."""
 
 _Figures = tuple[int, int, int, int, int, int, int, float]
 """Unsent bytes, messages and bytes in the inbox, messages and bytes in, messages and bytes out, the last round trip."""
 
 
-def make_report(worker: WorkerState, certificates: Certificates | None, *, ready: bool) -> dict[str, Any]:
+def make_report(
+    worker: WorkerState, certificates: Certificates | None, *, ready: bool, overloaded: bool
+) -> dict[str, Any]:
     """Return the report of a server; O(connections), 1 to 2 us for each."""
     levels = Levels()
     levels.open_files, levels.open_files_limit = open_descriptors(), max(0, descriptor_limit())
     if certificates is not None:
         worker.counters.certificate_reload_failures = certificates.failed_reloads
+    levels.openings = len(worker.admission.openings.taken)
+    levels.shedding = int(worker.admission.overload is not None)
     websockets: list[WebSocketConnection] = []
     for connection in worker.registry.connections:
         if isinstance(connection, WebSocketConnection):
@@ -55,6 +64,8 @@ def make_report(worker: WorkerState, certificates: Certificates | None, *, ready
             levels.http += 1
             levels.requests += connection.busy
             levels.unsent_bytes += connection.unsent_bytes
+        elif isinstance(connection, WaitingHandshake):
+            levels.waiting += 1
         else:
             levels.arriving += 1
     figures = [_figures(websocket) for websocket in websockets]
@@ -64,6 +75,7 @@ def make_report(worker: WorkerState, certificates: Certificates | None, *, ready
     return {
         "pid": os.getpid(),
         "ready": ready,
+        "overloaded": overloaded,
         "draining": worker.registry.draining,
         "up_s": time.monotonic() - worker.began_s,
         "lag_s": worker.lag_s,
@@ -72,6 +84,10 @@ def make_report(worker: WorkerState, certificates: Certificates | None, *, ready
         "counts": worker.counters.as_counts(levels),
         "histograms": worker.counters.as_histograms(),
         "levels": levels.as_levels(),
+        "tenants": {
+            tenant[:_TENANT_MOST].decode("latin-1"): count
+            for tenant, count in worker.admission.tenants.most_common(TENANTS_MOST)
+        },
         "connections": [_describe(websockets[place]) for place in _worth_a_look(websockets, figures)],
     }
 

@@ -1,4 +1,4 @@
-"""The sweep: the only timer of a worker. It counts a tick for every connection and measures the lag of the event loop.
+"""The sweep: the timer of a worker. It counts a tick for every connection and measures the lag of the event loop.
 
 Deadlines, keepalive and the limits per second are counted in ticks (`asgiws.server.state.deadlines`), so no connection
 owns a timer and no message reads a clock.

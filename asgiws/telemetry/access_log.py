@@ -112,10 +112,9 @@ def log_websocket_end(
         _log(ACCESS, "websocket-end", client, values, more=more)
 
 
-def log_rejection(client: ClientAddress, path: bytes, violation: Violation) -> None:
+def log_rejection(client: ClientAddress, path: bytes, violation: Violation, code: int) -> None:
     """Log on the server's logger that a client broke a rule; the path is empty if none was read."""
-    rule = violation.rule
-    values = {"path": path or None, "code": rule.code, "reason": violation.reason, "rule": rule.name}
+    values = {"path": path or None, "code": code, "reason": violation.reason, "rule": violation.rule.name}
     _log(LOG, "rejected", client, values)
 
 

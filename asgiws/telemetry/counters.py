@@ -117,6 +117,9 @@ class Counters:
     bytes_out: Annotated[int, _BYTES, "out"]
     closes: Annotated[Counter[tuple[str, int]], counter("websocket_closes", "WebSockets that ended", "by", "code")]
     """By who ended them (client, app, server, admin) and close code."""
+    opening_waits: Annotated[
+        Histogram, _histogram("websocket_wait", "How long handshakes waited for a place (--max-opening)")
+    ]
     lifetimes: Annotated[LongHistogram, _histogram("websocket_duration", "From handshake to end of a WebSocket")]
     round_trips: Annotated[Histogram, _histogram("websocket_round_trip", "From a keepalive ping to its pong")]
     keepalive_timeouts: Annotated[int, counter("keepalive_timeouts", "WebSockets closed after an unanswered ping")]
@@ -175,6 +178,12 @@ class Levels:
     """TLS handshake or PROXY header pending."""
     http: Annotated[int, _CONNECTIONS, "http"] = 0
     websockets: Annotated[int, _CONNECTIONS, "websocket"] = 0
+    waiting: Annotated[int, _CONNECTIONS, "waiting"] = 0
+    """A handshake that waits for a place with the application."""
+    openings: Annotated[
+        int, gauge("websocket_openings", "Handshakes that the application has not answered; counted with --max-opening")
+    ] = 0
+    shedding: Annotated[int, gauge("shedding", "Workers that refuse new clients (--shed-lag, --shed-memory)")] = 0
     requests: Annotated[int, gauge("http_requests_open", "HTTP requests that the application is handling")] = 0
     unsent_bytes: Annotated[int, gauge("write_buffer_bytes", "Bytes waiting to be read by clients")] = 0
     inbox_messages: Annotated[int, gauge("inbox_messages", "Messages waiting for the application")] = 0

@@ -15,10 +15,12 @@ from asgiws._version import __version__
 from asgiws.telemetry.counters import METRICS as WORKER_METRICS
 from asgiws.telemetry.counters import Counters, Counts, Levels, Metric, counter, gauge
 
-__all__ = ["METRICS", "RESTART_REASONS", "WORKER_STATES", "Report", "Scoreboard", "Status", "Worker"]
+__all__ = ["METRICS", "RESTART_REASONS", "TENANTS_MOST", "WORKER_STATES", "Report", "Scoreboard", "Status", "Worker"]
 
 WORKER_STATES: Final = ("starting", "serving", "stopping")
 RESTART_REASONS: Final = ("died", "hung", "recycled", "reload")
+TENANTS_MOST: Final = 10
+"""Tenants that a status names: those with most WebSockets. Each worker reports as many, so the sums are estimates."""
 
 
 def _of_process(key: str, name: str, text: str) -> Metric:
@@ -87,6 +89,11 @@ class Scoreboard:
             _add_counts(self._ended, report["counts"])
             _add_histograms(self._ended_histograms, report["histograms"])
 
+    @property
+    def overloaded(self) -> bool:
+        """Whether every worker refuses new clients, and is to be reported as not ready because of that."""
+        return bool(self._living) and all(report["overloaded"] for report in self._living.values())
+
     def count_published(self) -> None:
         """Count a message that the supervisor has published, as what no worker will report."""
         self._ended["topic_published"][""] += 1
@@ -96,7 +103,9 @@ class Scoreboard:
         levels = _copied(self._no_levels)
         counts = _copied(self._ended)
         histograms = {name: dict(histogram) for name, histogram in self._ended_histograms.items()}
+        tenants: Counter[str] = Counter()
         for report in self._living.values():
+            tenants.update(report["tenants"])
             _add_counts(levels, report["levels"])
             _add_counts(counts, report["counts"])
             _add_histograms(histograms, report["histograms"])
@@ -112,6 +121,7 @@ class Scoreboard:
             "counts": counts,
             "histograms": histograms,
             "levels": levels,
+            "tenants": dict(tenants.most_common(TENANTS_MOST)),
             "connections": list(self._connections()),
         }
 

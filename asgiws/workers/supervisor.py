@@ -143,9 +143,9 @@ class Supervisor:
 
     @property
     def ready(self) -> bool:
-        """Whether every slot has a worker that serves and is reached by what is published, and no stop was ordered."""
+        """Whether each slot has a worker that serves and receives what is published; not all refuse, none stops."""
         started = bool(self.slots) and all(slot.serves and not slot.deaf for slot in self.slots)
-        return started and not self._told_to_stop.is_set()
+        return started and not self._told_to_stop.is_set() and not self.scoreboard.overloaded
 
     def status(self) -> Status:
         """Return the sum of what all workers have reported."""

@@ -25,7 +25,8 @@ OF_KIND = {
 LEAST = {
     "fd": -1, "backlog": 1, "shutdown_code": 1000, "compression_window_bits": 9,
     "close_timeout": 0.01, "max_head_size": 256, "max_headers": 1, "max_message_size": 1, "ping_misses": 1,
-    "max_publish_size": 1, "max_queue": 1, "max_queue_bytes": 1, "reload_delay": 0.01, "topic_queue": 1,
+    "max_publish_size": 1, "max_queue": 1, "max_queue_bytes": 1, "reload_delay": 0.01, "retry_after": 1,
+    "topic_queue": 1,
 }  # fmt: skip
 MOST = {
     "port": 65535, "shutdown_code": 4999, "compression_level": 9, "compression_window_bits": 15,

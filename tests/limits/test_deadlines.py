@@ -236,7 +236,7 @@ def test_connections_over_the_limit_get_503_and_free_places_are_used(serve: Serv
         second.open_websocket()
         with RawClient(server.port) as third:
             answer = third.read_answer()
-            assert (answer.status, answer.header(b"retry-after")) == (503, b"1")
+            assert (answer.status, int(answer.header(b"retry-after") or 0) in range(1, 11)) == (503, True)
             assert answer.body == b"too-many-connections: 2 connections, the limit\n"
             assert third.read_to_end() == b""
         first.send(close())
@@ -252,7 +252,7 @@ def test_handshakes_over_the_rate_get_429(serve: Serve) -> None:
         second.open_websocket()
         third.send(handshake())
         answer = third.read_answer()
-        assert (answer.status, answer.header(b"retry-after")) == (429, b"1")
+        assert (answer.status, int(answer.header(b"retry-after") or 0) in range(1, 11)) == (429, True)
         assert answer.body == b"too-many-handshakes: over 2 handshakes in a second, the limit\n"
 
 

@@ -220,7 +220,7 @@ def test_connections_of_one_address_are_limited_and_websockets_count(start: Star
         client.open_websocket()
     with RawClient(server.port) as refused:
         answer = refused.read_answer()
-        assert (answer.status, answer.header(b"retry-after")) == (503, b"1")
+        assert (answer.status, int(answer.header(b"retry-after") or 0) in range(1, 11)) == (503, True)
         assert answer.body.startswith(b"too-many-from-address: ")
     clients[0].send(close())
     clients[0].read_to_end()

@@ -319,5 +319,5 @@ def test_handshake_that_was_not_answered_is_refused_with_503(start: Start) -> No
         process.wait_stdout("undecided")
         process.terminate()
         answer = client.read_answer()
-        assert (answer.status, answer.header(b"retry-after")) == (503, b"1")
+        assert (answer.status, int(answer.header(b"retry-after") or 0) in range(1, 11)) == (503, True)
         assert process.wait() == 0

@@ -112,7 +112,7 @@ def log_end(**values: Any) -> None:
 
 
 def log_rejection(client: Any = CLIENT, path: bytes = b"", reason: str = "") -> None:
-    access.log_rejection(client, path, Violation(errors.NOT_HTTP, reason))
+    access.log_rejection(client, path, Violation(errors.NOT_HTTP, reason), 400)
 
 
 # ---- one line, whatever is in it

@@ -44,6 +44,7 @@ HISTOGRAMS: Final = {
     "broker_round_trip": "asgiws_broker_round_trip_seconds",
     "lag": "asgiws_event_loop_lag_seconds",
     "lifetimes": "asgiws_websocket_duration_seconds",
+    "opening_waits": "asgiws_websocket_wait_seconds",
     "relay_lag": "asgiws_topic_relay_lag_seconds",
     "requests": "asgiws_http_request_duration_seconds",
     "round_trips": "asgiws_websocket_round_trip_seconds",
@@ -58,10 +59,13 @@ LEVELS: Final = {
     "inbox_messages": "asgiws_inbox_messages",
     "open_files": "asgiws_open_files",
     "open_files_limit": "asgiws_open_files_limit",
+    "openings": "asgiws_websocket_openings",
     "requests": "asgiws_http_requests_open",
+    "shedding": "asgiws_shedding",
     "subscriptions": "asgiws_topic_subscriptions",
     "topics": "asgiws_topics",
     "unsent_bytes": "asgiws_write_buffer_bytes",
+    "waiting": 'asgiws_connections{kind="waiting"}',
     "websockets": 'asgiws_connections{kind="websocket"}',
 }
 LIVE: Final = {"bytes_in", "bytes_out", "compressed_from", "compressed_to", "messages_in", "messages_out"}
@@ -120,7 +124,7 @@ def fill() -> tuple[Status, dict[str, float]]:
 def report(counters: Counters, levels: Levels) -> dict[str, Any]:
     return {
         "pid": 1, "counts": counters.as_counts(levels), "histograms": counters.as_histograms(),
-        "levels": levels.as_levels(), "connections": [],
+        "levels": levels.as_levels(), "connections": [], "tenants": {}, "overloaded": False,
     }  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def test_traffic_is_counted_once_when_the_connection_has_ended(serve: Serve) -> 
     assert report["counts"]["websocket_messages"] == {"in": 1, "out": 1}
     assert report["counts"]["websocket_closes"] == {"client:1000": 1}
     assert sum(report["histograms"]["websocket_duration"]["counts"]) == 1
-    assert report["levels"]["connections"] == {"arriving": 0, "http": 0, "websocket": 0}
+    assert report["levels"]["connections"] == {"arriving": 0, "http": 0, "waiting": 0, "websocket": 0}
     assert report["connections"] == []
 
 
@@ -83,7 +83,7 @@ def test_connections_are_told_by_kind(serve: Serve) -> None:
         http.read_answer()
         report = report_of(server)
 
-    assert report["levels"]["connections"] == {"arriving": 0, "http": 1, "websocket": 1}
+    assert report["levels"]["connections"] == {"arriving": 0, "http": 1, "waiting": 0, "websocket": 1}
     assert report["counts"]["http_requests"] == {"": 1}
     assert sum(report["histograms"]["http_request_duration"]["counts"]) == 1
 

@@ -23,8 +23,8 @@ def report(messages: int = 0, *, pid: int = 1, open_websockets: int = 0, closes:
         counters.lag.add(0.002)
     levels.websockets = open_websockets
     made = {
-        "pid": pid, "ready": True, "draining": False, "up_s": 1.5, "lag_s": 0.25, "memory_bytes": 7,
-        "certificate_days": 8.5,
+        "pid": pid, "ready": True, "overloaded": False, "draining": False, "up_s": 1.5, "lag_s": 0.25,
+        "memory_bytes": 7, "certificate_days": 8.5, "tenants": {},
         "counts": counters.as_counts(levels), "histograms": counters.as_histograms(), "levels": levels.as_levels(),
         "connections": [{"number": number} for number in range(open_websockets)],
     }  # fmt: skip
@@ -75,7 +75,7 @@ def test_worker_that_ended_still_counts_and_holds_nothing() -> None:
 
     assert seen["counts"]["websocket_messages"]["in"] == 4
     assert sum(seen["histograms"]["event_loop_lag"]["counts"]) == 4
-    assert seen["levels"]["connections"] == {"arriving": 0, "http": 0, "websocket": 1}
+    assert seen["levels"]["connections"] == {"arriving": 0, "http": 0, "waiting": 0, "websocket": 1}
 
 
 def test_end_of_a_worker_that_never_reported_changes_nothing() -> None:

@@ -26,6 +26,7 @@ from asgiws.protocol.trusted_networks import TrustedNetworks
 from asgiws.server.connection.lingering_close import LingeringClose
 from asgiws.server.http.connection import HTTPConnection
 from asgiws.server.scope import GONE, Peer, peer_of
+from asgiws.server.state.admission import REFUSED_MOST
 from asgiws.server.state.registry import HANDING_OVER, STOPPING
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.server.tls.certificates import Certificates
@@ -103,11 +104,12 @@ class Preamble(asyncio.Protocol):
             self._cut(errors.PROXY_NOT_ALLOWED, f"not one of the proxies, allowed: {allowed}")
             return
         violation = worker.admission.admit(self._counted)
-        if violation is not None:
-            # An answer would need the handshake first, which costs most.
+        refused_count = len(worker.registry.connections) - worker.admission.admitted
+        if violation is not None and (worker.config.refusal == "http" or refused_count >= REFUSED_MOST):
+            # An answer would need the handshake first, which costs most; `--refusal close` asks for it.
             self._cut(*violation)
             return
-        self._admitted = True
+        self._admitted = violation is None
         worker.registry.connections.add(self)
         if worker.registry.phase == STOPPING:
             self._transport.close()
@@ -223,8 +225,9 @@ class Preamble(asyncio.Protocol):
     def _begin_http(self, transport: asyncio.Transport) -> HTTPConnection:
         """Hand over to HTTP, which counts the connection again, by the address of its client."""
         self._stage = Stage.OVER
-        self._worker.admission.release(self._counted)
-        self._admitted = False
+        if self._admitted:
+            self._worker.admission.release(self._counted)
+            self._admitted = False
         connection = HTTPConnection(self._worker)
         transport.set_protocol(connection)
         connection.begin(transport, self._peer)

@@ -22,27 +22,26 @@ from asgiws.protocol.http.body import BodyReader, body_reader
 from asgiws.protocol.http.connection_state import NEXT, Moved, State
 from asgiws.protocol.http.head import RequestHead
 from asgiws.protocol.http.head_reader import HeadReader
-from asgiws.protocol.http.rejection import encode_rejection
 from asgiws.protocol.printable import escape
-from asgiws.protocol.websocket.handshake import check_handshake, origin_allowed
+from asgiws.protocol.websocket.handshake import Handshake, check_handshake, origin_allowed
 from asgiws.server.connection.flow_control import FlowControl
 from asgiws.server.connection.lingering_close import LingeringClose
 from asgiws.server.connection.slow_client import drop_slow_client, is_too_slow
 from asgiws.server.http.request import RequestCycle
 from asgiws.server.http.sendfile import FilePart, send_part
 from asgiws.server.http.trusted_proxy import is_proxy, peer_for
-from asgiws.server.scope import Peer, http_scope, peer_of, websocket_scope
+from asgiws.server.scope import Peer, http_scope, peer_of
+from asgiws.server.state.admission import REFUSED_MOST
 from asgiws.server.state.registry import DRAINING, HANDING_OVER, STOPPING
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.server.websocket.connection import WebSocketConnection
-from asgiws.server.websocket.session import WebSocketSession
-from asgiws.server.websocket.subscriptions import ConnectionExtension
+from asgiws.server.websocket.handshake_response import encode_refusal
+from asgiws.server.websocket.session import begin_session
+from asgiws.server.websocket.waiting import WaitingHandshake
 from asgiws.telemetry.access_log import log_http
 
 __all__ = ["HTTPConnection"]
 
-# Refused connections that are still being answered; above this number they are aborted without an answer.
-_REFUSED_MOST: Final = 256
 # A body that the application did not read is read to its end to keep the connection, but not more than this of it.
 _SKIP_MOST_BYTES: Final = 64 * 1024
 
@@ -51,7 +50,7 @@ class HTTPConnection(asyncio.Protocol):
     """A TCP connection that speaks HTTP/1.1."""
 
     __slots__ = (
-        "_admitted", "_body", "_cycle", "_flow", "_half_closed", "_lingering", "_peer", "_proxied", "_reader",
+        "_body", "_cycle", "_flow", "_half_closed", "_lingering", "_peer", "_proxied", "_reader", "_refusal",
         "_skipped_bytes", "_state", "_ticks", "_transport", "_via", "worker",
     )  # fmt: skip
 
@@ -65,8 +64,8 @@ class HTTPConnection(asyncio.Protocol):
         self._body: BodyReader | None = None
         self._skipped_bytes = 0
         self._half_closed = False
-        self._admitted = True
-        """Whether this connection counts towards the limits of connections; False for one that was refused."""
+        self._refusal: Violation | None = None
+        """The limit of connections that this one exceeds, and then it does not count towards them."""
         self._via: Peer
         """The other end of the connection."""
         self._proxied = False
@@ -93,16 +92,14 @@ class HTTPConnection(asyncio.Protocol):
         self._proxied = is_proxy(worker, peer, transport)
         config = worker.config
         self._flow = FlowControl(transport, worker.loop, config.write_high_water, config.write_high_water // 4)
-        violation = worker.admission.admit(peer.client)
-        if violation is not None:
-            self._admitted = False
-            if len(worker.registry.connections) - worker.admission.admitted >= _REFUSED_MOST:
-                worker.counters.rejections[violation.rule.name] += 1
-                transport.abort()
-                return
+        self._refusal = violation = worker.admission.admit(peer.client)
+        if violation is not None and len(worker.registry.connections) - worker.admission.admitted >= REFUSED_MOST:
+            worker.counters.rejections[violation.rule.name] += 1
+            transport.abort()
+            return
         worker.registry.connections.add(self)
-        if violation is not None:
-            self._reject(violation)
+        if violation is not None and config.refusal == "http":
+            self._reject(violation)  # else once its head has said whether it can be answered with a Close
         elif worker.registry.phase == STOPPING:
             self._finish(discard=False)
 
@@ -143,7 +140,7 @@ class HTTPConnection(asyncio.Protocol):
         self._state, self._ticks = NEXT[self._state, Moved.TCP_LOST], 0
         self._flow.end()
         self.worker.registry.remove(self)
-        if self._admitted:
+        if self._refusal is None:
             self.worker.admission.release(self._via.client)
         if self._cycle is not None:
             self._end_cycle(self._cycle, complete=self._cycle.whole)
@@ -298,13 +295,20 @@ class HTTPConnection(asyncio.Protocol):
             return
         if self._proxied:
             self._peer = peer_for(self.worker, head, self._via)
+        if self._refusal is not None:  # there may be room by now
+            self._refusal = self.worker.admission.admit(self._via.client)
         if b"websocket" in head.upgrade:  # RFC 9110 §7.8
             self._begin_websocket(head)
         else:
             self._begin_request(head)
 
     def _begin_request(self, head: RequestHead) -> None:
-        worker = self.worker
+        worker, admission = self.worker, self.worker.admission
+        if self._refusal is not None or admission.overload is not None:
+            violation = self._refusal or admission.admit_request(head.path)
+            if violation is not None:
+                self._reject(violation, head.target)
+                return
         worker.counters.http_requests += 1
         if head.upgrade_lost:
             worker.incidents.on_upgrade_lost(self._peer.client)
@@ -368,40 +372,42 @@ class HTTPConnection(asyncio.Protocol):
         if isinstance(handshake, Violation):
             self._reject_handshake(handshake, head.target)
             return
-        if not origin_allowed(handshake.origin, worker.config.allowed_origins):
+        origins = worker.config.allowed_origins
+        if origins and not origin_allowed(handshake.origin, origins):
             reason = f"origin {escape(handshake.origin or b'')[:80]}, not one of the allowed origins"
             self._reject_handshake(Violation(errors.ORIGIN_NOT_ALLOWED, reason), head.target)
-            return
-        violation = worker.admission.admit_handshake(peer.client)
-        if violation is not None:
-            self._reject_handshake(violation, head.target)
             return
         if worker.registry.phase == STOPPING:
             self._finish(discard=False)
             return
+        violation = self._refusal or worker.admission.admit_handshake(peer.client, peer.tenant)
+        if violation is not None:
+            self._reject_handshake(violation, head.target, handshake)
+            return
         self._state, self._ticks = NEXT[self._state, Moved.UPGRADE], 0
+        early, openings = bytes(self._reader.buffer), worker.admission.openings
+        if openings.most and openings.full:
+            waiting = WaitingHandshake(worker, self._transport, self._flow, peer, head, handshake)
+            worker.registry.replace(self, waiting)
+            waiting.begin(early)
+            return
         websocket = WebSocketConnection(worker, self._transport, self._flow, peer, head.target, handshake)
-        scope = websocket_scope(worker, head, peer, handshake.subprotocols, ConnectionExtension(websocket))
-        self._transport.set_protocol(websocket)
-        if self._flow.reading_paused:
-            self._flow.resume_reading()
-        if self._reader.buffer:
-            websocket.receiver.hold(bytes(self._reader.buffer))
         worker.registry.replace(self, websocket)
-        worker.registry.start(WebSocketSession(websocket).run(scope), head.target)
+        begin_session(websocket, head, handshake.subprotocols, early)
 
-    def _reject_handshake(self, violation: Violation, target: bytes) -> None:
+    def _reject_handshake(self, violation: Violation, target: bytes, valid: Handshake | None = None) -> None:
         self.worker.counters.websockets_rejected += 1
-        self._reject(violation, target)
+        self._reject(violation, target, valid)
 
     # ---- ends
 
-    def _reject(self, violation: Violation, path: bytes = b"") -> None:
+    def _reject(self, violation: Violation, path: bytes = b"", handshake: Handshake | None = None) -> None:
         """Answer a request that broke a rule, and end the connection: what follows cannot be trusted."""
         cycle, self._cycle = self._cycle, None
-        self.worker.incidents.reject(violation, self._peer.client, path if cycle is None else cycle.head.target)
+        answer, code = encode_refusal(self.worker, violation, handshake)
+        self.worker.incidents.reject(violation, self._peer.client, path if cycle is None else cycle.head.target, code)
         if cycle is None or cycle.response.head_pending:
-            self._transport.write(encode_rejection(violation))
+            self._transport.write(answer)
         self._finish(discard=True)
         if cycle is not None:
             cycle.disconnect(over=True)

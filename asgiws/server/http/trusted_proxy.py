@@ -25,12 +25,15 @@ def is_proxy(worker: WorkerState, peer: Peer, transport: asyncio.BaseTransport) 
 
 def peer_for(worker: WorkerState, head: RequestHead, proxy: Peer) -> Peer:
     """Return the two ends of a forwarded request; those of the connection when the proxy names none."""
-    names = worker.forwarded_names
+    names, tenant_field = worker.forwarded_names, worker.admission.tenant_field
     fields: dict[bytes, list[bytes]] = {}
+    tenant = b""
     for name, value in head.headers:
         if name in names:
             fields.setdefault(name, []).append(value)
-    if not fields:
+        elif name == tenant_field:
+            tenant = value  # of several, the last one: a proxy that adds a field adds it after those of the client
+    if not fields and not tenant:
         return proxy
     source = trusted_source(fields, worker.proxies)
     peer = Peer(
@@ -42,4 +45,5 @@ def peer_for(worker: WorkerState, head: RequestHead, proxy: Peer) -> Peer:
     peer.via = proxy.client
     peer.root_path = source.prefix
     peer.host = source.host
+    peer.tenant = tenant
     return peer

@@ -70,6 +70,15 @@ class Incidents:
             "that wait without await, such as time.sleep or a synchronous client", seconds,
         )  # fmt: skip
 
+    def on_shedding(self, violation: Violation) -> None:
+        """Log that nothing new is served from now on."""
+        what = "WebSockets and requests" if self._config.shed_requests else "WebSockets"
+        LOG.warning("refusing new %s: %s (--%s); open ones are served", what, violation.reason, violation.rule.name)
+
+    def on_shedding_over(self, seconds: float, refused_count: int) -> None:
+        """Log that it is served again."""
+        LOG.warning("no longer refusing, after %.1f s in which %d were refused", seconds, refused_count)
+
     def on_upgrade_lost(self, client: ClientAddress) -> None:
         """Log a handshake that has become an ordinary request, and is one to the application."""
         if self._rejection_lines.admits(logging.INFO):
@@ -79,11 +88,14 @@ class Incidents:
                 format_address(client),
             )
 
-    def reject(self, violation: Violation, client: ClientAddress, path: bytes = b"") -> None:
-        """Count and log a peer's fault, in a request for that path where it is known."""
+    def reject(self, violation: Violation, client: ClientAddress, path: bytes = b"", code: int = 0) -> None:
+        """Count and log a peer's fault, in a request for that path where it is known.
+
+        `code` is the status or close code that the client receives, if it is not that of the rule.
+        """
         self._counters.rejections[violation.rule.name] += 1
         if self._rejection_lines.admits(logging.INFO):
-            log_rejection(client, path, violation)
+            log_rejection(client, path, violation, code or violation.rule.code)
 
     def report_fault(self, what: str, where: str | bytes, error: BaseException | None = None) -> None:
         """Log a fault of the application: `what` it did in `where`, which is escaped, with the traceback of `error`."""

@@ -51,7 +51,7 @@ class WorkerState:
         self.began_s = time.monotonic()
         self.counters = Counters()
         self.registry = Registry(loop)
-        self.admission = Admission(config)
+        self.admission = Admission(config, loop)
         self.announced_closes = Schedule(loop)
         """Closes of which the application has learnt; each follows `drain_notice` seconds later, so in order."""
         self.departures = Departures(loop)

@@ -16,7 +16,6 @@ from typing import Final, cast
 
 from asgiws.protocol import errors
 from asgiws.protocol.errors import Violation
-from asgiws.protocol.http.fields import Header
 from asgiws.protocol.websocket import closing
 from asgiws.protocol.websocket.closing import Close, Moved, State
 from asgiws.protocol.websocket.deflate import DEDICATED
@@ -166,7 +165,7 @@ class WebSocketConnection(asyncio.Protocol):
             if waiters:
                 worker.departures.add(waiters)
         worker.registry.remove(self)
-        worker.admission.release(self.peer.via)
+        worker.admission.release(self.peer.via, self.peer.tenant)
         counters.messages_in += receiver.messages_in
         counters.bytes_in += receiver.bytes_in
         counters.messages_out += self.messages_out
@@ -207,7 +206,7 @@ class WebSocketConnection(asyncio.Protocol):
         if self.closing.state == State.OPEN:
             self.begin_drain(shutdown_close(self.worker.config), "server")
         elif self.closing.state == State.CONNECTING and self.worker.registry.phase != HANDING_OVER:
-            self.refuse(503, "server", [(b"retry-after", b"1")])
+            self.deny(self.opening().refuse_for_stop(), "server")
 
     def abort(self) -> None:
         """End the TCP connection now."""
@@ -292,17 +291,18 @@ class WebSocketConnection(asyncio.Protocol):
         assert self.response is not None
         return self.response
 
-    def refuse(self, status: int, by: str, fields: list[Header] | None = None) -> None:
-        """Answer the handshake with an HTTP error (ASGI W5, W10)."""
-        self.transport.write(self.opening().refuse(status, fields or []))
+    def deny(self, answer: bytes, by: str) -> None:
+        """Answer the handshake, and end."""
+        self.transport.write(answer)
         self.on_denied(by)
 
     def on_denied(self, by: str) -> None:
-        """End: the whole HTTP response is written."""
+        """End: the whole answer is written."""
         self.closing.ended_by = by
         self.worker.counters.websockets_refused += 1
+        self.worker.admission.openings.end(self)
         self._report_refused()
-        self._linger(Moved.REFUSED, discard=self.receiver.blocked)
+        self._linger(Moved.REFUSED, discard=self.receiver.blocked or self.opening().closes)  # whose reply comes
 
     # ---- the peer's end
 
@@ -401,9 +401,8 @@ class WebSocketConnection(asyncio.Protocol):
                 self._end_lost()
         elif due == deadlines.OPENING_LATE:
             fault = Violation(errors.HANDSHAKE_TIMEOUT, "application did not answer the handshake in time")
-            self.worker.incidents.reject(fault, self.peer.client, self.path)
             self.closing.rule = fault.rule.name
-            self.refuse(fault.rule.code, "server")
+            self.deny(self.opening().reject(fault, self.peer.client, self.path), "server")
         elif due == deadlines.SLOW_CLIENT:
             self.drop_slow_consumer()
         else:

@@ -11,25 +11,41 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
+from asgiws.protocol.http.head import RequestHead
 from asgiws.protocol.websocket import closing
 from asgiws.protocol.websocket.closing import Close, Drain, Moved, State
 from asgiws.protocol.websocket.frames import BINARY_HEADS, TEXT_HEADS
 from asgiws.protocol.websocket.receiver import FRESH_WINDOW, KEPT_WINDOW
 from asgiws.server.asgi import DRAIN_EVENT, DRAIN_SUBSCRIBE, ClientDisconnected, Event, Scope
 from asgiws.server.connection.flow_control import forget, turn_now_and_then
+from asgiws.server.scope import websocket_scope
 from asgiws.server.state.registry import HANDING_OVER
 from asgiws.server.websocket.connection import WebSocketConnection
 from asgiws.server.websocket.cork import CORK_MOST_BYTES
-from asgiws.server.websocket.subscriptions import subscriptions_of
+from asgiws.server.websocket.subscriptions import ConnectionExtension, subscriptions_of
 from asgiws.telemetry.access_log import log_websocket_open
 from asgiws.topics.extension import TOPIC_EVENTS
 
-__all__ = ["WebSocketSession"]
+__all__ = ["WebSocketSession", "begin_session"]
 
 _OPEN: Final = State.OPEN
 """Where a message passes, a name is faster than an attribute."""
 # Every 128th message of a connection lets the loop turn.
 _TURN_MASK: Final = 127
+
+
+def begin_session(connection: WebSocketConnection, head: RequestHead, subprotocols: list[str], early: bytes) -> None:
+    """Let a connection take over its transport, with what has followed the head, and start its application."""
+    worker, openings = connection.worker, connection.worker.admission.openings
+    scope = websocket_scope(worker, head, connection.peer, subprotocols, ConnectionExtension(connection))
+    connection.transport.set_protocol(connection)
+    if connection.flow.reading_paused:
+        connection.flow.resume_reading()
+    if early:
+        connection.receiver.hold(early)
+    if openings.most:
+        openings.begin(connection)
+    worker.registry.start(WebSocketSession(connection).run(scope), head.target)
 
 
 class WebSocketSession:
@@ -73,7 +89,7 @@ class WebSocketSession:
         if self._closing.state == State.CONNECTING:
             if complains:
                 incidents.report_fault("returned without accepting or refusing websocket", connection.path)
-            connection.refuse(500, "app")
+            connection.deny(connection.opening().refuse(500, []), "app")
         elif self._closing.state == State.DENYING:
             if complains:
                 incidents.report_fault("left its answer incomplete to websocket", connection.path)
@@ -83,6 +99,8 @@ class WebSocketSession:
         elif self._closing.state == State.CLOSED:
             # Messages that the application received after the connection was gone
             self._worker.counters.messages_in += self._receiver.messages_in
+        if self._worker.admission.openings.most:
+            self._worker.admission.openings.end(connection)
         self._worker.registry.on_application_end()
 
     # ---- in
@@ -227,7 +245,7 @@ class WebSocketSession:
         elif kind == "websocket.accept":
             self._accept(message)
         elif kind == "websocket.close":
-            connection.refuse(403, "app")
+            connection.deny(connection.opening().refuse(403, []), "app")
         elif kind == "websocket.http.response.start":
             connection.opening().begin_denial(message)
             self._closing.advance(Moved.DENY_BEGAN)
@@ -250,6 +268,8 @@ class WebSocketSession:
             connection.compression = worker.deflate_settings.mode
         self._transport.write(response)
         worker.counters.websockets_accepted += 1
+        if worker.admission.openings.most:
+            worker.admission.openings.end(connection)
         if worker.config.access_log:
             log_websocket_open(connection.peer.client, connection.path, connection.subprotocol, connection.compression)
         if self._receiver.blocked:

@@ -1,0 +1,72 @@
+"""Handshakes that are with the application, and those that wait for a place there (`--max-opening`).
+
+A place is free again when the handshake was answered. If its client leaves first, the application may not know yet and
+still works for it: the place is free when the application has returned, at the latest after the handshake timeout. Were
+it free at once, clients that lose patience and return would put any number of handshakes to the application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from math import ceil
+from typing import Protocol
+
+__all__ = ["Openings", "Waiter"]
+
+
+class Waiter(Protocol):
+    """A handshake that waits."""
+
+    def begin_opening(self) -> None:
+        """Take the place, by `Openings.begin`, and pass the handshake to the application."""
+
+
+class Openings:
+    """The places and the queue of one worker."""
+
+    __slots__ = ("_loop", "_most_s", "_second", "_waiting", "most", "taken")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: int, timeout_s: float) -> None:
+        self._loop = loop
+        self.most = most
+        """Places; 0 for no limit, and then nothing here is called."""
+        self._most_s = ceil(timeout_s)
+        self._second = 0
+        self.taken: dict[object, int] = {}
+        """Connections that have a place, and since which second."""
+        self._waiting: OrderedDict[Waiter, None] = OrderedDict()
+
+    @property
+    def full(self) -> bool:
+        """Whether a handshake has to wait; the turn of one that waits already comes first."""
+        return len(self.taken) >= self.most or bool(self._waiting)
+
+    def begin(self, connection: object) -> None:
+        """Take a place for a connection."""
+        self.taken[connection] = self._second
+
+    def end(self, connection: object) -> None:
+        """Free the place of a connection, if it has one."""
+        if self.taken.pop(connection, None) is not None and self._waiting:
+            # Not at once: it is another connection's application that calls this.
+            self._loop.call_soon(self._start_waiting)
+
+    def wait(self, waiter: Waiter) -> None:
+        """Put a handshake at the end of the queue."""
+        self._waiting[waiter] = None
+
+    def leave(self, waiter: Waiter) -> None:
+        """Take a handshake out of the queue, if it is there."""
+        self._waiting.pop(waiter, None)
+
+    def second_passed(self) -> None:
+        """Free the places of applications that have not returned long after their client left."""
+        self._second += 1
+        if self._most_s:
+            for connection in [each for each, since in self.taken.items() if self._second - since > self._most_s]:
+                self.end(connection)
+
+    def _start_waiting(self) -> None:
+        while self._waiting and len(self.taken) < self.most:
+            self._waiting.popitem(last=False)[0].begin_opening()
