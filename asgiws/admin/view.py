@@ -148,6 +148,7 @@ def _summary(status: Status, change: _Change) -> list[tuple[str, list[str]]]:
         ]),
         *_openings(status, change),
         *_topics(status, change),
+        *_broker(status, change),
         ("loop lag", [
             change.percentiles("event_loop_lag"), f"round trip {change.percentiles('websocket_round_trip')}",
         ]),
@@ -185,6 +186,27 @@ def _topics(status: Status, change: _Change) -> list[tuple[str, list[str]]]:
             f"delivered {_number(_count(counts['topic_delivered']))}, {change.rate('topic_delivered')}/s",
             f"skipped {_number(_count(counts['topic_skipped']))}", f"gaps {_number(_count(gaps))}",
             f"relay lag {change.percentiles('topic_relay_lag')}",
+        ]),
+    ]  # fmt: skip
+
+
+def _broker(status: Status, change: _Change) -> list[tuple[str, list[str]]]:
+    """Return the line of the broker; none where there is none."""
+    counts = status["counts"]
+    deaf, lost, received = (
+        status["levels"]["broker_deaf_workers"],
+        counts["broker_reconnects"],
+        counts["topic_received"],
+    )
+    if not any(_count(values) for values in (deaf, lost, received)):
+        return []
+    return [
+        ("broker", [
+            f"away from {_count(deaf)} of {len(status['workers'])} workers" if _count(deaf) else "connected",
+            f"lost {_number(_count(lost))}",
+            f"received {_number(_count(received))}, {change.rate('topic_received')}/s",
+            f"oversized {_number(_count(counts['topic_oversized']))}",
+            f"round trip {change.percentiles('broker_round_trip')}",
         ]),
     ]  # fmt: skip
 

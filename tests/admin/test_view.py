@@ -58,6 +58,20 @@ def test_topics_are_shown_where_they_are_used() -> None:
     assert not [line for line in view(status(30)) if line.startswith("topics")]
 
 
+def test_a_broker_is_shown_where_there_is_one() -> None:
+    now = status()
+    now["counts"] |= {"topic_received": {"": 30}, "broker_reconnects": {"": 2}}
+    now["histograms"]["broker_round_trip"]["counts"][0] = 1
+    (line,) = [line for line in view(now) if line.startswith("broker")]
+    assert line.removeprefix("broker").strip().split("   ") == [
+        "connected", "lost 2", "received 30, -/s", "oversized 0", "round trip half <1 ms, 99 % <1 ms",
+    ]  # fmt: skip
+    now["levels"]["broker_deaf_workers"] = {"": 1}
+    (line,) = [line for line in view(now) if line.startswith("broker")]
+    assert line.split()[1:3] == ["away", "from"]
+    assert not [line for line in view(status(30)) if line.startswith("broker")]
+
+
 def test_slowest_and_largest_connections_come_first() -> None:
     rows = [row(1, round_trip_s=0.5), row(2, unsent_bytes=5000), row(3, round_trip_s=2.5)]
     lines = view(status(0, *rows))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -30,7 +31,12 @@ _KEEPALIVE: Final = {
 
 def parse_url(url: str, password: str = "") -> Mapping[str, Any]:
     """Return what `Pipe` connects with. Raises ValueError or TypeError for what redis-py does not take."""
-    from redis.asyncio.connection import Connection, UnixDomainSocketConnection, parse_url  # optional: the extra redis
+    from redis.asyncio.connection import (  # optional: the extra redis
+        AbstractConnection,
+        Connection,
+        UnixDomainSocketConnection,
+        parse_url,
+    )
 
     known: dict[str, Any] = {"connection_class": Connection, **parse_url(_plain_url(url))}
     if password:
@@ -40,6 +46,11 @@ def parse_url(url: str, password: str = "") -> Mapping[str, Any]:
         "socket_timeout": None, "socket_connect_timeout": _CONNECT_MOST_S, "health_check_interval": 0, "retry": None,
         "retry_on_timeout": False, "retry_on_error": [], "protocol": 2, "decode_responses": False,
     }  # fmt: skip
+    # No command that an account would need only for this
+    if "driver_info" in inspect.signature(AbstractConnection).parameters:
+        known["driver_info"] = None
+    else:
+        known |= {"lib_name": None, "lib_version": None}
     if not issubclass(known["connection_class"], UnixDomainSocketConnection):
         known |= {"socket_keepalive": True, "socket_keepalive_options": _KEEPALIVE}
     _make_connection(known)
