@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -9,9 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
+from websockets.sync.client import connect
 
-from asgiws.demo.app import Demo
+from asgiws.demo.app import Demo, Event, Receive, Scope, Send
 from tests.browser import closing_tabs, start_chromium, take_console, wait_until
+from tests.conftest import PATIENCE_S
+from tests.workers.crew import restart
 
 if TYPE_CHECKING:
     from tests.conftest import Serve
@@ -193,3 +197,45 @@ def test_page_connects_again_after_a_restart_of_the_server_and_says_so(serve: Se
     tab.say("back")
     tab.wait_until(lambda: tab.said() == ["back"])
     tab.wait_until(lambda: tab.text("state") == "connected")
+
+
+def test_chat_misses_nothing_through_a_rolling_restart_and_shows_it_to_who_joins(
+    start: Start, open_tab: OpenTab
+) -> None:
+    """A message is said before the tabs have come back; nothing is shown twice."""
+    server = start("asgiws.demo:app", "--workers", "2", "--drain-spread", "0")
+    url = f"http://127.0.0.1:{server.port}"
+    ada, bob = open_tab(url), open_tab(url)
+    ada.say("before")
+    bob.wait_until(lambda: bob.said() == ["before"])
+
+    restart(server, 2)
+    with connect(f"ws://127.0.0.1:{server.port}/ws/chat", proxy=None) as client:
+        client.send(json.dumps({"type": "join", "name": "Eve"}))
+        client.send(json.dumps({"type": "message", "text": "meanwhile"}))
+        while "meanwhile" not in str(client.recv(PATIENCE_S)):
+            pass
+    for tab in (ada, bob):
+        tab.wait_until(lambda tab=tab: "Connected again" in tab.text("chat-log"))  # type: ignore[misc]
+    ada.say("after")
+
+    for tab in (ada, bob, open_tab(url)):
+        tab.wait_until(lambda tab=tab: tab.said()[-1:] == ["after"])  # type: ignore[misc]
+        assert tab.said() == ["before", "meanwhile", "after"]
+
+
+def test_page_comes_back_when_the_server_asks_it_to(serve: Serve, open_tab: OpenTab) -> None:
+    demo = Demo()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def receive_or_close() -> Event:
+            event = await receive()
+            if "leave me" in (event.get("text") or ""):
+                await send({"type": "websocket.close", "code": 1013, "reason": "full, retry-after=7"})
+            return event
+
+        await demo(scope, receive_or_close, send)
+
+    tab = open_tab(serve(app).url)
+    tab.say("leave me")
+    tab.wait_until(lambda: re.search(r"\(1013\), trying again in 7\.[2-5] s", tab.text("chat-log")))
