@@ -73,7 +73,7 @@ class BulkClose:
             if isinstance(connection, WebSocketConnection)
             and connection.is_open
             and (connection.path.startswith(path) if prefix else connection.path == path)
-            and connection.client_host in clients
+            and (connection.client or (None,))[0] in clients
         ]
 
     def _choose(self, worker: WorkerState) -> list[WebSocketConnection]:

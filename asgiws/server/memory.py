@@ -20,10 +20,10 @@ __all__ = [
 Terms = dict[str, int]
 """Bytes by purpose."""
 
-CONNECTION_BYTES: Final = 8 * KIB
+CONNECTION_BYTES: Final = 13 * KIB // 2
 """An idle connection with its transport and its application's task, without what the application itself keeps.
 
-Up to 8.5 KiB on Python 3.13, whose objects are larger.
+On Python 3.13 up to 7.5 KiB: the transports of its asyncio are larger.
 """
 READ_BYTES: Final = 256 * KIB
 """The most that an event loop reads at once: asyncio up to 256 KiB, uvloop 64."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import lru_cache
 from typing import Any, Final
 
 from asgiws.protocol.http.fields import Header
@@ -53,9 +54,15 @@ def peer_of(transport: asyncio.BaseTransport) -> Peer:
     """Return the two ends of the TCP connection; the client is `GONE` if it left before it was accepted."""
     client, server = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
     if isinstance(server, tuple):
-        known = (client[0], client[1]) if isinstance(client, tuple) else GONE
-        return Peer(client=known, server=(server[0], server[1]), secure=False)
+        known = client[:2] if isinstance(client, tuple) else GONE
+        return Peer(client=known, server=_server_address(server[0], server[1]), secure=False)
     return Peer(client=None, server=(os.fsdecode(server), None) if server else None, secure=False)
+
+
+@lru_cache(maxsize=64)
+def _server_address(host: str, port: int) -> tuple[str, int]:
+    """Return the same object for the same address: connections have few different ones."""
+    return host, port
 
 
 def http_scope(worker: WorkerState, head: RequestHead, peer: Peer) -> Scope:

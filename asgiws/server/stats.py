@@ -118,7 +118,7 @@ def _describe(websocket: WebSocketConnection) -> dict[str, Any]:
     )
     return {
         "number": websocket.number, "path": websocket.path[:_PATH_MOST].decode("latin-1"),
-        "client": format_address(websocket.peer.client), "state": STATE_NAMES[websocket.closing.state],
+        "client": format_address(websocket.client), "state": STATE_NAMES[websocket.closing.state],
         "open_s": time.monotonic() - websocket.began_s, "round_trip_s": round_trip_s, "messages_in": messages_in,
         "bytes_in": bytes_in, "messages_out": messages_out, "bytes_out": bytes_out,
         "inbox_messages": inbox_messages, "inbox_bytes": inbox_bytes, "unsent_bytes": unsent,

@@ -143,7 +143,7 @@ class Connection:
         """What can be seen so far."""
         receiver = self.receiver
         return Outcome(
-            self.items, receiver.pings, receiver.pong, receiver.state == ENDED,
+            self.items, receiver.pings or [], receiver.pong, receiver.state == ENDED,
             receiver.messages_in, receiver.controls_in, receiver.bytes_in,
         )  # fmt: skip
 

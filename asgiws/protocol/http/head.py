@@ -11,6 +11,7 @@ of the split. Field names are looked up in a table of the usual ones, so that no
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -32,6 +33,9 @@ _PORT: Final = re.compile(rb"(?::[0-9]*)?")
 # IP-literal = "[" ( IPv6address / IPvFuture ) "]", and the zone that RFC 6874 §2 allows after the first
 _FUTURE: Final = re.compile(rb"v[0-9A-Fa-f]+\.[\w.~!$&'()*+,;=:-]+", re.IGNORECASE)
 _ZONE: Final = re.compile(rb"(?:[\w.~-]|%[0-9A-Fa-f]{2})+")
+
+# Of longer field lines each is parsed: what is remembered stays below a megabyte.
+_KNOWN_MOST_BYTES: Final = 256
 
 # Fields that decide how the message is framed or what the connection becomes.
 _DECIDING: Final = frozenset(
@@ -161,22 +165,31 @@ def parse_fields(lines: list[bytes]) -> tuple[list[Header], dict[bytes, list[byt
     headers: list[Header] = []
     deciding: dict[bytes, list[bytes]] = {}
     for line in lines:
-        spelling, colon, value = line.partition(b":")
-        if not colon:
+        header = _known_field(line) if len(line) <= _KNOWN_MOST_BYTES else _parse_field(line)
+        if header is None:
             return _bad_field(line)
-        name = LOWER_NAMES.get(spelling)
-        if name is None:
-            if not spelling or spelling.translate(None, TOKEN_BYTES):
-                return _bad_field(line)
-            name = spelling.lower()
-        value = value.strip(b" \t")
-        headers.append((name, value))
+        headers.append(header)
+        name = header[0]
         if name in _DECIDING:
             if name in deciding:
-                deciding[name].append(value)
+                deciding[name].append(header[1])
             else:
-                deciding[name] = [value]
+                deciding[name] = [header[1]]
     return headers, deciding
+
+
+def _parse_field(line: bytes) -> Header | None:
+    spelling, colon, value = line.partition(b":")
+    name = LOWER_NAMES.get(spelling)
+    if name is None:
+        if not spelling or spelling.translate(None, TOKEN_BYTES):
+            return None
+        name = spelling.lower()
+    return (name, value.strip(b" \t")) if colon else None
+
+
+# Clients send many equal lines. They are parsed once, and the scopes of idle connections share name and value.
+_known_field: Final = lru_cache(1024)(_parse_field)
 
 
 # ---- the request line

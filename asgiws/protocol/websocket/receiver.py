@@ -20,7 +20,6 @@ breaks a rule and is not DEFLATE after that, either fault may be reported: zlib 
 
 from __future__ import annotations
 
-import io
 import sys
 from typing import Final
 
@@ -30,8 +29,9 @@ from asgiws.protocol.limits import Limits
 from asgiws.protocol.websocket.closing import Close, Drain, parse_close
 from asgiws.protocol.websocket.deflate import Inflater, inflate_message
 from asgiws.protocol.websocket.frames import BINARY, CLOSE, CONTINUATION, FIN, OPCODE_NAMES, PING, RSV1, TEXT
+from asgiws.protocol.websocket.incoming_message import BAD_TEXT, IncomingMessage, check_text
 from asgiws.protocol.websocket.masking import UNMASK_IN_C, unmask
-from asgiws.protocol.websocket.utf8 import DECODED_MOST_BYTES, TextReader
+from asgiws.protocol.websocket.utf8 import TextReader
 
 __all__ = ["ENDED", "HEADER", "PAYLOAD", "Item", "Receiver"]
 
@@ -43,18 +43,14 @@ NO_COMPRESSION: Final = 0
 FRESH_WINDOW: Final = 1
 KEPT_WINDOW: Final = 2
 
-_PIECE_BYTES: Final = 64 * 1024
-_BAD_TEXT: Final = "text that is not UTF-8, allowed: UTF-8"
-
 
 class Receiver:
     """Parses the frames of one client. Not reentrant, and never waits."""
 
     __slots__ = (
-        "_buffer", "_byte_ceiling", "_compressed", "_compression", "_control_ceiling", "_empty_fragments",
-        "_fast_bytes", "_fast_firsts", "_final", "_fragments", "_inbox_bytes", "_inbox_messages", "_inflater", "_kept",
-        "_key", "_limits", "_message", "_message_ceiling", "_opcode", "_position", "_remaining", "_text", "_wire_bytes",
-        "blocked", "bytes_in", "controls_in", "inbox", "messages_in", "pings", "pong", "queued", "state",
+        "_buffer", "_byte_ceiling", "_compression", "_control_ceiling", "_fast_bytes", "_fast_firsts", "_inbox_bytes",
+        "_inbox_messages", "_inflater", "_limits", "_message", "_message_ceiling", "_position", "blocked", "bytes_in",
+        "controls_in", "inbox", "messages_in", "pings", "pong", "queued", "state",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, inbox: list[Item], compression: int = NO_COMPRESSION) -> None:
@@ -68,8 +64,8 @@ class Receiver:
         """Characters and bytes of the messages in `inbox`; the reader subtracts the length of each message it takes."""
         self.blocked = False
         """Whether unparsed bytes wait here because `inbox` is full."""
-        self.pings: list[bytes] = []
-        """Payloads of pings that were not answered yet; the connection clears it."""
+        self.pings: list[bytes] | None = None
+        """Payloads of pings that were not answered yet; the connection sets None."""
         self.pong: bytes | None = None
         """Payload of the last pong; the connection sets None."""
         self.bytes_in = 0
@@ -78,27 +74,18 @@ class Receiver:
         self.state = HEADER
         self._buffer = b""
         self._position = 0
-        # The message in progress; opcode 0 between messages
-        self._opcode = 0
-        self._message = bytearray()
-        """What was inflated of it."""
-        self._kept: io.BytesIO | None = None
-        """Its bytes, if they are neither inflated nor decoded as they arrive."""
-        self._text: TextReader | None = None
-        self._fragments = 0
-        self._empty_fragments = 0
-        self._compressed = False
-        self._wire_bytes = 0
+        self._message: IncomingMessage | None = None
+        """The message in progress; None between messages."""
         self._inflater: Inflater | None = None
-        self._final = False
-        self._key = b""
-        self._remaining = 0
-        self.allow_another_second()
+        """The window that is kept between messages."""
+        self._message_ceiling = limits.message_rate or sys.maxsize
+        self._byte_ceiling = limits.byte_rate or sys.maxsize
+        self._control_ceiling = limits.control_rate or sys.maxsize
 
     @property
     def held_bytes(self) -> int:
         """Bytes kept here, unparsed, and bytes and characters of the message in progress."""
-        kept = len(self._message) + (self._kept.tell() if self._kept else 0) + (self._text.size if self._text else 0)
+        kept = 0 if self._message is None else self._message.held_bytes
         return len(self._buffer) - self._position + kept
 
     def begin(self, compression: int) -> None:
@@ -150,7 +137,7 @@ class Receiver:
                     self._position = position
                 return
             # ---- the fast path
-            if self.state == HEADER and not self._opcode and end - position >= 6:
+            if self.state == HEADER and self._message is None and end - position >= 6:
                 first = data[position]
                 size = data[position + 1] - 0x80  # negative: not masked
                 start = position + 6
@@ -180,7 +167,7 @@ class Receiver:
                         try:
                             item = payload.decode()
                         except UnicodeDecodeError:
-                            self._fail(errors.BAD_UTF8, _BAD_TEXT)
+                            self._fail(*BAD_TEXT)
                             return
                     # `_deliver`, inlined: a call less for each frame
                     self.messages_in += 1
@@ -232,7 +219,7 @@ class Receiver:
                 return -1
             self._on_control(opcode, unmask(data, start, start + size, data[start - 4 : start]))
             return start + size
-        fault = self._check_size(first, opcode, size)
+        fault = self._check_size(first, size)
         if fault is not None:
             self._fail(*fault)
             return len(data)
@@ -240,7 +227,8 @@ class Receiver:
             return -1
         self._begin_frame(first, opcode, size, data[start - 4 : start])
         if size == 0:
-            self._end_frame()
+            assert self._message is not None
+            self._end_frame(self._message)
         return start
 
     def _check_first_bytes(self, first: int, second: int, opcode: int) -> tuple[Rule, str] | None:
@@ -261,112 +249,90 @@ class Receiver:
             if second & 0x7F > 125:
                 return errors.CONTROL_TOO_LONG, f"{OPCODE_NAMES[opcode]} frame of over 125 bytes, limit 125"
         elif opcode == CONTINUATION:
-            if not self._opcode:
+            if self._message is None:
                 return errors.UNEXPECTED_CONTINUATION, "continuation with no message begun, allowed: text, binary"
-        elif self._opcode:
+        elif self._message is not None:
             return (
                 errors.EXPECTED_CONTINUATION,
                 f"{OPCODE_NAMES[opcode]} frame inside a fragmented message, allowed: continuation",
             )
         return None
 
-    def _check_size(self, first: int, opcode: int, size: int) -> tuple[Rule, str] | None:
+    def _check_size(self, first: int, size: int) -> tuple[Rule, str] | None:
         """Check a data frame against the limits before a byte of it is kept."""
         limits = self._limits
         if limits.frame_bytes and size > limits.frame_bytes:
             return errors.FRAME_TOO_BIG, f"frame of {size} bytes, limit {limits.frame_bytes}"
         # Compressed data may be larger than its content, by 5 bytes for every 16 KiB and a few more.
-        compressed = self._compressed if opcode == CONTINUATION else first & RSV1
+        message = self._message
+        compressed = first & RSV1 if message is None else message.compressed
         allowance = (limits.message_bytes >> 8) + 1024 if compressed else 0
-        total = (self._wire_bytes if opcode == CONTINUATION else 0) + size
+        total = (0 if message is None else message.wire_bytes) + size
         if total > limits.message_bytes + allowance:
             return errors.MESSAGE_TOO_BIG, f"message of {total} bytes or more, limit {limits.message_bytes}"
-        if opcode == CONTINUATION:
-            if self._fragments >= limits.fragment_count:
-                return errors.TOO_MANY_FRAGMENTS, f"{self._fragments + 1} fragments, limit {limits.fragment_count}"
-            if size == 0 and self._empty_fragments >= limits.empty_fragment_count:
+        if message is not None:
+            if message.fragments >= limits.fragment_count:
+                return errors.TOO_MANY_FRAGMENTS, f"{message.fragments + 1} fragments, limit {limits.fragment_count}"
+            if size == 0 and message.empty_fragments >= limits.empty_fragment_count:
                 return (
                     errors.TOO_MANY_EMPTY_FRAGMENTS,
-                    f"{self._empty_fragments + 1} empty fragments, limit {limits.empty_fragment_count}",
+                    f"{message.empty_fragments + 1} empty fragments, limit {limits.empty_fragment_count}",
                 )
         return None
 
     def _begin_frame(self, first: int, opcode: int, size: int, key: bytes) -> None:
-        if opcode != CONTINUATION:
-            self._opcode = opcode
-            self._compressed = bool(first & RSV1)
-            self._wire_bytes = self._fragments = self._empty_fragments = 0
-            if self._compressed and self._inflater is None:
-                self._inflater = Inflater(self._limits, self._compression == KEPT_WINDOW)
-            decodes = first == FIN | TEXT and size <= DECODED_MOST_BYTES
-            self._text = TextReader(keep=decodes) if opcode == TEXT else None
-            self._kept = None if self._compressed or decodes else io.BytesIO()
-        self._fragments += 1
-        self._empty_fragments += size == 0
-        self._wire_bytes += size
-        self._final = bool(first & FIN)
-        self._key = key
-        self._remaining = size
+        message = self._message
+        if message is None:
+            inflater = self._message_inflater() if first & RSV1 else None
+            self._message = message = IncomingMessage(opcode, inflater, size if first & FIN else None)
+        message.fragments += 1
+        message.empty_fragments += size == 0
+        message.wire_bytes += size
+        message.final = bool(first & FIN)
+        message.key = key
+        message.remaining = size
         self.state = PAYLOAD
 
+    def _message_inflater(self) -> Inflater:
+        """Return what inflates the next message: a window of its own, or the one that is kept."""
+        if self._compression == FRESH_WINDOW:
+            return Inflater(self._limits, takeover=False)
+        if self._inflater is None:
+            self._inflater = Inflater(self._limits, takeover=True)
+        return self._inflater
+
     def _read_payload(self, data: bytes, position: int) -> int:
-        taken = min(self._remaining, len(data) - position)
-        key = self._key
+        message = self._message
+        assert message is not None
+        taken = min(message.remaining, len(data) - position)
+        key = message.key
         chunk = unmask(data, position, position + taken, key)
-        self._remaining -= taken
+        message.remaining -= taken
         turn = taken & 3
         if turn:
-            self._key = key[turn:] + key[:turn]
-        if self._take_chunk(chunk) and not self._remaining:
-            self._end_frame()
-        return position + taken
-
-    def _take_chunk(self, chunk: bytes) -> bool:
-        """Add payload bytes to the message; return False for a violation."""
-        if self._compressed:
-            message = self._message
-            assert self._inflater is not None
-            before = len(message)
-            fault = self._inflater.feed(chunk, message, self._wire_bytes)
-            return self._check_inflated(self._text, message, before, fault)
-        if self._kept is not None:
-            self._kept.write(chunk)
-        return self._text is None or self._check_text(self._text.feed(chunk))
-
-    def _check_inflated(
-        self, text: TextReader | None, message: bytearray, before: int, fault: Violation | None
-    ) -> bool:
-        """Check the inflated bytes, `message` from `before` on, and then report the fault that followed them."""
-        if text is not None:
-            # In pieces, so that a large one is not copied twice
-            for at in range(before, len(message), _PIECE_BYTES):
-                if not self._check_text(text.feed(bytes(message[at : at + _PIECE_BYTES]))):
-                    return False
+            message.key = key[turn:] + key[:turn]
+        fault = message.feed(chunk)
         if fault is not None:
             self._fail(*fault)
-        return fault is None
+        elif not message.remaining:
+            self._end_frame(message)
+        return position + taken
 
-    def _check_text(self, is_utf8: bool) -> bool:
-        if not is_utf8:
-            self._fail(errors.BAD_UTF8, _BAD_TEXT)
-        return is_utf8
-
-    def _end_frame(self) -> None:
+    def _end_frame(self, message: IncomingMessage) -> None:
         self.state = HEADER
-        if not self._final:
+        if not message.final:
             return
-        message = self._message
-        if self._compressed:
-            assert self._inflater is not None
-            before = len(message)
-            fault = self._inflater.finish(message, self._wire_bytes)
-            if not self._check_inflated(self._text, message, before, fault):
-                return
-            if self._compression == FRESH_WINDOW:
-                self._inflater = None
-        if self._text is not None and not self._check_text(self._text.finish()):
+        item = message.finish()
+        if isinstance(item, Violation):
+            self._fail(*item)
             return
-        self._deliver()
+        self.messages_in += 1
+        if self.messages_in > self._message_ceiling:
+            self._fail_rate()
+            return
+        self._message = None
+        self.inbox.append(item)
+        self.queued += len(item)
 
     def _inflate_whole(self, opcode: int, payload: bytes) -> bytes | None:
         """Inflate a message of one frame; return None for a violation."""
@@ -374,35 +340,12 @@ class Receiver:
             inflated = inflate_message(payload, self._limits)
             if inflated is not None:
                 return inflated
-            inflater = Inflater(self._limits, takeover=False)
-        else:
-            if self._inflater is None:
-                self._inflater = Inflater(self._limits, takeover=True)
-            inflater = self._inflater
         out = bytearray()
-        fault = inflater.finish(out, len(payload), payload)
+        fault = self._message_inflater().finish(out, len(payload), payload)
         if fault is None:
             return bytes(out)
-        self._check_inflated(TextReader(keep=False) if opcode == TEXT else None, out, 0, fault)
+        self._fail(*(check_text(TextReader(keep=False) if opcode == TEXT else None, out, 0) or fault))
         return None
-
-    def _deliver(self) -> None:
-        """Append the message to the inbox; its text was checked as it arrived."""
-        self.messages_in += 1
-        if self.messages_in > self._message_ceiling:
-            self._fail_rate()
-            return
-        item: str | bytes
-        if self._text is not None and self._text.keeps:
-            item = self._text.text()
-        else:
-            whole = self._message if self._kept is None else self._kept.getvalue()
-            item = bytes(whole) if self._text is None else whole.decode()
-        self._message = bytearray()
-        self._kept = self._text = None
-        self.inbox.append(item)
-        self.queued += len(item)
-        self._opcode = 0
 
     def _flood(self, data: bytes) -> None:
         """Parse the bytes up to the limit on bytes, and fail after them: a violation keeps its place in line."""
@@ -427,6 +370,8 @@ class Receiver:
         if self.controls_in > self._control_ceiling:
             self._fail(errors.CONTROL_FLOOD, f"over {self._limits.control_rate} control frames in a second, the limit")
         elif opcode == PING:
+            if self.pings is None:
+                self.pings = []
             self.pings.append(payload)
         elif opcode == CLOSE:
             self._end(parse_close(payload))
@@ -442,7 +387,5 @@ class Receiver:
         self.state = ENDED
         self._buffer = b""
         self._position = 0
-        self._message = bytearray()
-        self._kept = self._text = None
-        self._inflater = None
+        self._message = self._inflater = None
         self.blocked = False

@@ -60,7 +60,8 @@ class FlowControl:
         self.reading_paused = False
         """Whether reading is paused."""
         self.write_paused = False
-        self._senders: list[asyncio.Future[None]] = []
+        self._senders: list[asyncio.Future[None]] | None = None
+        """Made for the first that waits."""
         self._stuck_bytes = 0
         self._stuck_ticks = 0
 
@@ -90,22 +91,25 @@ class FlowControl:
     def resume_writing(self) -> None:
         """Wake the senders."""
         self.write_paused = False
-        wake(self._senders)
+        self.release_senders()
 
     async def wait_writable(self) -> None:
         """Wait until the transport has sent enough, or the connection has ended."""
+        if self._senders is None:
+            self._senders = []
         await wait_in(self._senders, self._loop)
 
     def release_senders(self) -> None:
-        """Wake the senders, because the connection has ended."""
-        if self._senders:
-            wake(self._senders)
+        """Wake the senders: there is room, or the connection has ended."""
+        if self._senders is not None:
+            senders, self._senders = self._senders, None
+            wake(senders)
 
     def end(self) -> None:
         """Record that the transport is gone."""
         self.reading_paused = self.write_paused = False
-        if self._senders:
-            wake(self._senders)
+        if self._senders is not None:
+            self.release_senders()
 
     def progresses(self) -> bool:
         """Count a tick of the sweep; return whether data waits and some of it has left since the last tick."""

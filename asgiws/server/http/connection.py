@@ -393,7 +393,7 @@ class HTTPConnection(asyncio.Protocol):
             return
         websocket = WebSocketConnection(worker, self._transport, self._flow, peer, head.target, handshake)
         worker.registry.replace(self, websocket)
-        begin_session(websocket, head, handshake.subprotocols, early)
+        begin_session(websocket, head, peer, handshake.subprotocols, early)
 
     def _reject_handshake(self, violation: Violation, target: bytes, valid: Handshake | None = None) -> None:
         self.worker.counters.websockets_rejected += 1

@@ -103,7 +103,9 @@ class RequestCycle:
         worker = self._connection.worker
         error: BaseException | None = None
         try:
-            await worker.app(scope, self.receive, self.send)
+            application = worker.app(scope, self.receive, self.send)
+            del scope  # for an application that lets go of it, too, it is gone
+            await application
         except BaseException as raised:
             error = worker.incidents.fault_in(raised, client_left=self._told)
         if error is not None or self.response.state != ResponseState.DONE:

@@ -46,13 +46,15 @@ class _Accepted(socket.socket):
 class Acceptor:
     """Accepts on one listening socket, and does not close it."""
 
-    __slots__ = ("_worker", "_listener", "_paused", "_protocol")
+    __slots__ = ("_worker", "_kind", "_listener", "_paused", "_protocol")
 
     def __init__(
         self, worker: WorkerState, listener: socket.socket, protocol: Callable[[], asyncio.BaseProtocol]
     ) -> None:
         self._worker = worker
         self._listener = listener
+        self._kind = int(listener.family), int(listener.type), listener.proto
+        """Plain numbers, see `_Accepted`."""
         self._protocol = protocol
         self._paused = False
 
@@ -89,8 +91,7 @@ class Acceptor:
             if self._paused:
                 self._paused = False
                 LOG.warning("accepting connections again, %d are open", len(self._worker.registry.connections))
-            listener = self._listener
-            accepted = _Accepted(listener.family, listener.type, listener.proto, fileno=descriptor)
+            accepted = _Accepted(*self._kind, fileno=descriptor)
             self._worker.registry.start(self._connect(accepted))  # which also makes it non-blocking
 
     async def _connect(self, accepted: socket.socket) -> None:

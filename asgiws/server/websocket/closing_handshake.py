@@ -22,7 +22,7 @@ application answers to them leaves before the Close. A violation waits until `re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from asgiws.config.options import Config
@@ -48,14 +48,14 @@ def shutdown_close(config: Config) -> Close:
 class DrainNotice:
     """Whether the drain of a connection has begun, and what in the application waits for that."""
 
-    __slots__ = ("_close_at_s", "_inbox", "_receivers", "begun", "waiters")
+    __slots__ = ("_close_at_s", "_inbox", "_wake_receivers", "begun", "waiters")
 
     def __init__(self) -> None:
         self.begun = False
         self.waiters: list[asyncio.Future[None]] = []
         self._close_at_s = 0.0
         self._inbox: list[Item] | None = None
-        self._receivers: list[asyncio.Future[None]] = []
+        self._wake_receivers: Callable[[], None]
 
     def begin(self, close_at_s: float) -> None:
         """Let the application know that our Close follows at that time."""
@@ -63,10 +63,10 @@ class DrainNotice:
         wake(self.waiters)
         self._put()
 
-    def subscribe(self, inbox: list[Item], receivers: list[asyncio.Future[None]]) -> None:
+    def subscribe(self, inbox: list[Item], wake_receivers: Callable[[], None]) -> None:
         """Put the event into an inbox when the drain begins, and wake those who receive from it."""
         if self._inbox is None:
-            self._inbox, self._receivers = inbox, receivers
+            self._inbox, self._wake_receivers = inbox, wake_receivers
             if self.begun:
                 self._put()
 
@@ -74,7 +74,7 @@ class DrainNotice:
         inbox = self._inbox
         if inbox is not None and not (inbox and isinstance(inbox[-1], Close | Violation)):  # after which nothing comes
             inbox.append(Drain(self._close_at_s))
-            wake(self._receivers)
+            self._wake_receivers()
 
 
 class ClosingHandshake:

@@ -22,7 +22,7 @@ from asgiws.protocol.websocket.deflate import DEDICATED
 from asgiws.protocol.websocket.frames import FIN, PING, PONG, encode_frame
 from asgiws.protocol.websocket.handshake import Handshake
 from asgiws.protocol.websocket.receiver import ENDED, Item, Receiver
-from asgiws.server.connection.flow_control import FlowControl, wake
+from asgiws.server.connection.flow_control import FlowControl
 from asgiws.server.connection.lingering_close import LingeringClose
 from asgiws.server.connection.slow_client import drop_slow_client
 from asgiws.server.scope import Peer
@@ -53,9 +53,9 @@ class WebSocketConnection(asyncio.Protocol):
     """A connection from the handshake request to the end of its TCP connection."""
 
     __slots__ = (
-        "_deadlines", "_lingering", "_ping_sent_s", "_pong_held", "began_s", "bytes_out", "closing", "compression",
-        "cork", "encoder", "flow", "inbox", "messages_out", "number", "path", "peer", "receiver", "response",
-        "round_trip_s", "subprotocol", "subscriptions", "transport", "waiters", "worker",
+        "_deadlines", "_lingering", "_ping_sent_s", "_pong_held", "began_s", "bytes_out", "client", "closing",
+        "compression", "cork", "encoder", "flow", "inbox", "messages_out", "number", "path", "receiver", "response",
+        "round_trip_s", "subprotocol", "subscriptions", "tenant", "transport", "via", "waiter", "worker",
     )  # fmt: skip
 
     spreads_drain = True
@@ -72,7 +72,7 @@ class WebSocketConnection(asyncio.Protocol):
         self.worker = worker
         self.transport = transport
         self.flow = flow
-        self.peer = peer
+        self.client, self.via, self.tenant = peer.client, peer.via, peer.tenant
         self.path = path
         """The path of the handshake request, without its query."""
         self.closing = ClosingHandshake()
@@ -80,8 +80,8 @@ class WebSocketConnection(asyncio.Protocol):
         """The answer to the handshake; None after a 101."""
         self.inbox: list[Item] = []
         self.receiver = Receiver(worker.limits, self.inbox)
-        self.waiters: list[asyncio.Future[None]] = []
-        """`receive` calls that wait; more than one only when several tasks receive."""
+        self.waiter: asyncio.Future[None] | None = None
+        """What `receive` waits for; when several tasks receive, the last one, which wakes the others."""
         self.encoder = worker.encoders.encoder_for(None)
         """Encodes the messages that are sent."""
         self.cork = Cork(transport)
@@ -93,9 +93,8 @@ class WebSocketConnection(asyncio.Protocol):
         self.compression = "off"
         self._pong_held: bytes | None = None
         """The newest pong that could not be written while writing was paused; an older one is replaced."""
-        self._ping_sent_s = 0.0
-        self.round_trip_s = 0.0
-        """Of the last ping that was answered; 0 before that."""
+        self._ping_sent_s = self.round_trip_s = 0.0
+        """`round_trip_s` is that of the last ping that was answered; 0 before that."""
         self.messages_out = 0
         self.bytes_out = 0
         """On the wire, with control frames."""
@@ -118,10 +117,11 @@ class WebSocketConnection(asyncio.Protocol):
             self._on_controls()
         if self.inbox:
             # `wake`, inlined: a call less for each message
-            for waiter in self.waiters:
+            waiter = self.waiter
+            if waiter is not None:
+                self.waiter = None
                 if not waiter.done():
                     waiter.set_result(None)
-            self.waiters.clear()
             if receiver.state == ENDED:
                 self._on_end_received()
 
@@ -161,11 +161,14 @@ class WebSocketConnection(asyncio.Protocol):
         if self.subscriptions is not None:
             self.subscriptions.end()
         self.flow.end()
-        for waiters in (self.waiters, self.closing.drain_waiters):
-            if waiters:
-                worker.departures.add(waiters)
+        waiters = self.closing.drain_waiters
+        if self.waiter is not None:
+            waiters = [self.waiter, *waiters]
+            self.waiter = None
+        if waiters:
+            worker.departures.add(waiters)
         worker.registry.remove(self)
-        worker.admission.release(self.peer.via, self.peer.tenant)
+        worker.admission.release(self.via, self.tenant)
         counters.messages_in += receiver.messages_in
         counters.bytes_in += receiver.bytes_in
         counters.messages_out += self.messages_out
@@ -259,26 +262,31 @@ class WebSocketConnection(asyncio.Protocol):
         if receiver.pings or receiver.pong is not None:
             self._on_controls()
         if self.inbox:
-            wake(self.waiters)
+            self.wake()
             if receiver.state == ENDED:
                 self._on_end_received()
 
     def _on_controls(self) -> None:
         """Answer pings, each with its payload (RFC 6455 §5.5.2), and measure a pong."""
         receiver = self.receiver
-        pings = receiver.pings
+        pings, receiver.pings = receiver.pings, None
         if pings and self.closing.state == State.OPEN:
             if self.flow.write_paused:
                 # §5.5.3: only the most recent ping needs an answer, so a client that does not read costs one.
                 self._pong_held = encode_frame(FIN | PONG, pings[-1])
             else:
                 self._write_control(b"".join([encode_frame(FIN | PONG, payload) for payload in pings]))
-        pings.clear()
         if receiver.pong is not None and self._ping_sent_s:
             self.round_trip_s = time.monotonic() - self._ping_sent_s
             self.worker.counters.round_trips.add(self.round_trip_s)
             self._ping_sent_s = 0.0
         receiver.pong = None
+
+    def wake(self) -> None:
+        """Wake `receive`."""
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _write_control(self, frame: bytes) -> None:
         self.bytes_out += len(frame)
@@ -320,7 +328,7 @@ class WebSocketConnection(asyncio.Protocol):
         """Let the peer's Close or violation take effect."""
         violated = isinstance(item, Violation)
         if isinstance(item, Violation):
-            self.worker.incidents.reject(item, self.peer.client, self.path)
+            self.worker.incidents.reject(item, self.client, self.path)
         answer = self.closing.answer(item)
         if self.closing.state == State.OPEN:
             self._write_close(answer)
@@ -338,7 +346,7 @@ class WebSocketConnection(asyncio.Protocol):
             last = inbox[-1] if inbox else None
             inbox.clear()
             receiver.queued = 0
-            receiver.pings.clear()
+            receiver.pings = None
             if isinstance(last, Close | Violation):
                 self._linger(Moved.CLOSE_DONE, discard=isinstance(last, Violation))
             elif receiver.blocked:
@@ -379,8 +387,7 @@ class WebSocketConnection(asyncio.Protocol):
         """Move to a state in which the application cannot send, and wake it."""
         self.closing.advance(event)
         self._deadlines.enter_state()
-        if self.waiters:
-            wake(self.waiters)
+        self.wake()
         self.flow.release_senders()
 
     def _on_due(self, due: int) -> None:
@@ -402,7 +409,7 @@ class WebSocketConnection(asyncio.Protocol):
         elif due == deadlines.OPENING_LATE:
             fault = Violation(errors.HANDSHAKE_TIMEOUT, "application did not answer the handshake in time")
             self.closing.rule = fault.rule.name
-            self.deny(self.opening().reject(fault, self.peer.client, self.path), "server")
+            self.deny(self.opening().reject(fault, self.client, self.path), "server")
         elif due == deadlines.SLOW_CLIENT:
             self.drop_slow_consumer()
         else:
@@ -411,7 +418,7 @@ class WebSocketConnection(asyncio.Protocol):
     def drop_slow_consumer(self) -> None:
         """End the connection, because its client does not read what is sent to it."""
         self.closing.begin(Close(1006, "slow consumer"), "server")
-        drop_slow_client(self.worker, self.transport, self.peer.client)
+        drop_slow_client(self.worker, self.transport, self.client)
 
     # ---- what is known
 
@@ -420,17 +427,11 @@ class WebSocketConnection(asyncio.Protocol):
         """Whether messages can be sent: the handshake is done and no side has begun to close."""
         return self.closing.state == State.OPEN
 
-    @property
-    def client_host(self) -> str | None:
-        """The client's IP address; None on a Unix socket."""
-        client = self.peer.client
-        return None if client is None else client[0]
-
     def _report_refused(self) -> None:
         """Log a handshake that did not become a connection; without a status when the client left before it had one."""
         if self.worker.config.access_log:
             log_websocket_refused(
-                self.peer.client, self.path, self.opening().status, ended_by=self.closing.ended_by,
+                self.client, self.path, self.opening().status, ended_by=self.closing.ended_by,
                 rule=self.closing.rule, seconds=time.monotonic() - self.began_s,
             )  # fmt: skip
 
@@ -442,7 +443,7 @@ class WebSocketConnection(asyncio.Protocol):
         worker.counters.lifetimes.add(seconds)
         if worker.config.access_log:
             log_websocket_end(
-                self.peer.client, self.path, subprotocol=self.subprotocol, compression=self.compression,
+                self.client, self.path, subprotocol=self.subprotocol, compression=self.compression,
                 code=end.code, reason=end.reason, ended_by=self.closing.ended_by, rule=self.closing.rule,
                 seconds=seconds, messages_in=receiver.messages_in, bytes_in=receiver.bytes_in,
                 messages_out=self.messages_out, bytes_out=self.bytes_out, round_trip_s=self.round_trip_s,

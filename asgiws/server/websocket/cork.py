@@ -21,8 +21,8 @@ class Cork:
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self.frames: list[bytes] = []
-        """What is held; `send` appends to it, and has the loop call `flush`."""
+        self.frames: list[bytes] | None = None
+        """What is held; `send` makes it and appends to it, and has the loop call `flush`."""
         self.held_bytes = 0
 
     def flush(self) -> None:
@@ -34,5 +34,5 @@ class Cork:
 
     def drop(self) -> None:
         """Forget what is held: the connection is gone."""
-        self.frames.clear()
+        self.frames = None
         self.held_bytes = 0

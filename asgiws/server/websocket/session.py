@@ -9,6 +9,7 @@ frames go into the cork and leave together.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, Final
 
 from asgiws.protocol.http.head import RequestHead
@@ -17,8 +18,8 @@ from asgiws.protocol.websocket.closing import Close, Drain, Moved, State
 from asgiws.protocol.websocket.frames import BINARY_HEADS, TEXT_HEADS
 from asgiws.protocol.websocket.receiver import FRESH_WINDOW, KEPT_WINDOW
 from asgiws.server.asgi import DRAIN_EVENT, DRAIN_SUBSCRIBE, ClientDisconnected, Event, Scope
-from asgiws.server.connection.flow_control import forget, turn_now_and_then
-from asgiws.server.scope import websocket_scope
+from asgiws.server.connection.flow_control import turn_now_and_then
+from asgiws.server.scope import Peer, websocket_scope
 from asgiws.server.state.registry import HANDING_OVER
 from asgiws.server.websocket.connection import WebSocketConnection
 from asgiws.server.websocket.cork import CORK_MOST_BYTES
@@ -34,10 +35,12 @@ _OPEN: Final = State.OPEN
 _TURN_MASK: Final = 127
 
 
-def begin_session(connection: WebSocketConnection, head: RequestHead, subprotocols: list[str], early: bytes) -> None:
+def begin_session(
+    connection: WebSocketConnection, head: RequestHead, peer: Peer, subprotocols: list[str], early: bytes
+) -> None:
     """Let a connection take over its transport, with what has followed the head, and start its application."""
     worker, openings = connection.worker, connection.worker.admission.openings
-    scope = websocket_scope(worker, head, connection.peer, subprotocols, ConnectionExtension(connection))
+    scope = websocket_scope(worker, head, peer, subprotocols, ConnectionExtension(connection))
     connection.transport.set_protocol(connection)
     if connection.flow.reading_paused:
         connection.flow.resume_reading()
@@ -53,7 +56,7 @@ class WebSocketSession:
 
     __slots__ = (
         "_closing", "_connect_owed", "_connection", "_cork", "_encoder", "_flow", "_inbox", "_receiver", "_repeats",
-        "_short_below", "_transport", "_waiters", "_worker",
+        "_short_below", "_transport", "_worker",
     )  # fmt: skip
 
     def __init__(self, connection: WebSocketConnection) -> None:
@@ -64,7 +67,6 @@ class WebSocketSession:
         self._closing = connection.closing
         self._receiver = connection.receiver
         self._inbox = connection.inbox
-        self._waiters = connection.waiters
         self._cork = connection.cork
         self._encoder = connection.encoder
         self._connect_owed = True
@@ -78,7 +80,9 @@ class WebSocketSession:
         """Run the application, and end the connection with it (ASGI C6, W2)."""
         connection, incidents, error = self._connection, self._worker.incidents, None
         try:
-            await self._worker.app(scope, self.receive, self.send)
+            application = self._worker.app(scope, self.receive, self.send)
+            del scope  # for an application that lets go of it, too, it is gone
+            await application
         except BaseException as raised:
             error = incidents.fault_in(raised)
             if isinstance(raised, ClientDisconnected) and self._closing.ended_by == "app":
@@ -131,12 +135,11 @@ class WebSocketSession:
                 if self._cork.frames:
                     self._cork.flush()
                 waiter = self._worker.loop.create_future()
-                self._waiters.append(waiter)
-                try:  # `wait_in`, inlined: a call less for each message
-                    await waiter
-                except asyncio.CancelledError:
-                    forget(self._waiters, waiter)
-                    raise
+                if self._connection.waiter is not None:
+                    # Another task receives, too, or did: it is woken with this one, also when this one is cancelled.
+                    waiter.add_done_callback(partial(_wake_earlier, self._connection.waiter))
+                self._connection.waiter = waiter
+                await waiter
             else:
                 self._repeats += 1
                 await turn_now_and_then(self._repeats)
@@ -174,7 +177,8 @@ class WebSocketSession:
         held = cork.frames
         if held or self._inbox:
             # Not a method of the cork: a call less for each message of a burst
-            if not held:
+            if held is None:
+                held = cork.frames = []
                 self._worker.loop.call_soon(cork.flush)
             held.append(frame)
             cork.held_bytes += frame_bytes
@@ -232,7 +236,7 @@ class WebSocketSession:
                 await subscriptions_of(connection).send(message)
                 return
             if kind == DRAIN_SUBSCRIBE:
-                self._closing.drain_notice().subscribe(self._inbox, self._waiters)
+                self._closing.drain_notice().subscribe(self._inbox, connection.wake)
                 return
             if kind != "websocket.close":
                 raise RuntimeError(f"{kind} on an open websocket, allowed: websocket.send, websocket.close")
@@ -271,7 +275,7 @@ class WebSocketSession:
         if worker.admission.openings.most:
             worker.admission.openings.end(connection)
         if worker.config.access_log:
-            log_websocket_open(connection.peer.client, connection.path, connection.subprotocol, connection.compression)
+            log_websocket_open(connection.client, connection.path, connection.subprotocol, connection.compression)
         if self._receiver.blocked:
             connection.parse_held()
         if worker.registry.phase >= HANDING_OVER:
@@ -289,6 +293,11 @@ class WebSocketSession:
             await asyncio.sleep(0)  # so that a response without an end does not keep the loop from turning
         if self._closing.state != State.DENYING:
             raise ClientDisconnected("client left while its handshake was answered")
+
+
+def _wake_earlier(earlier: asyncio.Future[None], waiter: asyncio.Future[None]) -> None:
+    if not earlier.done():
+        earlier.set_result(None)
 
 
 def _only_payload(message: Event) -> str | bytes:

@@ -128,8 +128,10 @@ class Subscriptions:
         connection.bytes_out += frame_bytes
         held = cork.frames
         if hold or held or connection.inbox:
-            if not (hold or held):
-                connection.worker.loop.call_soon(cork.flush)
+            if held is None:
+                held = cork.frames = []
+                if not hold:
+                    connection.worker.loop.call_soon(cork.flush)
             held.append(frame)
             cork.held_bytes += frame_bytes
             if cork.held_bytes > CORK_MOST_BYTES:

@@ -139,7 +139,7 @@ class WaitingHandshake(asyncio.Protocol):
             worker, self._transport, self._flow, self._peer, self._head.target, self._handshake
         )
         worker.registry.replace(self, websocket)
-        begin_session(websocket, self._head, self._handshake.subprotocols, bytes(self._early))
+        begin_session(websocket, self._head, self._peer, self._handshake.subprotocols, bytes(self._early))
 
     # ---- ends
 
