@@ -124,3 +124,21 @@ def test_connections_that_are_kept_for_nothing_are_let_go_of(start: Start) -> No
         for client in clients:
             client.read_to_end()
     assert admin.ask("/livez").status == 200
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_server_without_room_for_new_clients_is_not_ready_when_asked_for(start: Start, workers: str) -> None:
+    """Nothing fits into one byte: every worker refuses."""
+    process = start(
+        ECHO, *TCP, "--workers", workers, "--shed-memory", "1", "--shed-readiness", "--max-connections-by",
+        "header:x-tenant=5",
+    )  # fmt: skip
+    admin = Admin(process)
+
+    wait_until(lambda: admin.status()["levels"]["shedding"][""] == max(1, int(workers)))
+    assert not admin.is_ready()
+    assert admin.ask("/livez").status == 200
+    assert admin.status()["tenants"] == {}
+    assert admin.samples()["asgiws_shedding", ()] == max(1, int(workers))
+    line = process.wait_stderr("refusing new WebSockets: ")
+    assert "bytes of memory in use, limit 1 (--shed-memory); open ones are served" in line

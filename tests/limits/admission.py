@@ -24,7 +24,10 @@ ANSWERS: dict[str, list[Event]] = {
 
 
 class Doorman:
-    """An application that holds each handshake, by its path, until the test lets it go on; then it echoes."""
+    """An application that holds each handshake, by its path, until the test lets it go on; then it echoes.
+
+    One of a path that ends in `/works-on` does not return after its answer.
+    """
 
     def __init__(self) -> None:
         self.asked = Recorder()
@@ -47,6 +50,8 @@ class Doorman:
         await door.wait()
         for event in ANSWERS[self._answers[path]]:
             await send(event)
+        if path.endswith("/works-on"):
+            await asyncio.Event().wait()
         if self._answers[path] == "raise":
             raise RuntimeError("on order of the test")
         if self._answers[path] == "accept":

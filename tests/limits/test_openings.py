@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from contextlib import ExitStack
 
 import pytest
@@ -41,14 +42,21 @@ def test_handshakes_wait_in_order_for_a_place_with_the_application(serve: Serve)
         assert sum(report["histograms"]["websocket_wait"]["counts"]) == 2
 
 
-@pytest.mark.parametrize("how", ["accept", "close", "response", "return", "raise"])
-def test_every_answer_of_the_application_frees_the_place(serve: Serve, how: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "how"),
+    [
+        ("/1", "accept"), ("/1", "return"), ("/1", "raise"), ("/1/works-on", "accept"), ("/1/works-on", "close"),
+        ("/1/works-on", "response"),
+    ],
+)  # fmt: skip
+def test_every_answer_of_the_application_frees_the_place(serve: Serve, path: str, how: str) -> None:
+    """Also when it works on for its client afterwards."""
     app = Doorman()
     server = serve(app, max_opening=1, graceful_timeout=0.1)
-    with begin(server, "/1"):
-        assert app.asked.next() == "/1"
+    with begin(server, path):
+        assert app.asked.next() == path
         (second,) = queue(server, "/2")
-        app.answer(server, "/1", how)
+        app.answer(server, path, how)
         assert app.asked.next() == "/2"
         second.socket.close()
 
@@ -116,6 +124,29 @@ def test_handshake_that_waits_too_long_is_refused(serve: Serve) -> None:
     counts = server.call(server.server.report)["counts"]
     assert counts["rejections"] == {"too-many-openings": 1, "handshake-timeout": 1}
     assert app.asked.empty
+
+
+def test_wait_is_one_line_and_its_end_another(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """However many wait, and however often the queue is empty in between."""
+    app = Doorman()
+    server = serve(app, max_opening=1, graceful_timeout=0.1)
+    openings = server.server.worker.admission.openings
+
+    def lines() -> list[str]:
+        return [record.getMessage() for record in caplog.records if "wait" in record.getMessage()]
+
+    with caplog.at_level(logging.INFO, "asgiws"), begin(server, "/1"):
+        assert app.asked.next() == "/1"
+        for paths in (("/2", "/3"), ("/4",)):
+            for client in queue(server, *paths):
+                client.socket.close()
+            wait_until(lambda: waiting(server) == 0)
+        assert lines() == ["handshakes wait: as many as --max-opening allows are with the application (1)"]
+        server.call(lambda: [openings.second_passed() for _ in range(10)])
+        assert lines()[1:] == ["no handshake waits any more; 3 handshakes did"]
+        (client,) = queue(server, "/5")
+        assert len(lines()) == 3
+        client.socket.close()
 
 
 @pytest.mark.parametrize("refusal", ["http", "close"])

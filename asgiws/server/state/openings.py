@@ -10,9 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from math import ceil
-from typing import Protocol
+from typing import Final, Protocol
+
+from asgiws.protocol.printable import counted
+from asgiws.telemetry.logs import LOG
 
 __all__ = ["Openings", "Waiter"]
+
+_QUIET_S: Final = 10
+"""Without a handshake that waits; then the next one that does is logged again."""
 
 
 class Waiter(Protocol):
@@ -25,7 +31,7 @@ class Waiter(Protocol):
 class Openings:
     """The places and the queue of one worker."""
 
-    __slots__ = ("_loop", "_most_s", "_second", "_waiting", "most", "taken")
+    __slots__ = ("_loop", "_most_s", "_quiet_since", "_second", "_waited_count", "_waiting", "most", "taken")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most: int, timeout_s: float) -> None:
         self._loop = loop
@@ -36,6 +42,10 @@ class Openings:
         self.taken: dict[object, int] = {}
         """Connections that have a place, and since which second."""
         self._waiting: OrderedDict[Waiter, None] = OrderedDict()
+        self._waited_count = 0
+        """Handshakes that have waited since that was logged."""
+        self._quiet_since = 0
+        """The last second in which one waited."""
 
     @property
     def full(self) -> bool:
@@ -54,6 +64,10 @@ class Openings:
 
     def wait(self, waiter: Waiter) -> None:
         """Put a handshake at the end of the queue."""
+        if not self._waited_count:
+            LOG.warning("handshakes wait: as many as --max-opening allows are with the application (%d)", self.most)
+        self._waited_count += 1
+        self._quiet_since = self._second
         self._waiting[waiter] = None
 
     def leave(self, waiter: Waiter) -> None:
@@ -61,8 +75,13 @@ class Openings:
         self._waiting.pop(waiter, None)
 
     def second_passed(self) -> None:
-        """Free the places of applications that have not returned long after their client left."""
+        """Free the places of applications that have not returned long after their client left; log that none waits."""
         self._second += 1
+        if self._waiting:
+            self._quiet_since = self._second
+        elif self._waited_count and self._second - self._quiet_since >= _QUIET_S:
+            LOG.info("no handshake waits any more; %s did", counted(self._waited_count, "handshake"))
+            self._waited_count = 0
         if self._most_s:
             for connection in [each for each, since in self.taken.items() if self._second - since > self._most_s]:
                 self.end(connection)
