@@ -142,7 +142,8 @@ def test_wait_is_one_line_and_its_end_another(serve: Serve, caplog: pytest.LogCa
                 client.socket.close()
             wait_until(lambda: waiting(server) == 0)
         assert lines() == ["handshakes wait: as many as --max-opening allows are with the application (1)"]
-        server.call(lambda: [openings.second_passed() for _ in range(10)])
+        for _ in range(10):
+            server.call(openings.second_passed)
         assert lines()[1:] == ["no handshake waits any more; 3 handshakes did"]
         (client,) = queue(server, "/5")
         assert len(lines()) == 3
