@@ -1,8 +1,12 @@
 /* Unmasking of WebSocket payloads (RFC 6455 section 5.3), the one per-byte loop that Python has no primitive for.
- * Limited API, so that one build serves every Python from 3.11 on. asgiws/protocol/websocket/masking.py says when it is used. */
+ * Limited API, so that one build serves every Python from 3.11 on; free-threaded ones have none, and get a build of
+ * their own (setup.py). asgiws/protocol/websocket/masking.py says when it is used. */
 
-#define Py_LIMITED_API 0x030B0000
 #define PY_SSIZE_T_CLEAN
+#include <pyconfig.h>
+#ifndef Py_GIL_DISABLED
+#define Py_LIMITED_API 0x030B0000
+#endif
 #include <Python.h>
 #include <stdint.h>
 #include <string.h>
@@ -55,12 +59,23 @@ unmask(PyObject *module, PyObject *const *args, Py_ssize_t count)
 
 static PyMethodDef methods[] = {
     {"unmask", (PyCFunction)(void (*)(void))unmask, METH_FASTCALL,
-     "unmask(data, start, stop, key)\n--\n\nGive data[start:stop] exclusive-ored with the 4 bytes of key in turn."},
+     "unmask(data, start, stop, key)\n--\n\nReturn data[start:stop] exclusive-ored with the 4 bytes of key in turn."},
     {NULL, NULL, 0, NULL},
 };
 
+/* It has no state: an import need not switch the GIL on (Python 3.13 and newer), and interpreters may share nothing. */
+static PyModuleDef_Slot slots[] = {
+#ifdef Py_mod_multiple_interpreters
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#ifdef Py_mod_gil
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
 static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, "_masking", "Unmasking of WebSocket payloads in C.", 0, methods, NULL, NULL, NULL, NULL,
+    PyModuleDef_HEAD_INIT, "_masking", "Unmasking of WebSocket payloads in C.", 0, methods, slots, NULL, NULL, NULL,
 };
 
 PyMODINIT_FUNC
