@@ -35,9 +35,9 @@ class Load(Protocol):
     def close(self) -> None: ...
 
 
-def connect(port: int) -> socket.socket:
-    """A blocking socket that waits at most 20 s for anything."""
-    client = socket.create_connection(("127.0.0.1", port))
+def connect(port: int, source: str = "") -> socket.socket:
+    """A blocking socket that waits at most 20 s for anything; `source` is the address that it has."""
+    client = socket.create_connection(("127.0.0.1", port), source_address=(source, 0) if source else None)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # The kernel's own limit: a timeout of Python's would cost a poll for each call.
     limit = struct.pack("ll", PATIENCE_S, 0)
@@ -325,3 +325,17 @@ class Handshakes:
 
     def close(self) -> None:
         """Nothing stays open between steps."""
+
+
+class Resets(Handshakes):
+    """Connect, handshake, and a reset instead of a Close, as of phones that lose their network.
+
+    The server sees the resets of a step while the next one opens its connections.
+    """
+
+    def _play_once(self, clients: list[socket.socket]) -> None:
+        for client in clients:
+            client.sendall(self._request)
+        for client in clients:
+            read_answer(client, b"101", b"\r\n\r\n")
+        close_all(clients)

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any, Final
 
 from tests.bench.servers import BY_NAME as SERVERS
-from tests.bench.servers import FLOOR
+from tests.bench.servers import FLOOR, other_loops
 from tests.bench.targets import OURS, Figures
 from tests.bench.workloads import BY_NAME as WORKLOADS
 
@@ -24,6 +24,7 @@ _COLORS: Final = {
     "asgiws dedicated, level 6": "#7a8f1a",
     "uvicorn websockets-sansio": "#1f4e9e", "uvicorn websockets": "#4f83cc", "uvicorn wsproto": "#9dbbe8",
     "granian": "#c0392b", "hypercorn": "#8e44ad", "daphne": "#b7950b", "gunicorn": "#5d6d7e",
+    "anycorn": "#d98ec4", "socketify": "#148f77", "fastpysgi": "#7d6608",
     "picows": "#e67e22", "bare protocol": "#111111", "bare protocol asyncio": "#888888",
 }  # fmt: skip
 
@@ -43,11 +44,11 @@ def draw(results: Mapping[str, Any]) -> str:
     ]
     for number, workload in enumerate(workloads):
         lines += _row(figures, workload, _TOP + _ROW * number + _ROW / 2)
-    machine = results["machine"]
+    machine, others = results["machine"], other_loops(results.get("loops", {}))
     captions = (
         "server CPU for each unit of work, as a multiple of asgiws on uvloop (less is better; who takes more than "
         f"{_MOST:g} times as much stands at the edge)",
-        f"Python {machine['python']}, {machine['system']}, {machine['processor']}; all on uvloop, daphne on Twisted; "
+        f"Python {machine['python']}, {machine['system']}, {machine['processor']}; on uvloop{others and ', '}{others}; "
         "without compression where nothing else is said",
     )
     for place, caption in enumerate(captions):

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from tests.bench import picture
 from tests.bench.servers import BY_NAME as SERVERS
+from tests.bench.servers import other_loops
 from tests.bench.targets import OURS, TARGETS, WHY_NOT, Figures, Target
 from tests.bench.workloads import BY_NAME as WORKLOADS
 
@@ -75,12 +76,13 @@ def basis(results: Results) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     module = "built" if results["c module"] else "not built"
     spread = Figures(results).spread()
+    others = other_loops(results.get("loops", {}))
     return (
         f"Python {machine['python']}, {machine['system']}, {machine['processor']} with {machine['cores']} cores; "
         f"{versions}; the C module {module}. Medians of {settings['rounds']} interleaved rounds of about "
         f"{settings['seconds']:g} s"
         + (f"; they typically differ by {spread[0] - 1:.0%}, at worst by {spread[1] - 1:.0%}. " if spread else ". ")
-        + "Servers are on uvloop where nothing else is said (daphne is on Twisted), "
+        + f"Servers are on uvloop where nothing else is said{f' ({others})' if others else ''}, "
         "compression is off where nothing else is said."
     )
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from asgiws.protocol.websocket.masking import UNMASK_IN_C
 from tests.bench import extra, machine
 from tests.bench.driver import Refused
-from tests.bench.servers import OURS, PEER, Running, Server, ServerFailed
+from tests.bench.servers import Running, Server, ServerFailed
 from tests.bench.workloads import Workload, answer_bytes, calibrate, measure
 
 Results = dict[str, Any]
@@ -131,7 +131,7 @@ class _Group:
 
 
 def _latency(plan: Plan, results: Results, servers: Sequence[Server]) -> None:
-    chosen = [server for server in servers if server.kind in (OURS, PEER) and not server.only]
+    chosen = [server for server in servers if server.compared]
     figures: dict[str, list[dict[str, float]]] = {server.name: [] for server in chosen}
     chance = random.Random(1)
     for _ in range(plan.rounds):
@@ -154,7 +154,7 @@ def _memory(plan: Plan, results: Results, servers: Sequence[Server]) -> None:
         for offer in (False, True):
             row = results["memory"][f"{count} {'browser' if offer else 'plain'}"] = {}
             for server in servers:
-                if server.kind not in (OURS, PEER) or server.only:
+                if not server.compared:
                     continue
                 try:
                     row[server.name] = extra.memory(server, count, offer=offer)

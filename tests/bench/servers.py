@@ -54,6 +54,11 @@ class Server:
     only: tuple[str, ...] = ()
     """The workloads that it is measured with; none: all."""
 
+    @property
+    def compared(self) -> bool:
+        """Whether it takes part where WebSockets of whole servers are compared: in latency and memory."""
+        return self.kind in (OURS, PEER) and not self.only and "websocket" in self.can
+
     def installed(self) -> bool:
         """Whether it can be started here."""
         return not missing_packages([self])
@@ -110,7 +115,7 @@ SERVERS: Final = (
         compression=(),  # it always compresses for a client that offers it
     ),
     Server(
-        "daphne", PEER, "daphne", "twisted",
+        "daphne", PEER, "daphne", "Twisted",
         ("-m", "daphne", "-b", "127.0.0.1", "-p", "{port}", "-v", "0", "--websocket-max-message-size", "16777216",
          "--websocket-max-frame-size", "16777216", "{app}"),
     ),
@@ -118,6 +123,22 @@ SERVERS: Final = (
         "gunicorn", PEER, "gunicorn", "uvloop",
         ("-m", "gunicorn", "{app}", "-k", "asgi", "-w", "1", "-b", "127.0.0.1:{port}", "--asgi-loop", "uvloop",
          "--asgi-lifespan", "off", "--log-level", "warning"),
+    ),
+    Server(
+        "anycorn", PEER, "anycorn", "asyncio",
+        ("-m", "anycorn", "{app}", "--bind", "127.0.0.1:{port}", "-k", "asyncio", "-w", "1"),
+        compression=(),  # as hypercorn, which it was forked from
+    ),
+    Server(
+        "socketify", PEER, "socketify", "libuv of its own",
+        ("-m", "socketify", "{app}", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1", "--interface", "asgi",
+         "--lifespan", "off", "--disable-listen-log", "true"),
+        off=("--ws-per-message-deflate", "false"), compression=("--ws-per-message-deflate", "true"),
+    ),
+    Server(
+        "fastpysgi", PEER, "fastpysgi", "libuv of its own",
+        ("-c", "import fastpysgi; fastpysgi.run_from_cli()", "{app}", "--host", "127.0.0.1", "--port", "{port}"),
+        can=frozenset({"http", "asgi"}),
     ),
     Server(
         "picows", FLOOR, "picows", "uvloop", ("-m", "tests.bench.picows_server", "{port}"),
@@ -152,16 +173,24 @@ def _has(package: str) -> bool:
     return True
 
 
+def other_loops(loops: Mapping[str, str]) -> str:
+    """Return the peers that are not on uvloop, as text: "daphne on Twisted, anycorn on asyncio"."""
+    return ", ".join(
+        f"{name} on {loop}" for name, loop in loops.items() if BY_NAME[name].kind == PEER and loop != "uvloop"
+    )
+
+
 class ServerFailed(Exception):  # noqa: N818 - what happened
     """A server did not start or has ended; with the end of what it printed."""
 
 
 class Running:
-    """One server process with all that it started, on the server's core."""
+    """One server process with all that it started, on the server's core if it is `pinned`."""
 
     def __init__(
-        self, server: Server, app: str = "plain", *, compression: bool = False, environ: Mapping[str, str] | None = None
-    ) -> None:
+        self, server: Server, app: str = "plain", *, compression: bool = False,
+        environ: Mapping[str, str] | None = None, pinned: bool = True,
+    ) -> None:  # fmt: skip
         self.server = server
         self.compression = compression
         self.port = _free_port()
@@ -169,7 +198,7 @@ class Running:
         extra = server.compression if compression else server.off
         assert extra is not None, f"{server.name} cannot compress"
         words = [word.format(app=APPS[app], port=self.port) for word in (*server.command, *extra)]
-        with pin(server_core()):
+        with pin(server_core()) if pinned else contextlib.nullcontext():
             self._process = subprocess.Popen(
                 [sys.executable, *words],
                 cwd=ROOT,
@@ -184,6 +213,11 @@ class Running:
         except BaseException:
             self.stop()
             raise
+
+    @property
+    def pid(self) -> int:
+        """The process that was started: the supervisor, if there are workers."""
+        return self._process.pid
 
     @property
     def pids(self) -> list[int]:

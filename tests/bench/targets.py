@@ -272,6 +272,7 @@ TARGETS: Final = (
            than="the best peer that compresses"),
     _ahead("handshake-granian", "connect, accept, close", "handshake", 1.5, prefix="granian", than="granian"),
     _ahead("handshake-uvicorn", "connect, accept, close", "handshake", 4, prefix="uvicorn", than="uvicorn"),
+    _ahead("handshake-reset", "connect, accept, reset by the client", "handshake-reset", 1),
     _idle("idle", "idle connection", "plain", "idle"),
     _idle("idle-echoed", "idle connection after an echo of 100 B", "plain", "after echo"),
     _idle("idle-compression", "idle connection with compression negotiated", "browser", "idle"),

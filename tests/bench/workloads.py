@@ -9,12 +9,13 @@ from functools import partial
 from typing import Final
 
 from tests.bench import wire
-from tests.bench.driver import HTTP, Broadcast, CompressedEcho, Echo, Frames, Handshakes, Load, Targets
+from tests.bench.driver import HTTP, Broadcast, CompressedEcho, Echo, Frames, Handshakes, Load, Resets, Targets
 from tests.bench.machine import cpu_s
 from tests.bench.servers import FLOOR, Running, Server
 
 RECEIVERS: Final = 1000
 BROADCAST_BYTES: Final = 200
+_HTTP: Final = frozenset({"http"})
 _WARM_PART: Final = 0.1
 _CALIBRATION_PART: Final = 0.3
 
@@ -31,7 +32,7 @@ class Workload:
     """Opens the load at a port."""
     app: str = "plain"
     compression: bool = False
-    needs: str = "websocket"
+    needs: frozenset[str] = frozenset({"websocket"})
     """What a server must be able to do."""
 
     def measures(self, server: Server) -> bool:
@@ -42,7 +43,7 @@ class Workload:
             return False
         if self.app != "plain" and server.kind == FLOOR:
             return False
-        return self.needs in server.can
+        return self.needs <= server.can
 
     @property
     def described(self) -> str:
@@ -64,6 +65,10 @@ def _begin_chinese(port: int) -> Load:
 
 def _begin_targets(port: int) -> Load:
     return Targets(port, 100, b"hello")
+
+
+def _begin_resets(port: int) -> Load:
+    return Resets(port, 16)
 
 
 def _begin_browsers(port: int) -> Load:
@@ -112,11 +117,13 @@ WORKLOADS: Final = (
              compression=True),
     Workload("json-compressed", "echo 1 KiB JSON, 50 connections", "message", _begin_compressed_echo, compression=True),
     Workload("handshake", "connect, accept, close", "connection", _begin_handshakes),
-    Workload("handshake-browser", "the same with Chrome's fields", "connection", _begin_browsers, needs="asgi"),
-    Workload("http-get", "GET hello, 50 kept connections", "request", _begin_get, needs="http"),
+    Workload("handshake-browser", "the same with Chrome's fields", "connection", _begin_browsers,
+             needs=frozenset({"websocket", "asgi"})),
+    Workload("handshake-reset", "connect, accept, reset by the client", "connection", _begin_resets),
+    Workload("http-get", "GET hello, 50 kept connections", "request", _begin_get, needs=_HTTP),
     Workload("http-get-varied", "GET of 100 clients with cookies, a query each", "request", _begin_targets,
-             needs="asgi"),
-    Workload("http-post", "POST 64 KiB, 8 kept connections", "request", _begin_post, needs="http"),
+             needs=_HTTP | {"asgi"}),
+    Workload("http-post", "POST 64 KiB, 8 kept connections", "request", _begin_post, needs=_HTTP),
     _echo("starlette-50", "Starlette echo 32 B, 50 connections", 50, 1, 32, wire.TEXT, "starlette"),
     _echo("starlette-burst", "Starlette echo 32 B, 8 with 64 in flight", 8, 64, 32, wire.TEXT, "starlette"),
     _echo("fastapi-50", "FastAPI echo 32 B, 50 connections", 50, 1, 32, wire.TEXT, "fastapi"),
