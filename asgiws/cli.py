@@ -33,7 +33,7 @@ from asgiws.protocol.printable import escape
 from asgiws.runner.exit_codes import CANNOT_START, USAGE, fail
 from asgiws.runner.loops import loop_factory
 from asgiws.runner.process import take_process
-from asgiws.runner.signals import Terminal
+from asgiws.runner.signals import Terminal, existing
 from asgiws.runner.systemd import inherited_addresses
 from asgiws.runner.versions import describe_installation
 from asgiws.runner.watchdog import leave
@@ -97,12 +97,14 @@ def _hold_signals() -> None:
     with contextlib.suppress(ValueError):  # not in the main thread
         # Programs that rotate logs or renew certificates may send these while the application is imported. Files are
         # read after that anyway.
-        signal.signal(signal.SIGUSR1, lambda number, frame: None)
+        for number in existing("SIGUSR1"):
+            signal.signal(number, lambda number, frame: None)
         terminal = Terminal()
-        signal.signal(signal.SIGHUP, lambda number, frame: _end() if terminal.has_gone() else None)
+        for number in existing("SIGHUP"):
+            signal.signal(number, lambda number, frame: _end() if terminal.has_gone() else None)
         # With workers they add or remove one; their default action suspends the process until SIGCONT.
-        signal.signal(signal.SIGTTIN, signal.SIG_IGN)
-        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+        for number in existing("SIGTTIN", "SIGTTOU"):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _end() -> NoReturn:
@@ -128,8 +130,6 @@ def execute(words: Sequence[str]) -> int:
         configure(_without_log_file(settings.config) if check_only else settings.config)
     except OptionError as error:
         return fail(USAGE, str(error))
-    except ModuleNotFoundError:
-        return fail(CANNOT_START, "--loop uvloop: uvloop is not installed; pip install uvloop, or use --loop auto")
     for warning in settings.warnings:
         say(warning, level=logging.WARNING)
     if check_only:

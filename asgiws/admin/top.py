@@ -141,14 +141,15 @@ def _checked(key: int) -> int:
     It has no key then, at once and for ever, and SIGHUP does not come to every process: not under nohup, for example.
     """
     if key == -1 and not os.isatty(0):
-        raise Signalled(signal.SIGHUP)
+        raise Signalled(getattr(signal, "SIGHUP", signal.SIGTERM))
     return key
 
 
 @contextmanager
 def _raising_signals() -> Iterator[None]:
     """Raise Signalled for SIGTERM and SIGHUP, unless they are ignored (nohup), so that the terminal is restored."""
-    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    both = (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
+    numbers = [number for number in both if signal.getsignal(number) != signal.SIG_IGN]
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         for each in numbers:

@@ -17,8 +17,8 @@ from asgiws.protocol.http.fields import is_token
 from asgiws.protocol.limits import KIB, MIB
 
 __all__ = [
-    "YES_NO", "Option", "OptionError", "check_header", "check_limit_by", "check_mode", "check_origin", "check_owner",
-    "check_path", "check_token", "check_topic_prefix", "did_you_mean", "parse_limit_by", "spelled",
+    "YES_NO", "Option", "OptionError", "check_header", "check_limit_by", "check_loop", "check_mode", "check_origin",
+    "check_owner", "check_path", "check_token", "check_topic_prefix", "did_you_mean", "parse_limit_by", "spelled",
 ]  # fmt: skip
 
 _UNITS: Final[Mapping[str, Mapping[str, float]]] = {
@@ -76,7 +76,7 @@ class Option:
     redact: Callable[[str], str] | None = None
     """For a secret: returns what of it may be shown all the same."""
     check: Callable[[str], str | None] | None = None
-    """For text: returns what is allowed instead of a value, or None."""
+    """For text, and for a choice that is open: returns what is allowed instead of a value, or None."""
     allowed: str = "text"
     """For text: what is allowed, for the error about a value of another type."""
     group: str = ""
@@ -166,10 +166,13 @@ class Option:
         if self.kind == "choice" and value not in self.choices:
             if value.lower() in self.also:
                 return self.also[value.lower()]
+            more = "" if self.check is None else self.check(value)
+            if more is None:
+                return value
             nearest = difflib.get_close_matches(value, self.choices, 1)
             hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-            raise self._error(value, ", ".join(self.choices) + hint)
-        fault = self.check(value) if self.check is not None and value else None
+            raise self._error(value, ", ".join(filter(None, (*self.choices, more))) + hint)
+        fault = self.check(value) if self.check is not None and value and self.kind != "choice" else None
         if fault is not None:
             raise self._error(value, fault)
         return value
@@ -182,6 +185,11 @@ def check_header(value: str) -> str | None:
     if colon and is_token(name.encode()) and re.fullmatch("[\t -~\x80-\xff]*", text):
         return None
     return "Name: value, without line ends, in Latin-1"
+
+
+def check_loop(value: str) -> str | None:
+    """Return what is allowed instead of the name of a factory of event loops, or None."""
+    return None if re.fullmatch(r"[\w.]+:[\w.]+", value) else "module:factory"
 
 
 def check_mode(value: str) -> str | None:

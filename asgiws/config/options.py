@@ -25,6 +25,7 @@ from asgiws.config.option import (
     OptionError,
     check_header,
     check_limit_by,
+    check_loop,
     check_mode,
     check_origin,
     check_owner,
@@ -35,6 +36,7 @@ from asgiws.config.option import (
     parse_limit_by,
     spelled,
 )
+from asgiws.config.posix import TCP_ALONE, beyond_platform
 from asgiws.protocol.http.forwarded import FOR, FORWARDED, FORWARDED_FIELDS, PREFIX, PROTO
 from asgiws.protocol.limits import KIB, MIB, Limits
 from asgiws.protocol.trusted_networks import check_network
@@ -106,8 +108,9 @@ class Config:
                              common=True)  # fmt: skip
     lifespan: str = _serving("choice", "auto", "Run ASGI lifespan events; auto: if the application supports them",
                              choices=("auto", "on", "off"))  # fmt: skip
-    loop: str = _serving("choice", "auto", "Event loop; auto: uvloop if installed, else asyncio",
-                         choices=("auto", "asyncio", "uvloop"))  # fmt: skip
+    loop: str = _serving("choice", "auto", "Event loop; auto: uvloop if installed, else asyncio; or that of a factory",
+                         metavar="auto|asyncio|uvloop|MODULE:FACTORY", choices=("auto", "asyncio", "uvloop"),
+                         check=check_loop)  # fmt: skip
     root_path: str = _serving("text", "", "Path under which a proxy serves the application (ASGI root_path)",
                               metavar="PATH")  # fmt: skip
     server_header: bool = _serving("flag", True, "Send the Server header")
@@ -347,6 +350,8 @@ class Config:
                 "--proxy-headers and --forwarded-allow-ips, because a client could send any value"
             )
         self._check_tls()
+        if beyond := beyond_platform(self.workers, self.uds, self.fd, self.admin, self.bind):
+            raise OptionError(f"{spelled(beyond[0])}: {beyond[1]!r} was given, allowed on this platform: {TCP_ALONE}")
 
     def _check_drain(self) -> None:
         """Refuse a drain in which WebSockets would be cut before their Close. Raises OptionError."""

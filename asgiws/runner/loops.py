@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, cast
+
+from asgiws.config.option import OptionError
 
 __all__ = ["close_loop", "loop_factory", "loop_name"]
 
@@ -14,24 +17,49 @@ _END_S: Final = 0.5
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return the function that makes the event loop `name`: auto, asyncio or uvloop.
+    """Return the function that makes the event loop `name`: auto, asyncio, uvloop, or module:factory.
 
-    Raises ModuleNotFoundError when uvloop is asked for and not installed.
+    Raises OptionError when its module is not installed, and when the factory does not make an event loop, which is
+    tried once.
     """
+    if ":" in name:
+        return _other_factory(name)
     if name != "asyncio":
         try:
             import uvloop  # an optional package
         except ModuleNotFoundError:
             if name == "uvloop":
-                raise
+                raise OptionError(
+                    "--loop: 'uvloop' was given and is not installed, allowed: auto; or pip install uvloop"
+                ) from None
         else:
             return uvloop.new_event_loop
     return asyncio.new_event_loop
 
 
-def loop_name(factory: Callable[[], asyncio.AbstractEventLoop]) -> str:
-    """Return the name of the package that a loop comes from: asyncio or uvloop."""
-    return factory.__module__.partition(".")[0]
+def _other_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    """Import a factory. Raises OptionError."""
+    module, _, attribute = name.partition(":")
+
+    def refusal(why: str) -> OptionError:
+        return OptionError(f"--loop: {name!r} was given, {why}; allowed: module:factory, which returns an event loop")
+
+    try:
+        factory: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            factory = getattr(factory, part)
+        loop = factory()
+    except Exception as error:
+        raise refusal(f"{type(error).__name__}: {error}") from None
+    if not isinstance(loop, asyncio.AbstractEventLoop):
+        raise refusal(f"which returns {type(loop).__name__}")
+    loop.close()
+    return cast("Callable[[], asyncio.AbstractEventLoop]", factory)
+
+
+def loop_name(name: str) -> str:
+    """Return the name of the package that the loop `name` comes from, such as asyncio or uvloop."""
+    return name.partition(":")[0] if ":" in name else loop_factory(name).__module__.partition(".")[0]
 
 
 def close_loop(loop: asyncio.AbstractEventLoop) -> None:

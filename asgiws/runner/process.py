@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import resource
 from typing import Final
 
 from asgiws.runner.garbage import space_full_collections
@@ -40,6 +39,10 @@ def log_listening(status: str, loop: str) -> None:
 
 def _raise_descriptor_limit() -> None:
     """Raise the soft limit of open files to the hard limit: each connection takes a descriptor."""
+    try:
+        import resource
+    except ImportError:  # not POSIX, and no such limit
+        return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS_MOST if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS_MOST)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -56,7 +59,7 @@ def _keep_freed_memory() -> None:
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
+    except (AttributeError, OSError, TypeError):  # TypeError: Windows has no library without a name
         return
     mallopt(_M_TRIM_THRESHOLD, _KEPT_MOST_BYTES)
     mallopt(_M_MMAP_THRESHOLD, _KEPT_BLOCK_BYTES)

@@ -1,6 +1,6 @@
 """Signals of a process that serves by itself, and notifications to the service manager that started it.
 
-SIGTERM, SIGINT     stop gracefully; a second one stops without waiting
+SIGTERM, SIGINT     stop gracefully; a second one stops without waiting (Windows: Ctrl-C, and SIGBREAK, Ctrl-Break)
 SIGHUP              reload certificates; from a terminal that was closed: stop
 SIGUSR1             reopen log files
 SIGTTIN, SIGTTOU    ignored: they change the number of workers, and their default action suspends the process
@@ -23,7 +23,15 @@ from asgiws.server.server import Server
 from asgiws.telemetry.logging_setup import reopen
 from asgiws.telemetry.logs import LOG
 
-__all__ = ["Signals", "Terminal"]
+__all__ = ["STOPS", "Signals", "Terminal", "existing"]
+
+STOPS = ("SIGTERM", "SIGINT", "SIGBREAK")
+"""Names of the signals that order a stop."""
+
+
+def existing(*names: str) -> list[signal.Signals]:
+    """Return those of the named signals that this platform has."""
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
 
 
 class Signals:
@@ -39,18 +47,17 @@ class Signals:
     async def attach(self, run: Run) -> AsyncIterator[None]:
         """Handle signals, if this is the main thread; restore the previous handlers at the end."""
         self._run = run
-        handlers: dict[signal.Signals, Callable[[int, FrameType | None], None] | signal.Handlers] = {
-            signal.SIGTERM: self._on_stop,
-            signal.SIGINT: self._on_stop,
-            signal.SIGHUP: self._on_hangup,
-            signal.SIGUSR1: self._on_reopen,
+        handlers: dict[str, Callable[[int, FrameType | None], None] | signal.Handlers] = {
+            **dict.fromkeys(STOPS, self._on_stop),
+            "SIGHUP": self._on_hangup,
+            "SIGUSR1": self._on_reopen,
             # With a handler, a background process that writes to its terminal (stty tostop) would try again forever.
-            signal.SIGTTIN: signal.SIG_IGN,
-            signal.SIGTTOU: signal.SIG_IGN,
+            "SIGTTIN": signal.SIG_IGN,
+            "SIGTTOU": signal.SIG_IGN,
         }
         if threading.current_thread() is not threading.main_thread():
             handlers.clear()
-        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        before = {number: signal.signal(number, handlers[number.name]) for number in existing(*handlers)}
         try:
             yield
         finally:

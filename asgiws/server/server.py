@@ -31,6 +31,7 @@ from asgiws.server.lifespan import Lifespan
 from asgiws.server.overload import OverloadProbe
 from asgiws.server.recycling import Recycling
 from asgiws.server.shutdown import CANCEL_S, announce_end, cancel_connections, describe_open, finish_connections, pause
+from asgiws.server.sockets.accepting_task import make_acceptor
 from asgiws.server.sockets.acceptor import Acceptor
 from asgiws.server.sockets.listeners import Listeners
 from asgiws.server.state.registry import DRAINING, HANDING_OVER, STOPPING
@@ -193,7 +194,7 @@ class Server:
             self._overload_probe.start()
             make_protocol = protocol_factory(worker, self._certificates)
             for listener in listeners.sockets:
-                acceptor = Acceptor(worker, listener, make_protocol)
+                acceptor = make_acceptor(worker, listener, make_protocol)
                 self._acceptors.append(acceptor)
                 acceptor.start()
             self._recycling = Recycling(self.config)

@@ -37,6 +37,8 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+from asgiws.config.posix import POSIX
+
 __all__ = ["Channel", "Message", "receive_order"]
 
 Message = dict[str, Any]
@@ -74,7 +76,8 @@ class Channel(asyncio.Protocol):
         """Return a channel on one of the two sockets, which it owns from now on."""
         pipe.setblocking(False)
         loop = asyncio.get_running_loop()
-        _, channel = await loop.create_unix_connection(lambda: cls(on_message, on_end), sock=pipe)
+        connect = loop.create_unix_connection if POSIX else loop.create_connection
+        _, channel = await connect(lambda: cls(on_message, on_end), sock=pipe)
         return channel
 
     def send(self, message: Message) -> None:

@@ -38,8 +38,9 @@ class Watched:
 
     def counts(self, path: str) -> bool:
         """Return whether a change of this file is a change of the application."""
+        path = _slashed(path)
         for folder in self.folders:
-            root = str(folder).rstrip("/")
+            root = _slashed(str(folder)).rstrip("/")
             if not path.startswith(f"{root}/"):
                 continue  # in another folder; or the folder itself, when it is removed or its mode changes
             _, *steps = accumulate(path[len(root) + 1 :].split("/"), "{}/{}".format, initial=root)
@@ -77,9 +78,9 @@ class Watched:
 
     def _stat(self, folders: list[Path]) -> Iterator[tuple[str, tuple[int, int]]]:
         for folder in folders:
-            top = str(folder).rstrip("/")
+            top = _slashed(str(folder)).rstrip("/")
             for root, names, files in os.walk(folder):
-                names[:] = [name for name in names if not self._exclude.match(os.path.join(root, name), top)]
+                names[:] = [name for name in names if not self._exclude.match(_slashed(os.path.join(root, name)), top)]
                 for name in files:
                     path = os.path.join(root, name)
                     if self.counts(path):
@@ -95,10 +96,10 @@ class _Patterns:
 
     def __init__(self, patterns: Sequence[str]) -> None:
         # Shells complete the name of a folder with a slash.
-        patterns = [pattern.removeprefix("./").rstrip("/") for pattern in patterns]
+        patterns = [_slashed(pattern).removeprefix("./").rstrip("/") for pattern in patterns]
         self._whole = _any_of(patterns)
         self._end = _any_of([f"*/{pattern}" for pattern in patterns if "/" in pattern])
-        self._here = os.getcwd().rstrip("/") + "/"
+        self._here = _slashed(os.getcwd()).rstrip("/") + "/"
 
     def match(self, path: str, root: str) -> bool:
         """Return whether a path below `root` matches."""
@@ -109,6 +110,11 @@ class _Patterns:
             or self._end.match(path, len(root))
             or (path.startswith(self._here) and whole(path, len(self._here)))
         )
+
+
+def _slashed(path: str) -> str:
+    """Return a path with slashes, also where the system writes it with backslashes."""
+    return path if os.sep == "/" else path.replace(os.sep, "/")
 
 
 def _any_of(patterns: Sequence[str]) -> re.Pattern[str]:

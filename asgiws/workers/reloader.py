@@ -5,6 +5,9 @@ get 1012, and what does not end within a moment is killed, so that neither an op
 blocks delays the new code. The listening socket stays open: clients that connect meanwhile wait for the new worker. No
 bytecode is written: after two changes within a second it would be that of the first. An application that cannot start
 prints why, and the reloader waits for the next change.
+
+Without POSIX (Windows) a process cannot inherit listening sockets for its event loop. There each worker binds the
+addresses again, so clients that connect while it starts are refused.
 """
 
 from __future__ import annotations
@@ -17,11 +20,12 @@ from pathlib import Path
 from typing import Final
 
 from asgiws.config.options import Config
+from asgiws.config.posix import POSIX
 from asgiws.protocol.printable import escape
 from asgiws.runner.exit_codes import CANNOT_START, USAGE, fail
-from asgiws.runner.loops import loop_factory, loop_name
+from asgiws.runner.loops import loop_name
 from asgiws.runner.process import log_listening
-from asgiws.runner.signals import Terminal
+from asgiws.runner.signals import STOPS, Terminal, existing
 from asgiws.server.sockets.listeners import CannotListen, Listeners
 from asgiws.telemetry.logging_setup import reopen
 from asgiws.telemetry.logs import LOG
@@ -64,6 +68,11 @@ class _Reloader:
             config, graceful_timeout=grace_s, drain_delay=0.0, drain_spread=0.0, drain_notice=0.0
         )
         self._listeners = Listeners.open(config)
+        self._urls = self._listeners.urls()
+        if not POSIX:
+            self._listeners.close()
+            bind = tuple(url.partition("://")[2] for url in self._urls)
+            self._config = dataclasses.replace(self._config, bind=bind)
         self._watched = Watched(config)
         self._terminal = Terminal()
         self._moved = asyncio.Event()
@@ -76,9 +85,11 @@ class _Reloader:
     async def run(self) -> int:
         """Serve until ordered to stop."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, self._on_signal, number)
-        loop.add_signal_handler(signal.SIGUSR1, self._on_reopen)
+        for number in existing(*STOPS, "SIGHUP", "SIGUSR1"):
+            if POSIX:
+                loop.add_signal_handler(number, self._on_signal, number)
+            else:
+                signal.signal(number, lambda number, frame: loop.call_soon_threadsafe(self._on_signal, number))
         watching = asyncio.create_task(self._watched.watch(self._on_files))
         watching.add_done_callback(_log_end)
         LOG.info("watching %s", ", ".join(str(folder) for folder in self._watched.folders))
@@ -96,14 +107,14 @@ class _Reloader:
     async def _serve_until_changed(self) -> None:
         """Start a worker, and end it when files have changed or everything stops."""
         self._worker = worker = WorkerProcess(1, self._config, lambda worker: self._moved.set())
-        await worker.spawn(self._target, self._listeners.sockets, "-B")
+        await worker.spawn(self._target, self._listeners.sockets if POSIX else (), "-B")
         logged = STARTING
         while not (self._changed or self._stopping):
             if worker.state != logged:
                 logged = worker.state
                 if logged == SERVING:
-                    loop = loop_name(loop_factory(self._config.loop))
-                    log_listening(f"listening on {', '.join(self._listeners.urls())}", loop)
+                    loop = loop_name(self._config.loop)
+                    log_listening(f"listening on {', '.join(self._urls)}", loop)
                 elif logged == ENDED:
                     LOG.error("worker exited: %s; it is restarted on the next change", describe_exit(worker.code))
             await self._moved.wait()
@@ -118,16 +129,16 @@ class _Reloader:
         self._moved.set()
 
     def _on_signal(self, number: int) -> None:
-        if number != signal.SIGHUP or self._terminal.has_gone():
-            self._stopping = True
+        name = signal.Signals(number).name
+        if name == "SIGUSR1":
+            reopen()
+            if self._worker is not None:
+                self._worker.send({"do": "reopen"})
+        elif name == "SIGHUP" and not self._terminal.has_gone():
+            self._changed.append(name)
         else:
-            self._changed.append("SIGHUP")
+            self._stopping = True
         self._moved.set()
-
-    def _on_reopen(self) -> None:
-        reopen()
-        if self._worker is not None:
-            self._worker.send({"do": "reopen"})
 
 
 def _log_end(watching: asyncio.Task[None]) -> None:

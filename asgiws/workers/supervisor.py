@@ -27,7 +27,7 @@ from asgiws.config.option import OptionError, spelled
 from asgiws.config.options import Config
 from asgiws.protocol.printable import counted
 from asgiws.runner.exit_codes import CANNOT_START, STARTUP_FAILED, fail
-from asgiws.runner.loops import loop_factory, loop_name
+from asgiws.runner.loops import loop_name
 from asgiws.runner.process import log_listening
 from asgiws.runner.signals import Terminal
 from asgiws.runner.systemd import Notifier
@@ -254,7 +254,7 @@ class Supervisor:
 
     def _say_ready(self) -> None:
         status = f"listening on {', '.join(self.addresses)} with {counted(len(self.slots), 'worker')}"
-        log_listening(status, loop_name(loop_factory(self._config.loop)))
+        log_listening(status, loop_name(self._config.loop))
         self._notifier.ready(status)
         self._notifier.keep_alive()
 

@@ -17,13 +17,14 @@ import sys
 from collections.abc import AsyncIterator
 from typing import Final
 
-from asgiws.config.addresses import parse_address
+from asgiws.config.addresses import FD, parse_address
 from asgiws.config.option import OptionError
 from asgiws.config.options import Config
 from asgiws.runner.control import Run
 from asgiws.runner.exit_codes import USAGE, fail
 from asgiws.runner.process import take_process
 from asgiws.runner.run import run_target
+from asgiws.runner.signals import existing
 from asgiws.runner.watchdog import leave
 from asgiws.server.bulk_close import BulkClose
 from asgiws.server.server import Server
@@ -137,10 +138,10 @@ def _answer(server: Server, order: Message) -> object:
 
 def main() -> int:
     """Serve what the supervisor orders; return the exit code."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+    for number in existing("SIGINT", "SIGBREAK", "SIGHUP", "SIGUSR1"):
         # Not SIG_IGN, which programs that the application starts would inherit.
         signal.signal(number, lambda number, frame: None)
-    for number in (signal.SIGTTIN, signal.SIGTTOU):
+    for number in existing("SIGTTIN", "SIGTTOU"):
         signal.signal(number, signal.SIG_IGN)  # their default action would suspend the worker
     # A worker that hangs is aborted and prints its stacks.
     faulthandler.enable()
@@ -151,8 +152,11 @@ def main() -> int:
         return 0
     config = Config(**order["config"])
     # Programs that the application starts while it is imported do not inherit them; `Listeners` would be too late.
-    for fd in (pipe.fileno(), *(relay.fileno() for relay in relays), *(parse_address(text).fd for text in config.bind)):
-        os.set_inheritable(fd, False)
+    for channel in (pipe, *relays):
+        channel.set_inheritable(False)
+    for address in map(parse_address, config.bind):
+        if address.kind == FD:
+            os.set_inheritable(address.fd, False)
     try:
         configure(config)
     except OptionError as error:

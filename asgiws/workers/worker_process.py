@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import asgiws._version
 from asgiws.config.options import Config
+from asgiws.config.posix import POSIX
 from asgiws.runner.watchdog import FORCED_MOST_S, stop_most_s
 from asgiws.telemetry.logs import LOG
 from asgiws.topics.relay import Relay
@@ -40,6 +41,8 @@ _LAST_WORDS_S: Final = 2.0
 _ANSWER_S: Final = 5.0
 # For the rest of what a worker sent before it exited; a process that it forked may hold its end open.
 _UNREAD_S: Final = 1.0
+# Windows has none; any number ends the process there.
+_SIGKILL: Final = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 
 class WorkerProcess:
@@ -82,24 +85,25 @@ class WorkerProcess:
     async def spawn(
         self, target: str, listeners: Sequence[socket.socket], *flags: str, relay: Relay | None = None
     ) -> None:
-        """Start the process, which inherits the listening sockets. Raises OSError when the system refuses a process.
+        """Start the process, which inherits the listening sockets; without any it binds the addresses of its options.
 
-        `flags` are for the interpreter. `relay` carries its topics; without one they stay within the process.
+        Raises OSError when the system refuses a process. `flags` are for the interpreter. `relay` carries its topics;
+        without one they stay within the process.
         """
         ours, theirs = socket.socketpair()
         relay_ours, relay_theirs = socket.socketpair() if relay is not None else (None, None)
         try:
             descriptors = [listener.fileno() for listener in listeners]
-            pipes = [pipe.fileno() for pipe in (theirs, relay_theirs) if pipe is not None]
+            pipes = [pipe for pipe in (theirs, relay_theirs) if pipe is not None]
             # Its supervisor serves the admin address; a worker need not know the token.
             config = dataclasses.replace(
-                self.config, bind=tuple(f"fd:{fd}" for fd in descriptors), uds="", fd=-1, admin="",
-                admin_token="",
+                self.config, bind=tuple(f"fd:{fd}" for fd in descriptors) or self.config.bind, uds="", fd=-1,
+                admin="", admin_token="",
             )  # fmt: skip
             # -P: a module of the application must not replace one of the standard library.
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", *flags, "-m", "asgiws.workers", *map(str, pipes),
-                stdin=asyncio.subprocess.DEVNULL, pass_fds=(*pipes, *descriptors), env=_environment(),
+                sys.executable, "-P", *flags, "-m", "asgiws.workers", *(str(pipe.fileno()) for pipe in pipes),
+                stdin=asyncio.subprocess.DEVNULL, env=_environment(), **_inheriting(pipes, descriptors),
             )  # fmt: skip
         except BaseException:
             ours.close()
@@ -120,7 +124,7 @@ class WorkerProcess:
         if self.ended.is_set():
             self._close_ends()  # it exited meanwhile
         elif self.state == STOPPING:
-            self._signal(signal.SIGKILL)  # it was ordered to stop before it had a channel
+            self._signal(_SIGKILL)  # it was ordered to stop before it had a channel
 
     @property
     def served_s(self) -> float:
@@ -156,7 +160,7 @@ class WorkerProcess:
         if self.state < ENDED:
             self.state = STOPPING
             if not self.imported:
-                self._signal(signal.SIGKILL)
+                self._signal(_SIGKILL)
             self.send({"do": "force"})
             self._abort_after(FORCED_MOST_S + _LAST_WORDS_S / 2)
 
@@ -207,11 +211,11 @@ class WorkerProcess:
 
     def _kill(self) -> None:
         LOG.error("worker %d (process %d) has not exited in time; killing it", self.number, self.pid)
-        self._signal(signal.SIGKILL)
+        self._signal(_SIGKILL)
 
     def _signal(self, number: int) -> None:
         if self.pid and self.state < ENDED:
-            with contextlib.suppress(ProcessLookupError):  # it has exited, and `_wait_exit` returns next
+            with contextlib.suppress(OSError):  # it has exited, and `_wait_exit` returns next
                 os.kill(self.pid, number)
 
     def _on_message(self, message: Message) -> None:
@@ -262,6 +266,15 @@ def describe_exit(code: int) -> str:
         return signal.Signals(-code).name
     except ValueError:
         return f"signal {-code}"
+
+
+def _inheriting(pipes: Sequence[socket.socket], descriptors: Sequence[int]) -> dict[str, Any]:
+    """Return the arguments with which a process inherits pipes and descriptors, and nothing else where possible."""
+    if POSIX:
+        return {"pass_fds": (*(pipe.fileno() for pipe in pipes), *descriptors)}
+    for pipe in pipes:
+        pipe.set_inheritable(True)
+    return {"close_fds": False}
 
 
 def _environment() -> dict[str, str]:

@@ -104,7 +104,7 @@ def test_usage_error_is_one_line_and_exit_code_2(
         ("--ws-max-queue", "0", "--max-queue: '0' was given, allowed: 1 or more"),
         ("--max-message-size", "16x", "--max-message-size: '16x' was given, allowed: a number such as 65536, 64k or"),
         ("--close-timeout", "soon", "--close-timeout: 'soon' was given, allowed: a number such as 30, 30s, 500ms"),
-        ("--loop", "uvlop", "--loop: 'uvlop' was given, allowed: auto, asyncio, uvloop (did you mean uvloop?)"),
+        ("--loop", "uvlop", "--loop: 'uvlop' was given, allowed: auto, asyncio, uvloop, module:factory (did you mean"),
         ("--ws-per-message-deflate", "maybe", "--compression: 'maybe' was given, allowed: shared, dedicated, off"),
         ("--header", "nonsense", "--header: 'nonsense' was given, allowed: Name: value, without line ends"),
         ("--header", "a: b\r\nc: d", "--header: 'a: b\\r\\nc: d' was given, allowed: Name: value, without line ends"),

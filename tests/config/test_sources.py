@@ -208,7 +208,7 @@ def test_file_is_read_again_at_each_call() -> None:
         ("port = true", "port in asgiws.toml, --port: True was given, allowed: a number"),
         ("ws-max-size = '1x'", "ws-max-size in asgiws.toml, --max-message-size: '1x' was given, allowed: a number"),
         ("factory = 1", "factory in asgiws.toml, --factory: 1 was given, allowed: true or false"),
-        ("loop = 'uvlop'", "loop in asgiws.toml, --loop: 'uvlop' was given, allowed: auto, asyncio, uvloop (did you"),
+        ("loop = 'uvlop'", "loop in asgiws.toml, --loop: 'uvlop' was given, allowed: auto, asyncio, uvloop, module"),
         ("host = 1", "host in asgiws.toml, --host: 1 was given, allowed: text"),
         ("host = 1979-05-27", "host in asgiws.toml, --host: datetime.date(1979, 5, 27) was given, allowed: text"),
         ("max_queue = nan", "max_queue in asgiws.toml, --max-queue: nan was given, allowed: 1 or more"),

@@ -107,4 +107,8 @@ async def send_part(
 
 
 def _read(file: IO[Any], offset: int, count: int) -> bytes:
-    return os.pread(file.fileno(), count, offset)
+    if hasattr(os, "pread"):
+        return os.pread(file.fileno(), count, offset)
+    # Not POSIX: moves the position of the descriptor, so responses must not share one.
+    file.seek(offset)
+    return bytes(file.read(count))

@@ -18,16 +18,17 @@ from asgiws.server.state.registry import HANDING_OVER
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.telemetry.logs import LOG
 
-__all__ = ["Acceptor"]
+__all__ = ["OF_ONE_CLIENT", "Acceptor"]
 
 # Connections accepted in one turn of the loop, so that the open ones are served in between
 _ACCEPTS_A_TURN: Final = 64
 # accept(2): errors of one connection, such as a client that left before it was accepted. All others, such as a lack of
-# descriptors or memory, would occur again at once.
-_OF_ONE_CLIENT: Final = frozenset(
-    (
-        errno.ECONNABORTED, errno.EPROTO, errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET, errno.EHOSTUNREACH,
-        errno.ENETDOWN, errno.ENETUNREACH, errno.EOPNOTSUPP, errno.EPERM,
+# descriptors or memory, would occur again at once. Not every system has all of them (ENONET: Linux only).
+OF_ONE_CLIENT: Final = frozenset(
+    getattr(errno, name, errno.ECONNABORTED)
+    for name in (
+        "ECONNABORTED", "EPROTO", "ENOPROTOOPT", "EHOSTDOWN", "ENONET", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH",
+        "EOPNOTSUPP", "EPERM",
     )
 )  # fmt: skip
 
@@ -77,24 +78,26 @@ class Acceptor:
             self._on_readable()
 
     def _on_readable(self) -> None:
+        listener = self._listener
         for _ in range(_ACCEPTS_A_TURN):
             try:
                 # What `socket.accept` calls, before it makes a socket with enumerations of the result
-                descriptor, _ = self._listener._accept()  # type: ignore[attr-defined]  # not in the stubs
+                descriptor, _ = listener._accept()  # type: ignore[attr-defined]  # not in the stubs
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
-                if error.errno in _OF_ONE_CLIENT:
+                if error.errno in OF_ONE_CLIENT:
                     continue
-                self._pause(error)
+                self._worker.loop.remove_reader(listener.fileno())
+                self.report_failure(error)
                 return
             if self._paused:
-                self._paused = False
-                LOG.warning("accepting connections again, %d are open", len(self._worker.registry.connections))
+                self.report_recovery()
             accepted = _Accepted(*self._kind, fileno=descriptor)
-            self._worker.registry.start(self._connect(accepted))  # which also makes it non-blocking
+            self._worker.registry.start(self.connect(accepted))  # which also makes it non-blocking
 
-    async def _connect(self, accepted: socket.socket) -> None:
+    async def connect(self, accepted: socket.socket) -> None:
+        """Make a connection of an accepted socket."""
         try:
             await self._worker.loop.connect_accepted_socket(self._protocol, accepted)
         except OSError:
@@ -102,8 +105,13 @@ class Acceptor:
         finally:
             self._worker.registry.on_application_end()
 
-    def _pause(self, error: OSError) -> None:
-        self._worker.loop.remove_reader(self._listener.fileno())
+    def report_recovery(self) -> None:
+        """Log that there are descriptors again."""
+        self._paused = False
+        LOG.warning("accepting connections again, %d are open", len(self._worker.registry.connections))
+
+    def report_failure(self, error: OSError) -> None:
+        """Count that descriptors have run out, and log it once."""
         self._worker.counters.accept_errors += 1
         if not self._paused:
             self._paused = True

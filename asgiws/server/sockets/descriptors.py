@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 from typing import Final
 
 __all__ = ["descriptor_limit", "open_descriptors"]
@@ -13,6 +12,10 @@ _FOLDER: Final = "/proc/self/fd"
 
 def descriptor_limit() -> int:
     """Return the soft limit of open files; -1 for none."""
+    try:
+        import resource
+    except ImportError:  # not POSIX
+        return -1
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import grp
 import os
-import pwd
 import socket
 import stat
 import sys
@@ -23,11 +21,17 @@ from typing import Any, Final, Self
 
 from asgiws.config.addresses import FD, TCP, UNIX, Address, parse_address
 from asgiws.config.options import Config
+from asgiws.config.posix import POSIX
+
+with contextlib.suppress(ImportError):  # not POSIX: Unix sockets, which alone have owners, are refused there
+    import grp
+    import pwd
 
 __all__ = ["CannotListen", "Listeners", "check_addresses"]
 
 _NO_SUCH_FAMILY: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
-_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+_AF_UNIX: Final = getattr(socket, "AF_UNIX", None)
+_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, _AF_UNIX)
 # Elsewhere the option exists and does not spread connections.
 _REUSE_PORT: Final = sys.platform == "linux"
 
@@ -161,7 +165,7 @@ def _addresses(config: Config) -> list[tuple[str, Address]]:
 
 def _url(listener: socket.socket, scheme: str) -> str:
     name = listener.getsockname()
-    if listener.family == socket.AF_UNIX:
+    if listener.family == _AF_UNIX:
         # One in the abstract namespace (unix(7)) comes as bytes.
         return f"unix:{name}" if isinstance(name, str) else f"unix:@{os.fsdecode(name[1:])}"
     host = f"[{name[0]}]" if ":" in name[0] else name[0]
@@ -218,7 +222,8 @@ def _advice(option: str, error: OSError) -> str:
 def _bind(family: int, address: tuple[object, ...], *, reuse_port: bool = False) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if POSIX:  # elsewhere it would let another program take the address
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse_port:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
