@@ -26,15 +26,15 @@ import logging
 import os
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, TypeVar
 
 from asgiws.protocol.printable import counted
 from asgiws.topics.brokers.inbox import Inbox
 from asgiws.topics.brokers.interest import Interest
 from asgiws.topics.brokers.probe import SILENT_TICKS, Probes
 from asgiws.topics.brokers.session import BrokerError, CannotConnect, Session
-from asgiws.topics.history import Past, Position
+from asgiws.topics.history import Keep, Past, Position
 from asgiws.topics.hub import Hub
 from asgiws.topics.message import Message, TopicsUnavailable
 
@@ -53,6 +53,8 @@ _PAUSE_MOST_S: Final = 8.0
 # A session that is lost after less than this is not followed by the next at once, and pauses grow up to as much.
 _SHORT_LIFE_S: Final = 1.0
 _TICK_S: Final = 1.0
+
+_Result = TypeVar("_Result")
 
 
 class Broker(ABC):
@@ -120,16 +122,25 @@ class Broker(ABC):
     def unsubscribe(self, topic: str) -> None:
         """Get the topic no more."""
         self._interest.drop(topic)
+        self._inbox.forget_topic(topic)
         self._tell_changes()
 
     async def publish(self, message: Message) -> None:
         """Return once the broker has taken the message. Raises TopicsUnavailable; it may be delivered all the same."""
-        if message.keep is not None:
-            raise self._keeps_nothing()
+        if message.keep is None:
+            await self.ask(lambda session: session.publish(message.topic, self._inbox.encode(message)))
+        else:
+            await self.publish_kept(message, message.keep)
+
+    async def publish_kept(self, message: Message, keep: Keep) -> None:
+        """Publish a message and keep it. Raises RuntimeError: this broker keeps none."""
+        raise self._keeps_nothing()
+
+    async def ask(self, work: Callable[[Session], Awaitable[_Result]]) -> _Result:
+        """Return what `work` returns for the session, after a wait while it is connecting. Raises TopicsUnavailable."""
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                session = await self._connected_session()
-                await session.publish(message.topic, self._inbox.encode(message))
+                return await work(await self._connected_session())
         except BrokerError as error:
             raise TopicsUnavailable(f"broker {self.name}: {error}") from None
         except TimeoutError:
@@ -226,7 +237,7 @@ class Broker(ABC):
         missed = self._interest.take_missed()
         _LOG.info("broker %s: connected%s", self.name, again)
         if missed:
-            self.hub.on_gap(*missed)
+            self._inbox.report_gaps(missed)
 
     def _on_lost(self, reason: str) -> None:
         """Let publishers and subscribers wait for the next attempt."""

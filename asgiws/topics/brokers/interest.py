@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from itertools import islice
 from typing import Final
 
@@ -59,11 +60,12 @@ class Interest:
         for topic in batch:
             del self._changed[topic]
         wanted = [topic for topic in batch if topic in self._wanted]
+        positions: Mapping[str, Position] = {}
         try:
             if len(wanted) < len(batch):
                 await session.unsubscribe([topic for topic in batch if topic not in self._wanted])
             if wanted:
-                await session.subscribe(wanted)
+                positions = await session.subscribe(wanted) or {}
         except BrokerError as error:
             if not session.lost.done():  # else the next session subscribes
                 for topic in wanted:
@@ -73,7 +75,7 @@ class Interest:
             if topic in self._wanted:
                 self._confirmed.add(topic)
                 if (waiting := self._waiting.pop(topic, None)) is not None and not waiting.done():
-                    waiting.set_result(START)
+                    waiting.set_result(positions.get(topic, START))
 
     def begin_session(self) -> None:
         """Let a new session learn of everything."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
+
+from asgiws.topics.history import Position
 
 __all__ = ["BrokerError", "CannotConnect", "Session"]
 
@@ -31,10 +33,10 @@ class Session(Protocol):
     async def open(self) -> None:
         """Connect, authenticate and subscribe to `probe_topics`. The caller limits the time."""
 
-    async def subscribe(self, topics: Sequence[str]) -> None:
+    async def subscribe(self, topics: Sequence[str]) -> Mapping[str, Position] | None:
         """Return once all that is published from now on to these topics will come.
 
-        Those that are subscribed already stay so.
+        Those that are subscribed already stay so. Return the positions of those that keep messages, from before that.
         """
 
     async def unsubscribe(self, topics: Sequence[str]) -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from asgiws.topics.brokers.payload import MARK, OVERHEAD_BYTES, Payload, decode_payload, encode_payload
+from asgiws.topics.brokers.payload import MARK, OVERHEAD_BYTES, Payload, decode_payload, encode_payload, kept_head
+from asgiws.topics.history import Position
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 IDS = st.just((b"", 0)) | st.tuples(st.binary(min_size=8, max_size=8), st.integers(0, 2**63))
@@ -21,6 +22,15 @@ def test_what_is_published_is_what_arrives(data: str | bytes, ids: tuple[bytes, 
     assert len(payload) <= len(data.encode() if isinstance(data, str) else data) + OVERHEAD_BYTES
 
 
+@given(TEXT, st.integers(0, 10**18 - 1), IDS)
+@example(" :5", 1, (b"", 0))
+def test_a_kept_text_arrives_with_its_position(text: str, offset: int, ids: tuple[bytes, int]) -> None:
+    at = Position("1763750000000", offset)
+    payload = kept_head(*ids) + f"{at} {text}".encode()
+    assert decode_payload(payload) == Payload(text, *ids, at)
+    assert len(payload) <= len(text.encode()) + OVERHEAD_BYTES
+
+
 @given(TEXT)
 def test_text_of_another_program_is_text(text: str) -> None:
     assert decode_payload(text.encode()) == Payload(text)
@@ -31,6 +41,9 @@ def test_text_of_another_program_is_text(text: str) -> None:
 @example(b"\xff")
 @example(MARK + b"t\xff")
 @example(MARK + b"T")
+@example(MARK + b"k1:1")
+@example(MARK + b"k1:1 \xff")
+@example(MARK + b"k:: text")
 @example(MARK + b"?")
 def test_any_bytes_are_a_message(payload: bytes) -> None:
     data = decode_payload(payload).data

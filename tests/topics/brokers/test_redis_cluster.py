@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from asgiws.topics.history import START, Keep
 from asgiws.topics.message import Message, TopicsUnavailable
 from tests.admin.helpers import wait_until
 from tests.programs import reserved_port
@@ -82,6 +83,11 @@ def test_topics_of_all_servers_and_a_slot_that_moves(cluster: Cluster) -> None:
             for topic in TOPICS:
                 await first.publish(Message(topic, topic))
             assert [await read(listener, 1) for listener in listeners] == [[topic] for topic in TOPICS] * 2
+            kept = [await listen(hub, "kept") for hub in (first, second)]
+            await first.publish(Message("kept", "one", keep=Keep(10, 60)))
+            texts = [await read(listener, 1) for listener in kept]
+            assert texts[0] == texts[1]
+            assert (await workers.brokers[1].history("kept", START)).payloads == [b"one"]
             subscribed = [cluster.command(number, "PUBSUB", "SHARDCHANNELS", "asgiws:room:*") for number in range(3)]
             assert all(subscribed)
 

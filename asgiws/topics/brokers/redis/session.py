@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar, cast
 
 from asgiws.topics.brokers.payload import MARK
 from asgiws.topics.brokers.redis.counting import Counting
+from asgiws.topics.brokers.redis.history import POSITIONS, PUBLISH, READ, Script, past_of, position_of, since_words
 from asgiws.topics.brokers.redis.node import Node, Verbs
+from asgiws.topics.brokers.session import BrokerError
+from asgiws.topics.history import Keep, Past, Position
 
 __all__ = ["CHANNEL", "RedisSession"]
 
 CHANNEL: Final = b"asgiws:"
 """What precedes a topic's name, with its prefix, in the name of its channel."""
+
+_Result = TypeVar("_Result")
 
 
 class RedisSession:
@@ -31,6 +36,8 @@ class RedisSession:
         self._counting = counting
         self._verbs = Verbs(sharded=False)
         self._nodes: list[Node] = []
+        self._may_keep = True
+        """False once the server has refused a script."""
 
     async def open(self) -> None:
         """Connect and subscribe to the topics of probes."""
@@ -54,13 +61,12 @@ class RedisSession:
             found.setdefault(self._node_of(channel), []).append(channel)
         return found
 
-    async def subscribe(self, topics: Sequence[str]) -> None:
-        """Return once Redis has confirmed the topics."""
-        for result in await asyncio.gather(
-            *(node.subscribe(channels) for node, channels in self._by_node(topics).items()), return_exceptions=True
-        ):
-            if isinstance(result, BaseException):
-                raise result
+    async def subscribe(self, topics: Sequence[str]) -> Mapping[str, Position]:
+        """Return once Redis has confirmed the topics, with the positions of those that keep messages."""
+        by_node = self._by_node(topics)
+        positions = {} if topics is self.probe_topics else await self._find_positions(by_node)
+        await _gather(node.subscribe(channels) for node, channels in by_node.items())
+        return positions
 
     async def unsubscribe(self, topics: Sequence[str]) -> None:
         """Get the topics no more."""
@@ -77,6 +83,53 @@ class RedisSession:
         reached: int = await self._node_of(channel).command(self._verbs.publish, channel, payload)
         return reached
 
+    # ---- history
+
+    async def keep(self, topic: str, keep: Keep, head: bytes, text: bytes) -> None:
+        """Publish a text with its position after `head`, and keep it, in one step. Raises BrokerError."""
+        words = (self._verbs.publish, b"%d" % keep.limit, b"%d" % keep.ttl_s, head, text)
+        channel = CHANNEL + topic.encode()
+        await self._run(PUBLISH, self._node_of(channel), [channel], *words)
+
+    async def read(self, topic: str, since: Position) -> Past:
+        """Return a page of what is kept after a position. Raises BrokerError."""
+        channel = CHANNEL + topic.encode()
+        found = await self._run(READ, self._node_of(channel), [channel], *since_words(since))
+        return past_of(found, since)
+
+    async def _find_positions(self, by_node: Mapping[Node, Sequence[bytes]]) -> Mapping[str, Position]:
+        """Return the positions of topics; none where the account may not keep messages. Raises BrokerError."""
+        if not self._may_keep:
+            return {}
+        most = self._verbs.most_channels
+        batches = [
+            (node, channels[start : start + most])
+            for node, channels in by_node.items()
+            for start in range(0, len(channels), most)
+        ]
+        try:
+            found = await _gather(self._run(POSITIONS, node, channels) for node, channels in batches)
+        except BrokerError as error:
+            if type(error.__cause__).__name__ != "NoPermissionError":
+                raise
+            self._may_keep = False
+            return {}
+        return {
+            channel[len(CHANNEL) :].decode(): position_of(entry)
+            for (_, channels), entries in zip(batches, found, strict=True)
+            for channel, entry in zip(channels, entries, strict=True)
+        }
+
+    async def _run(self, script: Script, node: Node, keys: Sequence[bytes], *words: bytes) -> Any:
+        """Run a script by its hash, or by its text where Redis does not know it yet. Raises BrokerError."""
+        rest = (b"%d" % len(keys), *keys, *words)
+        try:
+            return await node.command(b"EVALSHA", script.hash, *rest)
+        except BrokerError as error:
+            if type(error.__cause__).__name__ != "NoScriptError":
+                raise
+        return await node.command(b"EVAL", script.text, *rest)
+
     async def close(self) -> None:
         """End."""
         for node in self._nodes:
@@ -90,3 +143,12 @@ class RedisSession:
     def _on_lost(self, reason: str) -> None:
         if not self.lost.done():
             self.lost.set_result(reason)
+
+
+async def _gather(works: Iterable[Awaitable[_Result]]) -> list[_Result]:
+    """Return the results of all, once all have ended. Raises the first error."""
+    results = await asyncio.gather(*works, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return cast("list[_Result]", results)
