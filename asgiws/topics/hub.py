@@ -259,6 +259,7 @@ class Hub:
     def second_passed(self) -> None:
         """Report to the bus which topics have how many subscribers or none, and measure its lag while it is used."""
         bus, entries = self._bus, self._entries
+        self.recovery.second_passed()
         if bus is None:
             self.history.expire()
         else:

@@ -14,12 +14,14 @@ from typing import Final
 from asgiws.schedule import spread
 from asgiws.topics.delivery import Delivery, Entry, Held, Joining
 from asgiws.topics.history import START, Past, Position
-from asgiws.topics.message import Subscriber, TopicsUnavailable, messages_of
+from asgiws.topics.message import Message, Subscriber, TopicsUnavailable, messages_of
 
 __all__ = ["Recovery"]
 
 # Subscribers that missed something are closed over this time, so that they do not all come back at once.
 _GAP_SPREAD_S: Final = 5.0
+# Pages of history, of up to 256 KiB and as much for each kind of encoder
+_PAGES_MOST: Final = 16
 
 
 class Recovery:
@@ -40,6 +42,8 @@ class Recovery:
         self._read = read
         self._unsubscribe = unsubscribe
         self._tasks: set[asyncio.Task[None]] = set()
+        self._pages: dict[tuple[str, Position], tuple[Past, list[Message]]] = {}
+        """What was read in this second, by topic and position."""
         self.gaps = 0
         """Topics of which this worker missed messages, each time."""
         self.filled = 0
@@ -65,9 +69,8 @@ class Recovery:
             if read_on:
                 if joining.overflowed:
                     joining.clear()
-                past = await self._read(topic, joining.after)
-                complete = complete and past.complete
-                messages, joining.after = messages_of(topic, past), past.last
+                past, messages = await self._read_page(topic, joining.after)
+                complete, joining.after = complete and past.complete, past.last
                 read_on = joining.after.offset < past.top
             else:
                 messages = joining.take_held()
@@ -86,6 +89,29 @@ class Recovery:
             self.recovered += complete
             self.unrecovered += not complete
         return complete
+
+    async def _read_page(self, topic: str, since: Position) -> tuple[Past, list[Message]]:
+        """Return what a topic keeps after a position, and its messages.
+
+        Many clients come back at once: who has seen the newest message needs nothing, and those that ask for the same
+        share what was read, with its frames, while nothing newer has come to this worker.
+        """
+        entry = self._entries.get(topic)
+        at = START if entry is None else entry.at
+        if since == at != START:
+            return Past(at.epoch, at.offset, at.offset + 1, [], True), []
+        page = self._pages.get((topic, since))
+        if page is None or at == START or at.is_after(page[0].last):
+            past = await self._read(topic, since)
+            page = past, messages_of(topic, past)
+            if len(self._pages) >= _PAGES_MOST:
+                self._pages.clear()
+            self._pages[topic, since] = page
+        return page
+
+    def second_passed(self) -> None:
+        """Forget what was read."""
+        self._pages.clear()
 
     # ---- this worker
 

@@ -37,7 +37,7 @@ class Subscription(NamedTuple):
     recovered: bool
     """Whether everything that was missed has been sent; also true where nothing was asked for.
 
-    False for a position that is too old, of another epoch (the server or the broker was started anew), or none at all.
+    False for a position that is too old, of another epoch (the server or the broker was restarted), or none at all.
     What is kept has been sent then, so that the client has the newest; what it knew before may not be what came before.
     """
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from asgiws.config.options import Config
 from asgiws.server.state.encoders import Encoders
-from asgiws.topics.history import START, UNKNOWN, Keep, Position, parse_position
+from asgiws.topics.history import START, UNKNOWN, Keep, Past, Position, parse_position
 from asgiws.topics.hub import Hub
 from asgiws.topics.listener import Listener
 from asgiws.topics.message import Message, TopicsUnavailable
@@ -184,6 +184,44 @@ def test_a_position_that_is_not_kept_any_more_is_not_recovered_and_brings_what_i
                 assert await hub.resume("a", client, since) is recovered, since
                 assert client.offsets() == offsets
             assert (hub.recovery.recovered, hub.recovery.unrecovered) == (3, 5)
+
+    run(test)
+
+
+def test_clients_that_come_back_together_share_what_is_read() -> None:
+    """And those that have seen everything need nothing. What is read is as new as what the worker has delivered."""
+
+    async def test() -> None:
+        async with machine() as made:
+            hub, other = await made.add_worker(), await made.add_worker()
+            for number in range(100):
+                await hub.publish(kept(str(number)))
+            top = made.relay.history.position("a")
+            live = Client()
+            await other.subscribe("a", live)
+            reads: list[Position] = []
+            read = made.relay.history.read
+
+            def count_reads(topic: str, since: Position) -> Past:
+                reads.append(since)
+                return read(topic, since)
+
+            made.relay.history.read = count_reads  # type: ignore[method-assign]
+            clients = [Client() for _ in range(50)]
+            for client in clients:
+                assert await other.resume("a", client, START)
+            for client in (up_to_date := [Client() for _ in range(50)]):
+                assert await other.resume("a", client, top)
+            assert len(reads) == 1
+            await hub.publish(kept("live"))
+            await until(lambda: live.has(1))
+            late = Client()
+            assert await other.resume("a", late, START)
+            for client in (*clients, late):
+                await until(partial(client.has, 101))
+                assert client.offsets() == list(range(1, 102))
+            assert all(client.offsets() == [101] for client in up_to_date)
+            assert len({id(client._queue[0]) for client in clients}) == 1
 
     run(test)
 
