@@ -23,8 +23,9 @@ class ReconnectingSocket {
       this.failures = performance.now() - this.openSince > 10_000 ? 1 : this.failures + 1;
       this.openSince = Infinity;
       const asked = [1012, 1013].includes(code) && reason.match(/retry-after=(\d{1,4})/)?.[1];
-      const least = asked ? asked * 1000 : 0, most = Math.min(15_000, 500 * 2 ** (this.failures - 1));
-      const delay = least + (0.5 + Math.random() / 2) * most;
+      const most = asked ? asked * 1250 : Math.min(15_000, 500 * 2 ** (this.failures - 1));
+      const least = asked ? asked * 1000 : most / 2;
+      const delay = least + Math.random() * (most - least);
       this.timer = setTimeout(() => this.connect(), delay);
       this.lost({code, reason, delay});
     };
