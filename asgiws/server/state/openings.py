@@ -17,6 +17,7 @@ from asgiws.telemetry.logs import LOG
 
 __all__ = ["Openings", "Waiter"]
 
+_STARTS_A_TURN: Final = 64
 _QUIET_S: Final = 10
 """Without a handshake that waits; then the next one that does is logged again."""
 
@@ -31,7 +32,17 @@ class Waiter(Protocol):
 class Openings:
     """The places and the queue of one worker."""
 
-    __slots__ = ("_loop", "_most_s", "_quiet_since", "_second", "_waited_count", "_waiting", "most", "taken")
+    __slots__ = (
+        "_loop",
+        "_most_s",
+        "_quiet_since",
+        "_second",
+        "_starting",
+        "_waited_count",
+        "_waiting",
+        "most",
+        "taken",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most: int, timeout_s: float) -> None:
         self._loop = loop
@@ -39,6 +50,8 @@ class Openings:
         """Places; 0 for no limit, and then nothing here is called."""
         self._most_s = ceil(timeout_s)
         self._second = 0
+        self._starting = False
+        """Whether some that wait are started in the next turn."""
         self.taken: dict[object, int] = {}
         """Connections that have a place, and since which second."""
         self._waiting: OrderedDict[Waiter, None] = OrderedDict()
@@ -58,9 +71,9 @@ class Openings:
 
     def end(self, connection: object) -> None:
         """Free the place of a connection, if it has one."""
-        if self.taken.pop(connection, None) is not None and self._waiting:
+        if self.taken.pop(connection, None) is not None and self._waiting and not self._starting:
             # Not at once: it is another connection's application that calls this.
-            self._loop.call_soon(self._start_waiting)
+            self._start_soon()
 
     def wait(self, waiter: Waiter) -> None:
         """Put a handshake at the end of the queue."""
@@ -86,6 +99,15 @@ class Openings:
             for connection in [each for each, since in self.taken.items() if self._second - since > self._most_s]:
                 self.end(connection)
 
+    def _start_soon(self) -> None:
+        self._starting = True
+        self._loop.call_soon(self._start_waiting)
+
     def _start_waiting(self) -> None:
-        while self._waiting and len(self.taken) < self.most:
+        """Start some that wait. Places that become free together would else hold the loop, again and again."""
+        self._starting = False
+        for _ in range(_STARTS_A_TURN):
+            if not self._waiting or len(self.taken) >= self.most:
+                return
             self._waiting.popitem(last=False)[0].begin_opening()
+        self._start_soon()
