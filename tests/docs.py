@@ -8,6 +8,7 @@ from asgiws.config.option import spelled
 from asgiws.config.options import OPTIONS, Config
 from asgiws.protocol.errors import RULES
 from asgiws.telemetry.prometheus import METRICS
+from tests.bench import storm
 from tests.bench.brokers import brokers_table
 from tests.bench.report import figures_section, front_page_ratios
 from tests.clients.test_same_as_uvicorn import DIFFERENCES
@@ -65,6 +66,7 @@ TABLES = (
     ("asgiws/protocol/README.md", "rules", rules_table),
     ("tests/bench/README.md", "figures", figures_section),
     ("tests/bench/README.md", "brokers", brokers_table),
+    ("tests/bench/README.md", "storm", storm.published_table),
     ("asgiws/admin/README.md", "metrics", metrics_table),
     ("asgiws/topics/README.md", "reconnect", reconnect_code),
 )
