@@ -13,9 +13,9 @@ from tests.raw import RawClient, close
 
 MOST_CALLS = 6
 """Python-level calls in files of ours for each echoed message: calls of functions, and coroutines that go on."""
-MOST_CALLS_OF_A_REQUEST = 28
+MOST_CALLS_OF_A_REQUEST = 27
 """The same for each answered request on a kept connection."""
-MOST_CALLS_OF_A_HANDSHAKE = 99 + (not masking.UNMASK_IN_C)
+MOST_CALLS_OF_A_HANDSHAKE = 88 + (not masking.UNMASK_IN_C)
 """The same from the accept of a connection over a handshake and a Close to its end."""
 SPREAD_CALLS = 0.1
 """What comes once in many messages, such as a turn of the loop, spread over all of them."""

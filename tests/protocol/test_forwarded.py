@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asgiws.protocol.http.forwarded import FORWARDED_FIELDS, Source, parse_forwarded, parse_node, trusted_source
+from asgiws.protocol.http.head import RequestHead, parse_head
+from asgiws.protocol.limits import Limits
 from asgiws.protocol.trusted_networks import TrustedNetworks
 
 TRUSTED = TrustedNetworks(["127.0.0.1", "10.0.0.0/8", "fd00::/8"])
@@ -26,6 +28,14 @@ def read(*lines: str, trusted: TrustedNetworks = TRUSTED) -> Source:
         assert key.encode() in FORWARDED_FIELDS
         fields.setdefault(key.encode(), []).append(value.strip().encode("latin-1"))
     return trusted_source(fields, trusted)
+
+
+@pytest.mark.parametrize("name", FORWARDED_FIELDS)
+def test_head_says_whether_there_is_such_a_field(name: bytes) -> None:
+    for fields, expected in ((b"", False), (name.title() + b": x\r\n", True)):
+        head = parse_head(b"GET / HTTP/1.1\r\n" + fields + b"Host: a", Limits())
+        assert isinstance(head, RequestHead)
+        assert head.forwarded is expected
 
 
 # ---- addresses

@@ -46,9 +46,9 @@ def test_connection_that_is_not_trusted_costs_one_look_into_the_list(loop_name: 
     assert calls == ONE_LOOK
 
 
-def test_request_of_a_trusted_neighbour_without_fields_costs_one_call(loop_name: str) -> None:
+def test_request_of_a_trusted_neighbour_without_fields_costs_nothing(loop_name: str) -> None:
     calls = count_calls(loop_name, "127.0.0.1")
-    assert calls == {**ONE_LOOK, "peer_for": REQUESTS}
+    assert calls == ONE_LOOK
 
 
 def test_address_that_was_seen_before_is_not_parsed_again(loop_name: str) -> None:

@@ -37,8 +37,11 @@ _ZONE: Final = re.compile(rb"(?:[\w.~-]|%[0-9A-Fa-f]{2})+")
 # Of longer field lines each is parsed: what is remembered stays below a megabyte.
 _KNOWN_MOST_BYTES: Final = 256
 
-# Fields that decide how the message is framed or what the connection becomes.
-_DECIDING: Final = frozenset(
+_FORWARDED: Final = frozenset(
+    b"forwarded x-forwarded-for x-forwarded-host x-forwarded-prefix x-forwarded-proto".split()
+)
+# Fields that decide how the message is framed, what the connection becomes or whose it is.
+_DECIDING: Final = _FORWARDED | frozenset(
     b"connection content-length expect host sec-websocket-key te transfer-encoding upgrade".split()
 )
 
@@ -55,8 +58,6 @@ class RequestHead(NamedTuple):
     query: bytes
     http_version: str
     """"1.0" or "1.1"."""
-    headers: list[Header]
-    """Shared by all requests with the same bytes: copied for each, never changed."""
     content_length: int | None
     """None: no Content-Length; the body is empty unless `chunked`."""
     chunked: bool
@@ -68,8 +69,12 @@ class RequestHead(NamedTuple):
     """Options of the Connection field in lower case."""
     upgrade_lost: bool
     """Whether there is a Sec-WebSocket-Key and no Upgrade: a proxy may have dropped that from a handshake."""
+    forwarded: bool
+    """Whether a field says what a proxy has forwarded, see `asgiws.protocol.http.forwarded`."""
     te_trailers: bool
     """Whether trailers may be sent: the client says `TE: trailers` (RFC 9110 §6.5.1)."""
+    headers: list[Header]
+    """Shared by all requests with the same bytes: copied for each, never changed."""
 
 
 def parse_head(head: bytes, limits: Limits) -> RequestHead | Violation:
@@ -141,6 +146,7 @@ def parse_head(head: bytes, limits: Limits) -> RequestHead | Violation:
         upgrade=header_tokens(upgrade) if upgrade else (),
         connection=connection,
         upgrade_lost=b"sec-websocket-key" in deciding and upgrade is None,
+        forwarded=not _FORWARDED.isdisjoint(deciding),
         te_trailers=te is not None and b"trailers" in header_tokens(te),
     )
 

@@ -20,28 +20,36 @@ __all__ = ["HeadCache", "HeadReader"]
 _HEADS_MOST: Final = 512
 _HEAD_MOST_BYTES: Final = 2048
 
+# The one line in which the handshakes of a client differ, as clients spell it (RFC 6455 §4.1, item 7)
+_KEY_LINE: Final = b"\r\nSec-WebSocket-Key: "
+_KEY_BYTES: Final = 24
+_BASE64_BYTES: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+
 
 class HeadCache:
     """Parses heads, and remembers those without a violation until it is cleared.
 
-    Heads are known by the bytes of their version and fields, so that only method and target are parsed again.
-    Handshakes are not kept: each has a key of its own. A full cache keeps what it has: where there are more clients
-    than it has room for, some are known, and the others cost a look-up.
+    Heads are known by the bytes of their version and fields, so that only method and target are parsed again. A
+    handshake is known by those without its key. A full cache keeps what it has: where there are more
+    clients than it has room for, some are known, and the others cost a look-up.
     """
 
-    __slots__ = ("_heads", "_limits")
+    __slots__ = ("_handshakes", "_heads", "_limits")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._heads: dict[bytes, tuple[bytes, RequestHead]] = {}
         """By the bytes from the space before the version to the end: the bytes before, and the head."""
+        self._handshakes: dict[bytes, tuple[bytes, RequestHead, int]] = {}
+        """The same of handshakes, without the key; and the place of the key among the fields."""
 
     def __len__(self) -> int:
-        return len(self._heads)
+        return len(self._heads) + len(self._handshakes)
 
     def clear(self) -> None:
         """Forget all heads."""
         self._heads.clear()
+        self._handshakes.clear()
 
     def parse(self, head: bytes) -> RequestHead | Violation:
         """Parse a whole head, with its final empty line, of at most `head_bytes`."""
@@ -56,16 +64,39 @@ class HeadCache:
                 if len(head) <= _HEAD_MOST_BYTES:
                     self._heads[fields] = start, parsed
                 return parsed
+        elif (key_at := fields.find(_KEY_LINE)) >= 0:
+            return self._parse_handshake(head, start, fields, key_at)
         whole = parse_head(head[:-4], self._limits)
-        if (
-            len(self._heads) < _HEADS_MOST
-            and len(head) <= _HEAD_MOST_BYTES
-            and isinstance(whole, RequestHead)
-            and not (whole.upgrade or whole.upgrade_lost)
-            and start[len(whole.method) + 1 :].startswith(b"/")  # an absolute target has replaced the Host field
-        ):
+        if isinstance(whole, RequestHead) and self._may_remember(head, start, whole) and not whole.upgrade:
             self._heads[fields] = start, whole
         return whole
+
+    def _parse_handshake(self, head: bytes, start: bytes, fields: bytes, key_at: int) -> RequestHead | Violation:
+        key_end = key_at + len(_KEY_LINE) + _KEY_BYTES
+        value_at = key_end - _KEY_BYTES
+        key, others = fields[value_at:key_end], fields[:value_at] + fields[key_end:]
+        is_line = fields.startswith(b"\r\n", key_end) and not key.translate(None, _BASE64_BYTES)
+        known = self._handshakes.get(others) if is_line else None
+        if known is not None:
+            like = known[1] if known[0] == start else with_start(known[1], start, self._limits)
+            if like is not None:
+                headers = like.headers.copy()
+                headers[known[2]] = b"sec-websocket-key", key
+                return RequestHead(*like[:-1], headers)
+        whole = parse_head(head[:-4], self._limits)
+        if is_line and isinstance(whole, RequestHead) and self._may_remember(head, start, whole) and whole.upgrade:
+            places = [place for place, field in enumerate(whole.headers) if field[0] == b"sec-websocket-key"]
+            if len(places) == 1:
+                self._handshakes[others] = start, whole, places[0]
+        return whole
+
+    def _may_remember(self, head: bytes, start: bytes, whole: RequestHead) -> bool:
+        return (
+            len(self) < _HEADS_MOST
+            and len(head) <= _HEAD_MOST_BYTES
+            and not whole.upgrade_lost
+            and start[len(whole.method) + 1 :].startswith(b"/")  # an absolute target has replaced the Host field
+        )
 
 
 class HeadReader:

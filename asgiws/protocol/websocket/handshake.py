@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import binascii
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from asgiws.protocol import errors
@@ -22,6 +23,7 @@ __all__ = ["ExtensionOffer", "Handshake", "check_handshake", "encode_accept", "o
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 # Browsers send 60 bytes, libraries up to 200
 _EXTENSIONS_MOST_BYTES: Final = 2048
+_KNOWN_MOST_BYTES: Final = 256
 # Fields of a 101 that only the server may set
 _RESERVED_FIELDS: Final = frozenset(
     b"connection upgrade content-length transfer-encoding sec-websocket-accept sec-websocket-extensions "
@@ -41,7 +43,8 @@ class Handshake(NamedTuple):
 
     key: bytes
     subprotocols: list[str]
-    extensions: list[ExtensionOffer]
+    extensions: Sequence[ExtensionOffer]
+    """The offers of permessage-deflate."""
     origin: bytes | None
 
 
@@ -87,7 +90,8 @@ def check_handshake(head: RequestHead) -> Handshake | Violation:
     subprotocols = _parse_subprotocols(protocols)
     if isinstance(subprotocols, Violation):
         return subprotocols
-    return Handshake(keys[0], subprotocols, parse_extensions(extensions, "permessage-deflate"), origin)
+    offers = _parse_deflate_offers(extensions) if extensions else []
+    return Handshake(keys[0], subprotocols, offers, origin)
 
 
 def accept_value(key: bytes) -> bytes:
@@ -173,6 +177,17 @@ def _parse_subprotocols(values: list[bytes]) -> list[str] | Violation:
 
 
 # ---- extensions (RFC 6455 §9.1)
+
+
+def _parse_deflate_offers(values: list[bytes]) -> list[ExtensionOffer]:
+    if len(values) == 1 and len(values[0]) <= _KNOWN_MOST_BYTES:
+        return _known_offers(values[0])  # nearly always, and what browsers send is always the same
+    return parse_extensions(values, "permessage-deflate")
+
+
+@lru_cache(64)
+def _known_offers(value: bytes) -> list[ExtensionOffer]:
+    return parse_extensions([value], "permessage-deflate")
 
 
 def parse_extensions(values: list[bytes], wanted: str | None = None) -> list[ExtensionOffer]:

@@ -43,6 +43,10 @@ NO_COMPRESSION: Final = 0
 FRESH_WINDOW: Final = 1
 KEPT_WINDOW: Final = 2
 
+# First bytes on the fast path: FIN, no RSV bits or RSV1, text or binary
+_PLAIN_FIRSTS: Final[tuple[int, ...]] = (0x81, 0x82)
+_COMPRESSED_FIRSTS: Final[tuple[int, ...]] = (0x81, 0x82, 0xC1, 0xC2)
+
 
 class Receiver:
     """Parses the frames of one client. Not reentrant, and never waits."""
@@ -58,7 +62,8 @@ class Receiver:
         self._inbox_messages = limits.inbox_messages
         self._inbox_bytes = limits.inbox_bytes
         self._fast_bytes = min(limits.message_bytes, limits.frame_bytes or limits.message_bytes, 0xFFFF)
-        self.begin(compression)
+        self._compression = compression
+        self._fast_firsts = _COMPRESSED_FIRSTS if compression else _PLAIN_FIRSTS
         self.inbox = inbox
         self.queued = 0
         """Characters and bytes of the messages in `inbox`; the reader subtracts the length of each message it takes."""
@@ -91,8 +96,7 @@ class Receiver:
     def begin(self, compression: int) -> None:
         """Set what was negotiated, before the first byte is parsed."""
         self._compression = compression
-        # FIN, no RSV bits or RSV1, text or binary
-        self._fast_firsts: tuple[int, ...] = (0x81, 0x82, 0xC1, 0xC2) if compression else (0x81, 0x82)
+        self._fast_firsts = _COMPRESSED_FIRSTS if compression else _PLAIN_FIRSTS
 
     def allow_another_second(self) -> None:
         """Start the next second of the rate limits; called once a second, so that no frame reads a clock."""

@@ -293,7 +293,7 @@ class HTTPConnection(asyncio.Protocol):
         if isinstance(head, Violation):
             self._reject(head)
             return
-        if self._proxied:
+        if self._proxied and (head.forwarded or self.worker.admission.tenant_field):
             self._peer = peer_for(self.worker, head, self._via)
         if self._refusal is not None:  # there may be room by now
             self._refusal = self.worker.admission.admit(self._via.client)

@@ -13,12 +13,14 @@ __all__ = ["Encoders"]
 class Encoders:
     """Makes encoders, and keeps the shared ones."""
 
-    __slots__ = ("_in_progress", "_settings", "_shared")
+    __slots__ = ("_in_progress", "_settings", "_shared", "plain")
 
     def __init__(self, settings: DeflateSettings) -> None:
         self._settings = settings
         self._shared: dict[int, Encoder] = {}
         """By the window bits of their compressor; 0 for no compression."""
+        self.plain = self.encoder_for(None)
+        """Encodes without compression."""
         self._in_progress: dict[tuple[Encoder, int], tuple[str | bytes, asyncio.Future[bytes]]] = {}
         """Large messages that a thread compresses for shared encoders, by encoder and identity of the message."""
 

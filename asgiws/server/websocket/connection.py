@@ -82,7 +82,7 @@ class WebSocketConnection(asyncio.Protocol):
         self.receiver = Receiver(worker.limits, self.inbox)
         self.waiter: asyncio.Future[None] | None = None
         """What `receive` waits for; when several tasks receive, the last one, which wakes the others."""
-        self.encoder = worker.encoders.encoder_for(None)
+        self.encoder = worker.encoders.plain
         """Encodes the messages that are sent."""
         self.cork = Cork(transport)
         self._deadlines = ConnectionDeadlines(worker.deadlines, flow)

@@ -115,7 +115,7 @@ class Subscriptions:
             return False
         encoder = connection.encoder
         if message.is_large and not encoder.shared:  # it is not compressed for each connection by itself
-            encoder = connection.worker.encoders.encoder_for(None)
+            encoder = connection.worker.encoders.plain
         frame = message.frames.get(encoder) or message.frame_for(encoder)
         frame_bytes, cork = len(frame), connection.cork
         if connection.flow.write_paused:
