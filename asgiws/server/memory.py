@@ -32,6 +32,7 @@ TLS_BYTES: Final = 128 * KIB
 _CORK_BYTES: Final = 64 * KIB
 _ITEM_BYTES: Final = 100
 _CHARACTER_BYTES: Final = 4
+_FIELD_BYTES: Final = 256
 
 
 def websocket_terms(config: Config) -> Terms:
@@ -67,8 +68,8 @@ def waiting_terms(config: Config) -> Terms:
     return {
         "connection": CONNECTION_BYTES,
         "tls": _tls(config),
-        # Its bytes, a copy of each field and the objects that hold them, and what the handshake keeps of them
-        "head": 4 * config.max_head_size,
+        # Its fields, or its path as it came and decoded, and the objects that hold the fields
+        "head": 2 * config.max_head_size + _FIELD_BYTES * config.max_headers,
         "early": EARLY_MOST_BYTES + 2 * READ_BYTES,
     }
 

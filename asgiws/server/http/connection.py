@@ -387,7 +387,7 @@ class HTTPConnection(asyncio.Protocol):
         self._state, self._ticks = NEXT[self._state, Moved.UPGRADE], 0
         early, openings = bytes(self._reader.buffer), worker.admission.openings
         if openings.most and openings.full:
-            waiting = WaitingHandshake(worker, self._transport, self._flow, peer, head, handshake)
+            waiting = WaitingHandshake(worker, self._transport, self._flow, peer, head)
             worker.registry.replace(self, waiting)
             waiting.begin(early)
             return

@@ -1,5 +1,7 @@
 """A handshake that waits for a place with the application (`--max-opening`): no task, no scope, only its parsed head.
 
+What the handshake asks for is parsed again when its turn comes (10 us): 64 KiB of subprotocols are a megabyte of names.
+
 Takes over from the HTTP connection, and hands over to a `WebSocketConnection` on the same transport when its turn
 comes; `asgiws.server.state.openings` keeps the order. In between, the client can leave, and its patience or that of the
 server (`--handshake-timeout`) can end.
@@ -14,7 +16,7 @@ from typing import Final
 from asgiws.protocol import errors
 from asgiws.protocol.errors import Violation
 from asgiws.protocol.http.head import RequestHead
-from asgiws.protocol.websocket.handshake import Handshake
+from asgiws.protocol.websocket.handshake import Handshake, check_handshake
 from asgiws.server.connection.flow_control import FlowControl
 from asgiws.server.connection.lingering_close import LingeringClose
 from asgiws.server.scope import Peer
@@ -35,27 +37,21 @@ class WaitingHandshake(asyncio.Protocol):
     """A connection between its handshake request and its turn."""
 
     __slots__ = (
-        "_began_s", "_early", "_flow", "_handshake", "_head", "_lingering", "_peer", "_ticks", "_transport", "_waits",
+        "_began_s", "_early", "_flow", "_head", "_lingering", "_peer", "_ticks", "_transport", "_waits",
         "_worker",
     )  # fmt: skip
 
     spreads_drain = False
 
     def __init__(
-        self,
-        worker: WorkerState,
-        transport: asyncio.Transport,
-        flow: FlowControl,
-        peer: Peer,
-        head: RequestHead,
-        handshake: Handshake,
+        self, worker: WorkerState, transport: asyncio.Transport, flow: FlowControl, peer: Peer, head: RequestHead
     ) -> None:
+        """`head` has passed `check_handshake`."""
         self._worker = worker
         self._transport = transport
         self._flow = flow
         self._peer = peer
         self._head = head
-        self._handshake = handshake
         self._early = bytearray()
         self._ticks = 0
         self._began_s = time.monotonic()
@@ -115,13 +111,13 @@ class WaitingHandshake(asyncio.Protocol):
             most, waited_s = worker.config.max_opening, worker.config.handshake_timeout
             reason = f"{waited_s:g} s without a place among {most} handshakes with the application"
             fault = Violation(errors.TOO_MANY_OPENINGS, reason)
-            response = HandshakeResponse(worker, self._handshake)
+            response = HandshakeResponse(worker, self._parse())
             self._end(response.reject(fault, self._peer.client, self._head.target), response.status, fault.rule.name)
 
     def begin_shutdown(self) -> None:
         """Answer: the server stops, and the turn of this handshake will not come."""
         if self._lingering is None:
-            response = HandshakeResponse(self._worker, self._handshake)
+            response = HandshakeResponse(self._worker, self._parse())
             self._end(response.refuse_for_stop(), response.status, "")
 
     def abort(self) -> None:
@@ -132,14 +128,17 @@ class WaitingHandshake(asyncio.Protocol):
 
     def begin_opening(self) -> None:
         """Hand over to a WebSocket connection and its application: a place is free."""
-        worker = self._worker
+        worker, handshake = self._worker, self._parse()
         self._waits = False
         worker.counters.opening_waits.add(time.monotonic() - self._began_s)
-        websocket = WebSocketConnection(
-            worker, self._transport, self._flow, self._peer, self._head.target, self._handshake
-        )
+        websocket = WebSocketConnection(worker, self._transport, self._flow, self._peer, self._head.target, handshake)
         worker.registry.replace(self, websocket)
-        begin_session(websocket, self._head, self._peer, self._handshake.subprotocols, bytes(self._early))
+        begin_session(websocket, self._head, self._peer, handshake.subprotocols, bytes(self._early))
+
+    def _parse(self) -> Handshake:
+        handshake = check_handshake(self._head)
+        assert not isinstance(handshake, Violation), "it was checked before"
+        return handshake
 
     # ---- ends
 
