@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import partial
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from asgiws.config.options import Config
@@ -273,6 +273,63 @@ async def miss(made: object, hub: Hub, other: Hub, place: int, message: Message)
         await other.publish(message)
     client._transport.resume_reading()
     await until(lambda: hub.gaps > 0)
+
+
+GAP_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("publish"), st.integers(0, 1), st.integers(0, 4000)),
+        st.tuples(st.sampled_from(["pause", "go on"]), st.integers(0, 1), st.just(0)),
+        st.tuples(st.just("resume"), st.integers(0, 1), st.integers(0, 30)),
+        st.tuples(st.just("turn"), st.integers(0, 5), st.just(0)),
+    ),
+    min_size=20,
+    max_size=120,
+)
+
+
+@given(steps=GAP_STEPS)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+def test_gaps_at_any_moment_are_filled_without_a_hole_or_a_repetition(steps: list[tuple[str, int, int]]) -> None:
+    """Workers that stop reading with little room for what waits, while subscribers come and messages are published."""
+
+    async def test() -> None:
+        async with machine(queue_most_bytes=4 * KIB) as made:
+            hubs = [await made.add_worker(buffer_bytes=4 * KIB) for _ in range(2)]
+            publishing: list[asyncio.Task[None]] = []
+            clients: list[tuple[Client, int, asyncio.Task[bool]]] = []
+
+            def resume(hub: Hub, offset: int) -> None:
+                top = made.relay.history.position("a")
+                client, since = Client(offset % 3), top._replace(offset=min(offset, top.offset))
+                clients.append((client, since.offset, asyncio.create_task(hub.resume("a", client, since))))
+
+            await hubs[0].publish(kept("first"))
+            for hub in hubs:
+                resume(hub, 0)
+            for what, first, second in steps:
+                transport = made.clients[first % 2]._transport
+                if what == "publish":
+                    publishing.append(asyncio.create_task(hubs[first].publish(kept("x" * second))))
+                elif what == "resume":
+                    resume(hubs[first], second)
+                elif what == "pause":
+                    transport.pause_reading()
+                elif what == "go on":
+                    transport.resume_reading()
+                else:
+                    for _ in range(first):
+                        await asyncio.sleep(0)
+            for each in made.clients:
+                each._transport.resume_reading()
+            await asyncio.gather(*publishing)
+            published = 1 + len(publishing)
+            for client, since, resuming in clients:
+                assert await resuming
+                await until(partial(client.has, published - since))
+                assert client.offsets() == list(range(since + 1, published + 1))
+            event(f"gaps: {sum(hub.gaps for hub in hubs) > 0}")
+
+    run(test)
 
 
 @pytest.mark.parametrize("since", [None, START])

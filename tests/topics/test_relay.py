@@ -31,9 +31,12 @@ class Machine:
         self.round_trips: list[float] = []
         self.clients: list[RelayClient] = []
 
-    async def add_worker(self) -> Hub:
+    async def add_worker(self, buffer_bytes: int = 0) -> Hub:
+        """Connect a worker, with a socket that holds about so much; 0 for what the system chooses."""
         hub = Hub(asyncio.get_running_loop())
         ours, theirs = socket.socketpair()
+        if buffer_bytes:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
         await self.relay.connect(ours)
         hub.on_bus_lag = self.round_trips.append
         self.clients.append(await RelayClient.connect(theirs, hub))
