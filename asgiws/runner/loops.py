@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import socket
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -53,8 +54,22 @@ def _other_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
         raise refusal(f"{type(error).__name__}: {error}") from None
     if not isinstance(loop, asyncio.AbstractEventLoop):
         raise refusal(f"which returns {type(loop).__name__}")
-    loop.close()
+    try:
+        loop.run_until_complete(_accept_one(loop))
+    except NotImplementedError:
+        raise refusal("which lacks connect_accepted_socket") from None
+    finally:
+        loop.close()
     return cast("Callable[[], asyncio.AbstractEventLoop]", factory)
+
+
+async def _accept_one(loop: asyncio.AbstractEventLoop) -> None:
+    """Make a connection as the server does."""
+    client, accepted = socket.socketpair()
+    with client, accepted:
+        transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, accepted)
+        transport.abort()
+        await asyncio.sleep(0)  # it closes its socket
 
 
 def loop_name(name: str) -> str:

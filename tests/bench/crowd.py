@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Final, NamedTuple
 
 from tests.bench import wire
-from tests.bench.driver import close_all, connect, read_answer
+from tests.bench.driver import Refused, close_all, connect, read_answer
 from tests.raw import frame
 
 _AT_ONCE: Final = 64
@@ -45,9 +45,11 @@ class Report:
     last_message_s: float = 0.0
     """When the last message was read, by the monotonic clock of the machine."""
     returned: int = 0
-    """Sockets that were closed with 1012 and opened again."""
+    """Sockets that were closed with 1012, to be opened again."""
+    lost: int = 0
+    """Sockets that ended in another way, to be opened again."""
     refused: int = 0
-    """Times that a socket could not be opened again at once, or was closed in another way."""
+    """Times that sockets could not be opened."""
 
 
 class Crowd:
@@ -61,18 +63,23 @@ class Crowd:
         self._clients: dict[int, socket.socket] = {}
         self._request = b""
         self._port = 0
+        self._missing = 0
+        """Sockets to open."""
         self._report = Report()
 
     def run(self) -> None:
         """Obey until told to end."""
         try:
             while True:
-                for number, _ in self._poll.poll():
+                for number, _ in self._poll.poll(0 if self._missing else None):
                     if number == self._orders.fileno():
                         if not self._obey(self._orders.recv()):
                             return
                     else:
                         self._read(number)
+                # After what has come, so that no Close waits for its answer, and many at a time, as many are closed
+                if self._missing:
+                    self._open(min(_AT_ONCE, self._missing))
         except EOFError:
             return  # who gives the orders has ended
         finally:
@@ -81,8 +88,9 @@ class Crowd:
     def _obey(self, order: Order) -> bool:
         if order.do == "open":
             self._port, self._request = order.port, wire.opening(order.path)
-            for done in range(0, order.amount, _AT_ONCE):
-                self._open(min(_AT_ONCE, order.amount - done))
+            self._missing += order.amount
+            while self._missing:
+                self._open(min(_AT_ONCE, self._missing))
         elif order.do == "say":
             next(iter(self._clients.values())).sendall(frame(wire.TEXT, wire.payload_of(order.amount)))
         elif order.do == "end":
@@ -94,13 +102,23 @@ class Crowd:
         return True
 
     def _open(self, count: int) -> None:
-        clients = [connect(self._port, self._address) for _ in range(count)]
-        for client in clients:
-            client.sendall(self._request)
-        for client in clients:
-            read_answer(client, b"101", b"\r\n\r\n")
+        """Open so many sockets; those that cannot be opened stay missing."""
+        opened: list[socket.socket] = []
+        clients: list[socket.socket] = []
+        try:
+            for _ in range(count):
+                clients.append(connect(self._port, self._address))
+                clients[-1].sendall(self._request)
+            for client in clients:
+                read_answer(client, b"101", b"\r\n\r\n")
+                opened.append(client)
+        except (OSError, Refused):
+            self._report.refused += 1
+            close_all(clients[len(opened) :])
+        for client in opened:
             self._clients[client.fileno()] = client
             self._poll.register(client.fileno(), select.EPOLLIN)
+        self._missing -= len(opened)
 
     def _read(self, number: int) -> None:
         client = self._clients[number]
@@ -122,38 +140,28 @@ class Crowd:
                 self._report.messages += 1
                 self._report.last_message_s = time.monotonic()
             elif kind == _CLOSE:
-                self._return(number, client, data[at + 2 : end])
+                self._leave(number, client, data[at + 2 : end])
                 return
             at = end
         if not data:
-            self._report.refused += 1
+            self._report.lost += 1
             self._forget(number, client)
-            self._come_back()
 
-    def _return(self, number: int, client: socket.socket, payload: bytes) -> None:
-        """Answer a Close, and open another socket at once."""
+    def _leave(self, number: int, client: socket.socket, payload: bytes) -> None:
+        """Answer a Close."""
         with contextlib.suppress(OSError):
             client.sendall(frame(8, payload))
-        self._forget(number, client)
         if struct.unpack("!H", payload[:2]) == (1012,):
             self._report.returned += 1
         else:
-            self._report.refused += 1
-        self._come_back()
-
-    def _come_back(self) -> None:
-        while True:
-            try:
-                self._open(1)
-                return
-            except Exception:
-                self._report.refused += 1
-                time.sleep(0.05)
+            self._report.lost += 1
+        self._forget(number, client)
 
     def _forget(self, number: int, client: socket.socket) -> None:
         self._poll.unregister(number)
         del self._clients[number]
         client.close()
+        self._missing += 1
 
 
 def live(address: str, orders: Connection) -> None:

@@ -81,6 +81,7 @@ class Crowds:
             total.pings += each.pings
             total.messages += each.messages
             total.returned += each.returned
+            total.lost += each.lost
             total.refused += each.refused
             total.last_message_s = max(total.last_message_s, each.last_message_s)
         return total
@@ -93,7 +94,7 @@ class Crowds:
             total = Report(
                 seen.open, total.pings + seen.pings, total.messages + seen.messages,
                 max(total.last_message_s, seen.last_message_s), total.returned + seen.returned,
-                total.refused + seen.refused,
+                total.lost + seen.lost, total.refused + seen.refused,
             )  # fmt: skip
             if done(total):
                 return total
@@ -206,9 +207,9 @@ def measure_ours(sockets: int, processes: int, idle_s: float) -> int:
 
         begin_s = time.monotonic()
         os.kill(running.pid, signal.SIGHUP)
-        seen = crowds.wait(lambda seen: seen.returned + seen.refused >= sockets, "not everybody came back")
+        seen = crowds.wait(lambda seen: seen.returned + seen.lost >= sockets == seen.open, "not everybody came back")
         say(f"rolling restart, drained over {_SPREAD_S} s: {seen.returned:,} closed with 1012 and back after "
-            f"{time.monotonic() - begin_s:.0f} s, {seen.refused} refused or lost")  # fmt: skip
+            f"{time.monotonic() - begin_s:.0f} s, {seen.lost} lost, {seen.refused} refused")  # fmt: skip
         say(f"echo of 32 B after it: {percentiles(running.port, _ECHO_S / 2)}")
     return taken
 
