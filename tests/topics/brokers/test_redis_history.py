@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -14,7 +15,7 @@ from asgiws.topics.hub import Hub
 from asgiws.topics.listener import Listener
 from asgiws.topics.message import Message, TopicsUnavailable
 from tests.conftest import PATIENCE_S
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, redis_server
 from tests.topics.brokers.machines import Workers, listen, read, run, until, workers_of
 
 KEEP = Keep(100, 300)
@@ -205,6 +206,39 @@ def test_a_stream_that_was_lost_ends_its_subscribers(redis: RedisServer) -> None
                 await read(listener, 1)
 
     run(test)
+
+
+@pytest.mark.slow
+def test_after_a_failover_nothing_counts_as_complete(tmp_path: Path) -> None:
+    """A replica may lack what was published last, and would number on from what it has."""
+    with redis_server(tmp_path, "--enable-debug-command", "yes") as redis:
+
+        async def test() -> None:
+            async with workers_of(redis.url, 2) as workers:
+                first, second = workers.hubs
+                listener = await listen(first, "a")
+                await publish(second, "one", "two")
+                kept = await read_kept(listener, 2)
+                redis.client().execute_command("DEBUG", "CHANGE-REPL-ID")  # type: ignore[no-untyped-call]
+                redis.kill_subscribers()
+                await workers.lost()
+                await workers.connected()
+                with pytest.raises(TopicsUnavailable):
+                    await read(listener, 1)
+                _, complete = await resume(second, kept[1].at)
+                assert not complete
+                listener = await listen(first, "a")
+                await publish(second, "three")
+                (new,) = await read_kept(listener, 1)
+                assert new.at.offset == 1
+                assert int(new.at.epoch) > int(kept[0].at.epoch)
+                back, complete = await resume(second, kept[1].at)
+                assert not complete
+                assert await read_kept(back, 1) == [new]
+                back, complete = await resume(second, new.at)
+                assert complete
+
+        run(test)
 
 
 class Client:

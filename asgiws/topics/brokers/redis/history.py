@@ -2,7 +2,9 @@
 
 The id of an entry is the message's position, `epoch-offset`. The epoch is the time of the server, in milliseconds, at
 which the stream began; so a stream that was lost, as Redis restarted, ran full or nothing was published for the time to
-live, is followed by one with another epoch. An entry has two fields: when it expires, and the text.
+live, is followed by one with another epoch. An entry has three fields: when it expires, the text, and the generation of
+the server: its replication id, which is another one after a restart and after a failover. What another generation has
+written may not be everything that was published, so nothing is complete then, and the next message begins an epoch.
 
 A script writes the stream and publishes in one step, so that what is published has a position, and what has a position
 was published. The newest entry stays as long as the stream, so that offsets go on.
@@ -16,7 +18,7 @@ from typing import Any, Final
 
 from asgiws.topics.history import START, Past, Position
 
-__all__ = ["POSITIONS", "PUBLISH", "READ", "Script", "past_of", "position_of", "since_words"]
+__all__ = ["POSITIONS", "PUBLISH", "READ", "Script", "generation_of", "past_of", "position_of", "since_words"]
 
 
 class Script:
@@ -43,27 +45,32 @@ end
 PUBLISH: Final = Script(
     _EXPIRE
     + """
-local key, publish, limit, ttl, head, text = KEYS[1], ARGV[1], ARGV[2], ARGV[3] * 1000, ARGV[4], ARGV[5]
+local key, generation, publish, limit = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local ttl, head, text = ARGV[4] * 1000, ARGV[5], ARGV[6]
 local newest = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
 local epoch, offset = string.format('%.0f', now), 1
 if newest then
   local dash = string.find(newest[1], '-', 1, true)
   epoch, offset = string.sub(newest[1], 1, dash - 1), tonumber(string.sub(newest[1], dash + 1)) + 1
+  if newest[2][6] ~= generation then
+    epoch, offset, limit = string.format('%.0f', math.max(now, epoch + 1)), 1, 1
+  end
 end
 local at = string.format('%.0f', offset)
 local id = epoch .. '-' .. at
-redis.call('XADD', key, 'MAXLEN', limit, id, 'x', string.format('%.0f', now + ttl), 'd', text)
+redis.call('XADD', key, 'MAXLEN', limit, id, 'x', string.format('%.0f', now + ttl), 'd', text, 'g', generation)
 expire(key, id)
 redis.call('PEXPIRE', key, ttl)
 return redis.call(publish, key, head .. epoch .. ':' .. at .. ' ' .. text)
 """
 )
-"""Key: the channel. Words: PUBLISH or SPUBLISH, limit, time to live in seconds, head of the payload, text."""
+"""Key: the channel. Words: generation, PUBLISH or SPUBLISH, limit, seconds to live, head of the payload, text."""
 
 READ: Final = Script(
     _EXPIRE
     + """
-local key, epoch, since, most_count, most_bytes = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local key, generation, epoch, since = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local most_count, most_bytes = ARGV[4], tonumber(ARGV[5])
 local newest = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
 if not newest then return {} end
 local function number(id) return tonumber(string.sub(id, string.find(id, '-', 1, true) + 1)) end
@@ -72,7 +79,7 @@ local top = number(newest[1])
 local oldest = top + 1
 local first = expire(key, newest[1])
 if tonumber(first[2][2]) > now then oldest = number(first[1]) end
-local known = epoch == its_epoch and oldest - 1 <= since and since <= top
+local known = newest[2][6] == generation and epoch == its_epoch and oldest - 1 <= since and since <= top
 local from = known and since + 1 or oldest
 local texts, size = {}, 0
 if from <= top then
@@ -86,24 +93,25 @@ end
 return {its_epoch, top, from, known and 1 or 0, texts}
 """
 )
-"""Key: the channel. Words: epoch and offset of the position, most entries and bytes. Returns what `past_of` takes."""
+"""Key: the channel. Words: generation, those of `since_words`. Returns what `past_of` takes."""
 
 POSITIONS: Final = Script("""
-local ids = {}
+local found = {}
 for place, key in ipairs(KEYS) do
   local newest = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
-  ids[place] = newest and newest[1] or ''
+  if newest then found[#found + 1] = {place, newest[1], newest[2][6]} end
 end
-return ids
+return found
 """)
-"""Keys: channels. Returns the id of the newest entry of each."""
+"""Keys: channels. Returns the place of each that has a stream, with the id and the generation of its newest entry."""
 
+_GENERATION_BYTES: Final = 12
 _PAGE_MOST_COUNT: Final = b"500"
 _PAGE_MOST_BYTES: Final = b"262144"
 
 
 def since_words(since: Position) -> tuple[bytes, ...]:
-    """Return the words of READ for what was published after a position."""
+    """Return words of READ: epoch and offset of a position, most entries, most bytes of a page."""
     return since.epoch.encode(), b"%d" % since.offset, _PAGE_MOST_COUNT, _PAGE_MOST_BYTES
 
 
@@ -115,7 +123,16 @@ def past_of(found: Sequence[Any], since: Position) -> Past:
     return Past(epoch.decode(), top, first, texts, bool(known) or since == START)
 
 
+def generation_of(replication: bytes) -> bytes:
+    """Return the generation of a server, from its INFO."""
+    for line in replication.splitlines():
+        name, _, value = line.partition(b":")
+        if name == b"master_replid":
+            return value[:_GENERATION_BYTES]
+    return b""
+
+
 def position_of(entry_id: bytes) -> Position:
-    """Return the position of an entry; START where there is none."""
+    """Return the position of an entry."""
     epoch, _, offset = entry_id.partition(b"-")
-    return Position(epoch.decode(), int(offset)) if offset else START
+    return Position(epoch.decode(), int(offset))

@@ -8,7 +8,16 @@ from typing import Any, Final, TypeVar, cast
 
 from asgiws.topics.brokers.payload import MARK
 from asgiws.topics.brokers.redis.counting import Counting
-from asgiws.topics.brokers.redis.history import POSITIONS, PUBLISH, READ, Script, past_of, position_of, since_words
+from asgiws.topics.brokers.redis.history import (
+    POSITIONS,
+    PUBLISH,
+    READ,
+    Script,
+    generation_of,
+    past_of,
+    position_of,
+    since_words,
+)
 from asgiws.topics.brokers.redis.node import Node, Verbs
 from asgiws.topics.brokers.session import BrokerError
 from asgiws.topics.history import Keep, Past, Position
@@ -36,6 +45,7 @@ class RedisSession:
         self._counting = counting
         self._verbs = Verbs(sharded=False)
         self._nodes: list[Node] = []
+        self._generations: dict[Node, bytes] = {}
         self._may_keep = True
         """False once the server has refused a script."""
 
@@ -89,13 +99,28 @@ class RedisSession:
         """Publish a text with its position after `head`, and keep it, in one step. Raises BrokerError."""
         words = (self._verbs.publish, b"%d" % keep.limit, b"%d" % keep.ttl_s, head, text)
         channel = CHANNEL + topic.encode()
-        await self._run(PUBLISH, self._node_of(channel), [channel], *words)
+        node = self._node_of(channel)
+        await self._run(PUBLISH, node, [channel], await self._generation_of(node), *words)
 
     async def read(self, topic: str, since: Position) -> Past:
         """Return a page of what is kept after a position. Raises BrokerError."""
         channel = CHANNEL + topic.encode()
-        found = await self._run(READ, self._node_of(channel), [channel], *since_words(since))
+        node = self._node_of(channel)
+        found = await self._run(READ, node, [channel], await self._generation_of(node), *since_words(since))
         return past_of(found, since)
+
+    async def _generation_of(self, node: Node) -> bytes:
+        """Return the generation of a server; empty where the account may not ask. Raises BrokerError."""
+        generation = self._generations.get(node)
+        if generation is None:
+            try:
+                generation = generation_of(await node.command(b"INFO", b"replication"))
+            except BrokerError as error:
+                if not _is_refused(error):
+                    raise
+                generation = b""
+            self._generations[node] = generation
+        return generation
 
     async def _find_positions(self, by_node: Mapping[Node, Sequence[bytes]]) -> Mapping[str, Position]:
         """Return the positions of topics; none where the account may not keep messages. Raises BrokerError."""
@@ -108,16 +133,22 @@ class RedisSession:
             for start in range(0, len(channels), most)
         ]
         try:
-            found = await _gather(self._run(POSITIONS, node, channels) for node, channels in batches)
+            found = await _gather(self._find_newest(node, channels) for node, channels in batches)
         except BrokerError as error:
-            if type(error.__cause__).__name__ != "NoPermissionError":
+            if not _is_refused(error):
                 raise
             self._may_keep = False
             return {}
+        return {topic: position for positions in found for topic, position in positions.items()}
+
+    async def _find_newest(self, node: Node, channels: Sequence[bytes]) -> Mapping[str, Position]:
+        """Return the positions of topics at one server, without those of another generation. Raises BrokerError."""
+        found = await self._run(POSITIONS, node, channels)
+        generation = await self._generation_of(node) if found else b""
         return {
-            channel[len(CHANNEL) :].decode(): position_of(entry)
-            for (_, channels), entries in zip(batches, found, strict=True)
-            for channel, entry in zip(channels, entries, strict=True)
+            channels[place - 1][len(CHANNEL) :].decode(): position_of(entry)
+            for place, entry, its_generation in found
+            if its_generation == generation
         }
 
     async def _run(self, script: Script, node: Node, keys: Sequence[bytes], *words: bytes) -> Any:
@@ -143,6 +174,10 @@ class RedisSession:
     def _on_lost(self, reason: str) -> None:
         if not self.lost.done():
             self.lost.set_result(reason)
+
+
+def _is_refused(error: BrokerError) -> bool:
+    return type(error.__cause__).__name__ == "NoPermissionError"
 
 
 async def _gather(works: Iterable[Awaitable[_Result]]) -> list[_Result]:
