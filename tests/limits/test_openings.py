@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from contextlib import ExitStack
 from itertools import islice, product
 from string import ascii_letters
 
 import pytest
 
+from asgiws.admin.view import view_lines
 from asgiws.config.options import Config
 from asgiws.server.memory import waiting_terms
-from tests.conftest import Serve
+from asgiws.telemetry.scoreboard import Scoreboard
+from tests.apps import Recorder
+from tests.conftest import RunningServer, Serve
 from tests.limits.admission import Doorman, begin, queue, retry_after, wait_until, waiting
 from tests.limits.memory import MIB, SLACK_BYTES, Memory, push
 from tests.raw import RawClient, close, handshake, text
 from tests.server_process import Start
+
+
+def openings_line(server: RunningServer) -> str:
+    """The line of `asgiws top` about handshakes that wait."""
+    scoreboard = Scoreboard()
+    scoreboard.update("one", server.call(server.server.report))
+    status = scoreboard.status([], ready=True, draining=False)
+    (line,) = (line for line in view_lines(status, None, 0, width=None, height=None) if line.startswith("openings"))
+    return line
 
 
 def test_handshakes_wait_in_order_for_a_place_with_the_application(serve: Serve) -> None:
@@ -27,6 +40,7 @@ def test_handshakes_wait_in_order_for_a_place_with_the_application(serve: Serve)
         assert {app.asked.next(), app.asked.next()} == {"/1", "/2"}
         third, fourth = map(open_ones.enter_context, queue(server, "/3", "/4"))
         assert app.asked.empty
+        assert " 2 with the application, 2 waiting" in openings_line(server)
         app.answer(server, "/2")
         assert second.read_answer().status == 101
         assert app.asked.next() == "/3"
@@ -42,6 +56,7 @@ def test_handshakes_wait_in_order_for_a_place_with_the_application(serve: Serve)
         report = server.call(server.server.report)
         assert report["levels"]["connections"]["waiting"] == report["levels"]["websocket_openings"][""] == 0
         assert sum(report["histograms"]["websocket_wait"]["counts"]) == 2
+        assert re.search("waited half [<>].*, 99 % [<>]", openings_line(server))
 
 
 @pytest.mark.parametrize(
@@ -221,6 +236,32 @@ def test_handshake_on_a_kept_connection_waits_with_what_was_sent_early(serve: Se
         assert app.clients["/2"] == ("192.0.2.1", 0)
         kept.send(close())
         assert kept.read_close()[0] == 1000
+
+
+def test_fault_in_one_that_waits_does_not_keep_the_others(serve: Serve) -> None:
+    server = serve(Doorman(), max_opening=1)
+    started = Recorder()
+
+    class Broken:
+        def begin_opening(self) -> None:
+            raise RuntimeError("on order of the test")
+
+    class Good:
+        def begin_opening(self) -> None:
+            started.put("good")
+
+    def play() -> None:
+        openings = server.server.worker.admission.openings
+        place = object()
+        openings.begin(place)
+        for waiter in (Broken(), Good()):
+            openings.wait(waiter)
+        openings.end(place)
+
+    server.call(play)
+    assert started.next() == "good"
+    wait_until(lambda: bool(server.errors))
+    server.errors.clear()
 
 
 @pytest.mark.slow

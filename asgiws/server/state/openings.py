@@ -33,16 +33,8 @@ class Openings:
     """The places and the queue of one worker."""
 
     __slots__ = (
-        "_loop",
-        "_most_s",
-        "_quiet_since",
-        "_second",
-        "_starting",
-        "_waited_count",
-        "_waiting",
-        "most",
-        "taken",
-    )
+        "_loop", "_most_s", "_quiet_since", "_second", "_starting", "_waited_count", "_waiting", "most", "taken",
+    )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most: int, timeout_s: float) -> None:
         self._loop = loop
@@ -92,6 +84,8 @@ class Openings:
         self._second += 1
         if self._waiting:
             self._quiet_since = self._second
+            if not self._starting:  # a fault in the start of one must not keep the others
+                self._start_soon()
         elif self._waited_count and self._second - self._quiet_since >= _QUIET_S:
             LOG.info("no handshake waits any more; %s did", counted(self._waited_count, "handshake"))
             self._waited_count = 0

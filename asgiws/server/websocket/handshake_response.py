@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from asgiws.protocol.errors import LIMIT_STATUSES, Violation
+from asgiws.protocol.errors import Violation
 from asgiws.protocol.http.fields import Header
 from asgiws.protocol.http.rejection import encode_rejection
 from asgiws.protocol.http.response import Response, ResponseState
@@ -28,12 +28,11 @@ __all__ = ["HandshakeResponse", "encode_refusal"]
 def encode_refusal(worker: WorkerState, violation: Violation, handshake: Handshake | None = None) -> tuple[bytes, int]:
     """Encode the answer to a request that broke a rule; return it with the status or close code in it.
 
-    Only a valid `handshake` that exceeds a limit can be answered with a Close: whatever else is wrong, the client is
-    no WebSocket client, or must not learn more than that.
+    Only what exceeds a limit and is a valid `handshake` otherwise can be answered with a Close.
     """
     seconds = choose_retry_after(worker.config.retry_after)
     rule = violation.rule
-    if handshake is not None and rule.code in LIMIT_STATUSES and worker.config.refusal == "close":
+    if handshake is not None and worker.config.refusal == "close":
         return _accept_and_close(worker, handshake, Close(1013, with_retry_after(rule.name, seconds)))
     return encode_rejection(violation, seconds), rule.code
 
