@@ -34,6 +34,10 @@ class RedisServer:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def url_with_password(self) -> str:
+        return f"redis+unix://:{self.password}@{self.path}"
+
     def start(self) -> None:
         """Start, and wait until it accepts connections."""
         self._process = subprocess.Popen(
@@ -61,10 +65,18 @@ class RedisServer:
         self._clients.append(client)
         return client
 
-    def kill_subscribers(self) -> int:
-        """Close all connections that subscribe; return how many."""
-        count: Any = self.client().client_kill_filter(_type="pubsub")
-        return int(count)
+    def kill_subscribers(self) -> None:
+        """Close all connections that subscribe."""
+        self._own_client().client_kill_filter(_type="pubsub")
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Publish as another program does."""
+        self._own_client().publish(f"asgiws:{topic}", payload)
+
+    def _own_client(self) -> redis.Redis:
+        if not self._clients:
+            self.client()
+        return self._clients[0]
 
     def suspend(self) -> None:
         """Stop it: connections stay open, and nothing is answered."""

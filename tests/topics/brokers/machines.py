@@ -12,9 +12,10 @@ from asgiws.topics.brokers.broker import Broker
 from asgiws.topics.brokers.factory import check_broker, make_broker
 from asgiws.topics.hub import Hub
 from asgiws.topics.listener import Listener
+from asgiws.topics.message import Message
 from tests.conftest import PATIENCE_S
 
-__all__ = ["Workers", "listen", "read", "run", "until", "workers_of"]
+__all__ = ["Workers", "assert_whole", "listen", "read", "run", "until", "workers_of"]
 
 
 class Workers:
@@ -79,6 +80,14 @@ async def listen(hub: Hub, topic: str, limit: int = 100_000) -> Listener:
 
 async def read(listener: Listener, count: int) -> list[str | bytes]:
     return [await listener.next() for _ in range(count)]
+
+
+async def assert_whole(workers: Workers, topic: str) -> None:
+    """Check that everything works for a topic on which nobody listens yet."""
+    listeners = [await listen(hub, topic) for hub in workers.hubs]
+    await workers.hubs[0].publish(Message(topic, "hello"))
+    for listener in listeners:
+        assert await read(listener, 1) == ["hello"]
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -14,28 +14,25 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asgiws.protocol.limits import KIB, MIB
+from asgiws.topics.brokers.nats.broker import NatsBroker
 from asgiws.topics.brokers.nats.session import NatsSession, subject_of
 from asgiws.topics.brokers.nats.url import parse_url
+from asgiws.topics.brokers.redis.counting import Counting
 from asgiws.topics.brokers.session import BrokerError
+from asgiws.topics.message import TopicsUnavailable
 from tests.conftest import PATIENCE_S
 from tests.docs import ROOT
 from tests.nats_server import NatsServer, nats_server
 from tests.programs import edited
+from tests.topics.brokers.machines import assert_whole, listen, read, until, workers_of
+from tests.topics.test_relay import Clock
 
 NAMES = st.text([chr(code) for code in range(0x21, 0x7F)], min_size=1, max_size=250)
 
 
-@pytest.fixture
-def nats(tmp_path: Path) -> Iterator[NatsServer]:
-    """A nats-server of this test alone."""
-    pytest.importorskip("nats")
-    with nats_server(tmp_path) as server:
-        yield server
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
+def run(test: Callable[[], Awaitable[None]], patience_s: float = 2 * PATIENCE_S) -> None:
     async def limited() -> None:
-        async with asyncio.timeout(2 * PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             await test()
         assert not [task for task in asyncio.all_tasks() if "-packages/nats/" in repr(task)], (
             "nats-py has left something behind"
@@ -107,7 +104,7 @@ class Client:
 
     def __init__(self, url: str, password: str = "") -> None:
         self.came: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
-        self.session = NatsSession(parse_url(url, password), self._take, [f" probe:{id(self)}"])
+        self.session = NatsSession(parse_url(url, password), self._take, f" probe:{id(self)}", Counting())
 
     def _take(self, topic: str, payload: bytes) -> None:
         self.came.put_nowait((topic, payload))
@@ -241,6 +238,73 @@ def test_a_server_that_is_killed_is_lost_at_once(nats: NatsServer) -> None:
                 await client.session.publish("a", b"hello")
 
     run(test)
+
+
+@pytest.mark.slow
+def test_a_message_of_a_stranger_that_is_too_long_is_dropped(tmp_path: Path) -> None:
+    pytest.importorskip("nats")
+    with nats_server(tmp_path, "max_payload: 40000000, max_pending: 80000000") as server:
+
+        async def test() -> None:
+            async with workers_of(server.url, 2) as workers:
+                listeners = [await listen(hub, "a") for hub in workers.hubs]
+                server.publish("a", b"x" * 33 * MIB)
+                server.publish("a", b"after it")
+                assert [await read(listener, 1) for listener in listeners] == [["after it"]] * 2
+                assert [hub.oversized for hub in workers.hubs] == [1, 1]
+
+        run(test)
+
+
+@pytest.mark.slow
+def test_a_worker_that_does_not_read_has_a_gap(tmp_path: Path) -> None:
+    """Its event loop is blocked until NATS gives up on it."""
+    pytest.importorskip("nats")
+    with nats_server(tmp_path, "max_payload: 262144, max_pending: 1048576") as server:
+
+        async def test() -> None:
+            async with workers_of(server.url, 1) as workers:
+                listener = await listen(workers.hubs[0], "a")
+                for _ in range(500):  # more than the buffers of the kernel hold
+                    server.publish("a", b"x" * 64 * KIB)
+                await workers.lost()
+                await workers.connected()
+                with pytest.raises(TopicsUnavailable):
+                    await read(listener, 1_000_000)
+                await assert_whole(workers, "a")
+
+        run(test)
+
+
+# ---- how many subscribe
+
+
+def test_others_are_counted_and_a_worker_that_is_gone_is_not(nats: NatsServer) -> None:
+    async def test() -> None:
+        async with workers_of(nats.url, 3) as workers:
+            first, second, third = (broker for broker in workers.brokers if isinstance(broker, NatsBroker))
+            for hub in workers.hubs[1:]:
+                await listen(hub, "a.b")
+            second.report({"a.b": 5})
+            third.report({"a.b": 2, "other": 3})
+            assert [*await asyncio.gather(first.count("a.b"), first.count("a.b"), first.count("c"))] == [7, 7, 0]
+            assert await second.count("a.b") == 2
+            await third.close()
+            second.report({"a.b": 6})
+            assert await first.count("a.b") == 7  # as it was known
+            clock = Clock()
+            clock.pass_by(11)
+            assert await first.count("a.b") == 6
+            second.report({"a.b": 0})
+            clock.pass_by(11)
+            assert await first.count("a.b") == 0
+            nats.kill()
+            await until(lambda: first.state == "deaf")
+            clock.pass_by(11)
+            with pytest.raises(TopicsUnavailable):
+                await first.count("a.b")
+
+    run(test, 600)
 
 
 # ---- encryption

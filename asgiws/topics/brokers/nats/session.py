@@ -5,8 +5,7 @@ A topic is the subject `asgiws.` and its name with the prefix, in which `.`, `*`
 those of `asgiws.topics.brokers.payload`.
 
 NATS promises less than Redis: messages of one worker keep their order, but those that two workers publish at the same
-time may reach a third and a fourth in different orders. It keeps no messages, and no counts: how many sockets subscribe
-is asked on the topic's own subject, which all workers hear that have some, and each of them answers.
+time may reach a third and a fourth in different orders. It keeps no messages.
 
 Of nats-py, the connection is used and little else. It does not reconnect, which would hide that messages were missed.
 Its `flush` confirms nothing, as its PING overtakes what waits to be sent; here, markers do.
@@ -16,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Callable, Coroutine, Sequence
 from importlib import import_module
 from typing import Any, Final
@@ -24,7 +24,7 @@ from asgiws.protocol.limits import MIB
 from asgiws.protocol.printable import printable
 from asgiws.topics.brokers.nats.markers import Markers
 from asgiws.topics.brokers.nats.url import NatsURL
-from asgiws.topics.brokers.payload import MARK
+from asgiws.topics.brokers.redis.counting import Counting
 from asgiws.topics.brokers.session import BrokerError
 
 __all__ = ["NatsSession", "subject_of"]
@@ -35,10 +35,9 @@ _ESCAPES: Final = str.maketrans({character: f"%{ord(character):02X}" for charact
 _UNCONFIRMED_MOST_BYTES: Final = MIB
 _CONNECT_MOST_S: Final = 5.0
 _CLOSE_MOST_S: Final = 1.0
+# The probes of Broker find a connection that is lost; those of nats-py go by the clock and not by what was read.
+_PINGS_S: Final = 1e6
 _REASON_MOST: Final = 200
-# A question how many subscribe; no other payload begins so (`asgiws.topics.brokers.payload`).
-_QUESTION: Final = MARK + b"?"
-_ANSWERS_S: Final = 0.5
 
 
 def subject_of(topic: str) -> str:
@@ -53,29 +52,26 @@ class NatsSession:
         self,
         url: NatsURL,
         take: Callable[[str, bytes], None],
-        probe_topics: Sequence[str],
-        count_of: Callable[[str], int] = lambda topic: 0,
+        probe_topic: str,
+        counting: Counting,
     ) -> None:
-        """`count_of` returns how many sockets of this worker subscribe to a topic."""
         self._loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[str] = self._loop.create_future()
-        self.probe_topics = probe_topics
+        self.probe_topics: Sequence[str] = (probe_topic,)
+        self.asker = probe_topic
         self._url = url
         self._take = take
-        self._count_of = count_of
+        self._counting = counting
         self._client = import_module("nats.aio.client").Client()  # optional: the extra nats
         self._errors: Any = import_module("nats.errors")
+        self._connecting: asyncio.Task[None] | None = None
         self._failure = ""
         """Why nats-py could not connect."""
         self._subscriptions: dict[str, Any] = {}
         """By topic."""
         self._markers = Markers(self._send_marker)
-        self._marker_subject = subject_of(f"{probe_topics[0]} marker")
+        self._marker_subject = subject_of(f"{probe_topic} marker")
         self._unconfirmed_bytes = 0
-        self._count_subject = subject_of(f"{probe_topics[0]} count")
-        self._questions = 0
-        self._answers: dict[int, list[int]] = {}
-        """To questions, by number."""
 
     # ---- called by the broker
 
@@ -83,20 +79,22 @@ class NatsSession:
         """Connect, authenticate, and subscribe to the topics of probes."""
         url = self._url
         try:
-            await self._client.connect(
+            self._connecting = self._loop.create_task(self._client.connect(
                 list(url.servers), name="asgiws", tls=url.tls_context(), connect_timeout=_CONNECT_MOST_S,
                 user=self._secret(url.user) if url.user else None,
                 password=self._secret(url.password) if url.user else None,
                 token=self._secret(url.password) if url.password and not url.user else None,
                 allow_reconnect=False, max_reconnect_attempts=1, reconnect_time_wait=0, pending_size=0,
-                error_cb=self._on_error, closed_cb=self._on_closed,
-            )  # fmt: skip
+                ping_interval=_PINGS_S, error_cb=self._on_error, closed_cb=self._on_closed,
+            ))  # fmt: skip
+            # In a task of its own, as nats-py may lose that it is cancelled (asyncio.wait_for of Python 3.11).
+            await asyncio.wait((self._connecting,))
+            self._connecting.result()
             self._check_encrypted()
         except (OSError, self._errors.Error, TimeoutError) as error:
             raise BrokerError(self._failure or _describe(error)) from None
         self._client._reading_task.add_done_callback(lambda _: self._lose("the connection was closed"))
         await self._order(self._client.subscribe(self._marker_subject, cb=self._on_marker))
-        await self._order(self._client.subscribe(self._count_subject, cb=self._on_count))
         await self.subscribe(self.probe_topics)
 
     async def subscribe(self, topics: Sequence[str]) -> None:
@@ -131,20 +129,16 @@ class NatsSession:
         finally:
             self._unconfirmed_bytes -= len(payload)
 
-    async def count(self, topic: str) -> int:
-        """Return how many sockets of other workers subscribe to a topic, of those that answer within half a second."""
-        self._questions += 1
-        number, answers = self._questions, self._answers.setdefault(self._questions, [])
-        try:
-            question = _QUESTION + b"%d" % number
-            await self._order(self._client.publish(subject_of(topic), question, reply=self._count_subject))
-            await asyncio.sleep(_ANSWERS_S)
-        finally:
-            del self._answers[number]
-        return sum(answers)
+    async def send(self, topic: str, payload: bytes) -> int:
+        """Publish a message, for `Counting`; nobody knows how many it reaches."""
+        await self._order(self._client.publish(subject_of(topic), payload))
+        return sys.maxsize
 
     async def close(self) -> None:
         """End, also where NATS takes nothing any more."""
+        await asyncio.shield(self._loop.create_task(self._close()))  # nothing is left behind by who is cancelled
+
+    async def _close(self) -> None:
         self._lose("closed")
         for subscription in self._subscriptions.values():
             subscription._stop_processing()
@@ -153,33 +147,18 @@ class NatsSession:
         await asyncio.wait((closing,), timeout=patience_s)
         with contextlib.suppress(AttributeError):  # it had no connection
             self._client._transport._bare_io_writer.transport.abort()
-        while not closing.done():  # nats-py may wait for what never comes, and ignore that it is cancelled
-            closing.cancel()
-            await asyncio.wait((closing,), timeout=_CLOSE_MOST_S)
-        if not closing.cancelled():
-            closing.exception()  # there is no state that it could leave behind
+        for task in (self._connecting, closing):
+            if task is not None:
+                await _end(task)
 
     # ---- called by nats-py
 
     def _taker(self, topic: str) -> Callable[[Any], Coroutine[Any, Any, None]]:
         async def take(message: Any) -> None:
-            if message.data.startswith(_QUESTION):
-                await self._answer(topic, message)
-            else:
+            if not self._counting.take(self, topic, message.data):
                 self._take(topic, message.data)
 
         return take
-
-    async def _answer(self, topic: str, question: Any) -> None:
-        if question.reply.startswith(_SUBJECT) and question.reply != self._count_subject:
-            answer = b"%s %d" % (question.data.removeprefix(_QUESTION), self._count_of(topic))
-            with contextlib.suppress(BrokerError):  # that it is lost is known elsewhere
-                await self._order(self._client.publish(question.reply, answer))
-
-    async def _on_count(self, message: Any) -> None:
-        number, _, count = message.data.partition(b" ")
-        if number.isdigit() and count.isdigit() and int(number) in self._answers:
-            self._answers[int(number)].append(int(count))
 
     async def _on_marker(self, message: Any) -> None:
         self._markers.take(message.data)
@@ -225,6 +204,15 @@ class NatsSession:
         if not self.lost.done():
             self.lost.set_result(reason)
         self._markers.end(reason)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Cancel until it has ended: nats-py may wait for what never comes, and lose that it is cancelled."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait((task,), timeout=_CLOSE_MOST_S)
+    if not task.cancelled():
+        task.exception()  # there is nothing that it could leave behind
 
 
 def _describe(error: BaseException) -> str:

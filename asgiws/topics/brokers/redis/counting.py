@@ -1,8 +1,8 @@
 """How many sockets of other workers subscribe to a topic: asked when somebody wants to know, and stored nowhere.
 
 The question is published on the topic itself, so only workers that subscribe get it. Redis says how many it reached, so
-the asker knows how many answers will come; each comes on a topic of the asker's own. What does not answer in time, such
-as another program that listens, counts as nobody.
+the asker knows how many answers will come; NATS does not. Each comes on a topic of the asker's own. What does not
+answer in time, such as another program that listens, counts as nobody.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ __all__ = ["Counting"]
 _QUESTION: Final = MARK + b"?"
 _NUMBER_BYTES: Final = 8
 _ANSWER: Final = MARK + b"="
-_ANSWER_MOST_S: Final = 2.0
 _LASTS_S: Final = 10.0
 # Answers that wait to be sent; whoever asks more than that gets none.
 _ANSWERING_MOST: Final = 1000
@@ -33,7 +32,7 @@ class Sender(Protocol):
     """The topic of this worker alone that answers are sent to; has a space."""
 
     async def send(self, topic: str, payload: bytes) -> int:
-        """Publish; return how many subscribers it reached. Raises BrokerError."""
+        """Publish; return how many subscribers it reached at most. Raises BrokerError."""
 
 
 class _Asked:
@@ -61,7 +60,9 @@ class _Asked:
 class Counting:
     """The questions and answers of one worker."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer_most_s: float = 2.0) -> None:
+        """`answer_most_s`: for all answers to come."""
+        self._answer_most_s = answer_most_s
         self._counts: dict[str, int] = {}
         """How many sockets of this worker subscribe."""
         self._number = 0
@@ -98,7 +99,7 @@ class Counting:
             asked.expected = await sender.send(topic, question)
             asked.check()
             if asked.expected:
-                await asyncio.wait((asked.done,), timeout=_ANSWER_MOST_S)
+                await asyncio.wait((asked.done,), timeout=self._answer_most_s)
             return asked.sum
         finally:
             del self._asked[number]
