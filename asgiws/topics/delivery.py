@@ -242,7 +242,7 @@ class Delivery:
                 message = self._queue[0]
                 if not message.ready:
                     entry = self._entries.get(message.topic)
-                    await self.encode_large(message, [] if entry is None else entry.subscribers)
+                    await self.encode_large(message, [] if entry is None else [*entry.subscribers, *entry.joining])
                 more = self._take_turn()
         finally:  # also when a program cancels all tasks of its loop
             self._delivering = None
