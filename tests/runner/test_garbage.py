@@ -20,11 +20,11 @@ def full_count():
     return gc.get_stats()[2]["collections"]
 
 def grow(kept):
-    # a quarter more objects, after which the interpreter's own rule wants a full collection
-    kept.extend([] for _ in range(max(100_000, len(kept) // 4)))
+    # half as many more; after a quarter the rule of the interpreter wants a full collection
+    kept.extend([] for _ in range(max(100_000, len(kept) // 2)))
 
 kept = []
-for _ in range(8):
+for _ in range(5):
     grow(kept)
 before = full_count()
 if sys.argv[1] == "spaced":
@@ -33,10 +33,13 @@ if sys.argv[1] == "spaced":
     before += 1
     grow(kept)
     print(full_count() - before)
+    kept.clear()
+    gc.collect()  # a short one, so that the next one may come soon
+    before = full_count()
     until_s = time.monotonic() + float(sys.argv[2])
     while full_count() == before and time.monotonic() < until_s:
         grow(kept)
-        del kept[800_000:]
+        del kept[300_000:]
     print(full_count() > before)
 else:
     grow(kept)
