@@ -12,7 +12,8 @@ RUN apt-get update \
  && apt-get install -y --no-install-recommends gcc libc6-dev \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
-COPY pyproject.toml setup.py README.md ./
+COPY pyproject.toml README.md ./
+COPY .ci/build_backend.py ./.ci/
 COPY asgiws ./asgiws
 # A path of its own: its `bin` has the commands, and applications add their packages to it.
 RUN python -m venv /opt/asgiws \

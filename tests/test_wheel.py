@@ -48,7 +48,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of both files, built from a copy of the tree without what a clone would not have."""
     pytest.importorskip("build", reason="build is not installed: pip install -e '.[test]'")
     source = tmp_path_factory.mktemp("source") / "tree"
-    ignored = shutil.ignore_patterns(".*", "build", "dist", "*.so", "*.egg-info", "__pycache__")
+    ignored = shutil.ignore_patterns(".[!c]*", "build", "dist", "*.so", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, source, ignore=ignored)
     folder = source / "dist"
     run(sys.executable, "-m", "build", "--outdir", folder, source)
@@ -85,7 +85,7 @@ def test_wheel_has_the_package_its_license_and_its_pages_only(wheel: zipfile.Zip
     assert f"{information}licenses/asgiws/LICENSE" in names
     package = {name for name in names if name.startswith("asgiws/")}
     kinds = {PurePosixPath(name).suffix for name in package - {"asgiws/py.typed"}}
-    assert kinds == {".py", ".pyi", ".md", ".html", ".so"}
+    assert kinds == {".py", ".pyi", ".md", ".html", ".js", ".so"}
     assert len([name for name in package if name.endswith(".so")]) == 1
     tree = {
         path.relative_to(ROOT).as_posix() for path in (ROOT / "asgiws").rglob("*") if path.suffix in kinds - {".so"}
@@ -113,8 +113,8 @@ def test_sources_have_what_a_build_needs_and_the_tests_not(built: Path) -> None:
     [path] = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"setup.py", "pyproject.toml", "README.md", "asgiws/protocol/websocket/_masking.c"} <= names
-    assert not any(name.startswith(("tests/", "deploy/", ".")) for name in names)
+    assert {".ci/build_backend.py", "pyproject.toml", "README.md", "asgiws/protocol/websocket/_masking.c"} <= names
+    assert not any(name.startswith(("tests/", "deploy/", ".git")) for name in names)
 
 
 @pytest.mark.parametrize("kind", ["*.whl", "*.tar.gz"])

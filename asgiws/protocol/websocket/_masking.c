@@ -1,6 +1,6 @@
 /* Unmasking of WebSocket payloads (RFC 6455 section 5.3), the one per-byte loop that Python has no primitive for.
  * Limited API, so that one build serves every Python from 3.11 on; free-threaded ones have none, and get a build of
- * their own (setup.py). asgiws/protocol/websocket/masking.py says when it is used. */
+ * their own (.ci/build_backend.py). asgiws/protocol/websocket/masking.py says when it is used. */
 
 #define PY_SSIZE_T_CLEAN
 #include <pyconfig.h>

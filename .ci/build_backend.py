@@ -1,8 +1,8 @@
-"""What pyproject.toml cannot say: how the C module and the wheel depend on the interpreter, and links in pages.
+"""What builds the package: setuptools, and what pyproject.toml cannot say.
 
 The C module is built where a compiler is there and left out where none is: `asgiws.protocol.websocket.masking` has the
 same in Python. One build serves every Python from 3.11 on (abi3). A free-threaded Python has no such stable ABI, so it
-gets a module and a wheel of its own.
+gets a module and a wheel of its own. Pages of the package link only to what is installed with them.
 """
 
 import posixpath
@@ -10,8 +10,11 @@ import re
 import sysconfig
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools.build_meta import *  # noqa: F403 - the functions that a build calls
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
+from setuptools.command.egg_info import egg_info
 from setuptools.command.sdist import sdist
 
 STABLE_ABI = not sysconfig.get_config_var("Py_GIL_DISABLED")
@@ -30,6 +33,25 @@ def without_links(text: str, folder: str, kept: str = "") -> str:
     return LINK.sub(replace, text)
 
 
+class BuildModule(build_ext):
+    """Builds the C module for the stable ABI, where there is one."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Return the name of the file that is built."""
+        self.ext_map[fullname].py_limited_api = STABLE_ABI
+        return super().get_ext_filename(fullname)
+
+
+class BuildWheel(bdist_wheel):
+    """Names the wheel after the ABI of the C module."""
+
+    def finalize_options(self) -> None:
+        """Leave out an ABI that there is not."""
+        if not STABLE_ABI:
+            self.py_limited_api = ""
+        super().finalize_options()
+
+
 class BuildPages(build_py):
     """Copies the package; its pages link only to what is copied with them."""
 
@@ -44,25 +66,20 @@ class BuildPages(build_py):
             page.write_text(without_links(page.read_text("utf-8"), folder, "asgiws"), "utf-8")
 
 
-class Sources(sdist):
-    """Leaves out the tests, of which setuptools would take some."""
+class Describe(egg_info):
+    """Describes the package by its front page, without links to what is not installed."""
+
+    def finalize_options(self) -> None:
+        """Replace the links."""
+        super().finalize_options()
+        metadata = self.distribution.metadata
+        metadata.long_description = without_links(metadata.long_description or "", "")
+
+
+class CollectSources(sdist):
+    """Leaves out the tests, of which setuptools would take some, and takes this file."""
 
     def make_release_tree(self, base_dir: str, files: list[str]) -> None:
         """Copy what belongs in the sources."""
-        super().make_release_tree(base_dir, [name for name in files if Path(name).parts[0] != "tests"])
-
-
-setup(
-    long_description=without_links(Path("README.md").read_text("utf-8"), ""),
-    long_description_content_type="text/markdown",
-    ext_modules=[
-        Extension(
-            "asgiws.protocol.websocket._masking",
-            ["asgiws/protocol/websocket/_masking.c"],
-            optional=True,
-            py_limited_api=STABLE_ABI,
-        )
-    ],
-    options={"bdist_wheel": {"py_limited_api": "cp311"}} if STABLE_ABI else {},
-    cmdclass={"build_py": BuildPages, "sdist": Sources},
-)
+        own = [name for name in files if Path(name).parts[0] != "tests"]
+        super().make_release_tree(base_dir, [*own, ".ci/build_backend.py"])
