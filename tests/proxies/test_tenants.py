@@ -1,4 +1,4 @@
-"""Limits per tenant behind real nginx and HAProxy, which say whose client it is, and refusals that pass through them."""
+"""Limits per tenant behind real nginx and HAProxy, which say whose client it is, and refusals through them."""
 
 from __future__ import annotations
 
