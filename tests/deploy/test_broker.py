@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import signal
 import socket
@@ -18,6 +19,9 @@ import yaml
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from asgiws.topics.history import START, Keep
+from asgiws.topics.listener import Listener
+from asgiws.topics.message import Message
 from tests.conftest import PATIENCE_S
 from tests.deploy.conftest import Site, StartSite
 from tests.deploy.fronts import ADDRESSES, DEPLOY
@@ -25,13 +29,14 @@ from tests.deploy.test_example import hear
 from tests.programs import edited, find_program, reserved_port
 from tests.raw import RawClient
 from tests.server_process import ServerProcess, Start
+from tests.topics.brokers.machines import listen, read, run, until, workers_of
 
 APP = ("--app-dir", str(DEPLOY / "example"), "--workers", "2")
 FORBIDDEN = (
     "GET other", "SET asgiws:x 1", "KEYS *", "FLUSHALL", "SUBSCRIBE other", "PSUBSCRIBE *", "PUBLISH other hello",
     "CONFIG GET requirepass", "ACL LIST", "CLIENT KILL TYPE pubsub", "MONITOR", "SHUTDOWN",
 )  # fmt: skip
-WATCHER = "user watcher on nopass resetkeys resetchannels -@all +acl|log\n"
+WATCHER = "user watcher on nopass resetkeys resetchannels -@all +acl|log +info\n"
 
 
 class Redis:
@@ -152,6 +157,41 @@ def test_two_servers_have_one_room_also_after_redis_was_killed(
             assert code_of_end(viewer) == 1012
         assert_one_room(open_viewers(running, sockets))
         assert ask(port, "watcher any", "ACL LOG") == ["*0"]
+
+
+def test_account_may_do_exactly_what_is_used(port: int, tmp_path: Path, processes: list[ServerProcess]) -> None:
+    """Topics with history and without, counting, leaving: nothing of it is refused, and nothing else is allowed."""
+    redis = Redis(tmp_path, port, processes)
+    url = f"redis://chat@127.0.0.1:{port}"
+
+    def used() -> set[str]:
+        return set(re.findall(r"^cmdstat_([\w|]+):calls=[1-9]", statistics(port), re.MULTILINE))
+
+    async def test() -> None:
+        async with workers_of(url, 2, broker_password_file=str(redis.password_file)) as workers:
+            first, second = workers.hubs
+            listener, keep = await listen(first, "a"), Keep(10_000, 1)
+            await second.publish(Message("a", "hello"))
+            assert await read(listener, 1) == ["hello"]
+            assert await second.count("a") == 0
+            while "xdel" not in used():  # once the first has expired
+                await second.publish(Message("a", "kept", keep=keep))
+            assert await second.resume("a", Listener(100), START)
+            first.unsubscribe("a", listener)
+            first.second_passed()
+            await until(lambda: "unsubscribe" in used())
+
+    run(test)
+    allowed = re.findall(r" \+(\w+)", (DEPLOY / "redis/users.acl").read_text())
+    assert set(allowed) <= used()
+    assert ask(port, "watcher any", "ACL LOG") == ["*0"]
+
+
+def statistics(port: int) -> str:
+    with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as client, client.makefile("rb") as replies:
+        client.sendall(b"AUTH watcher any\r\nINFO commandstats\r\n")
+        assert replies.readline() == b"+OK\r\n"
+        return replies.read(int(replies.readline()[1:])).decode()
 
 
 @pytest.mark.slow
