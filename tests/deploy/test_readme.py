@@ -77,7 +77,7 @@ def test_numbers_are_those_of_the_code() -> None:
     config = Config()
     # Exit handlers of the application have five seconds more.
     assert f"{stop_most_s(config) + 5:g} by default" in TEXT
-    assert f"`--ping-interval` + `--ping-timeout`, {config.ping_interval:g} s each" in PROXIES
+    assert f"`--ping-interval` + `--ping-timeout` (times `--ping-misses`), {config.ping_interval:g} s each" in PROXIES
     assert config.ping_interval == config.ping_timeout
     assert f"`--write-timeout` {config.write_timeout:g} s" in PROXIES
     assert f"`--keep-alive-timeout` {config.keep_alive_timeout:g} s" in PROXIES
