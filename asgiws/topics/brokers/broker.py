@@ -166,7 +166,7 @@ class Broker(ABC):
         """Do nothing: nobody asks."""
 
     def _keeps_nothing(self) -> RuntimeError:
-        return RuntimeError(f"broker {self.name} keeps no messages, allowed: Topic without history, or no --broker")
+        return RuntimeError(f"broker {self.name} keeps no messages, allowed: Topic without history, or Redis")
 
     def on_drained(self) -> None:
         """Go on: the hub has delivered what it had."""

@@ -19,7 +19,9 @@ from asgiws.topics.brokers.nats.session import NatsSession, subject_of
 from asgiws.topics.brokers.nats.url import parse_url
 from asgiws.topics.brokers.redis.counting import Counting
 from asgiws.topics.brokers.session import BrokerError
-from asgiws.topics.message import TopicsUnavailable
+from asgiws.topics.history import START, Keep
+from asgiws.topics.listener import Listener
+from asgiws.topics.message import Message, TopicsUnavailable
 from tests.conftest import PATIENCE_S
 from tests.docs import ROOT
 from tests.nats_server import NatsServer, nats_server
@@ -305,6 +307,19 @@ def test_others_are_counted_and_a_worker_that_is_gone_is_not(nats: NatsServer) -
                 await first.count("a.b")
 
     run(test, 600)
+
+
+def test_topics_with_history_are_refused(nats: NatsServer) -> None:
+    async def test() -> None:
+        async with workers_of(nats.url, 1) as workers:
+            (hub,) = workers.hubs
+            with pytest.raises(RuntimeError, match="keeps no messages, allowed: Topic without history, or Redis"):
+                await hub.publish(Message("a", "hello", keep=Keep(10, 60)))
+            with pytest.raises(RuntimeError, match="keeps no messages"):
+                await hub.resume("a", Listener(1), START)
+            await assert_whole(workers, "a")
+
+    run(test)
 
 
 # ---- encryption
