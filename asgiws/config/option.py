@@ -107,7 +107,7 @@ class Option:
 
     def hide(self, value: Any) -> Any:
         """Return what may be shown of a value: all of it unless it is secret."""
-        if not self.secret or not value:
+        if not self.secret or value == "":
             return value
         return self.redact(value) if self.redact is not None and isinstance(value, str) else "***"
 

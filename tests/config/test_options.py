@@ -45,6 +45,7 @@ def alone(name: str, value: object) -> dict[str, object]:
     bound = {
         "drain_spread": {"graceful_timeout": 2**62},
         "drain_notice": {"graceful_timeout": 2**62},
+        "broker_required": {"broker": "redis://localhost"},
     }
     return {**bound.get(name, {}), name: value}
 
