@@ -20,7 +20,7 @@ from typing import Any
 MODULES = {"curses", "fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty", "uvloop"}
 SIGNALS = ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGTTIN", "SIGTTOU", "SIGKILL", "SIGCHLD", "SIGPIPE", "SIGQUIT", "SIGALRM")
 OF_OS = (
-    "fork", "getuid", "geteuid", "getgid", "chown", "pread", "sched_getaffinity", "register_at_fork", "getloadavg",
+    "fork", "getuid", "geteuid", "getgid", "chown", "pread", "register_at_fork", "getloadavg",
     "O_NONBLOCK", "O_NOFOLLOW", "O_DIRECTORY",
 )  # fmt: skip
 
