@@ -117,6 +117,18 @@ def test_sources_have_what_a_build_needs_and_the_tests_not(built: Path) -> None:
     assert not any(name.startswith(("tests/", "deploy/", ".git")) for name in names)
 
 
+@pytest.mark.parametrize(("defined", "limited"), [((), True), (("-DPy_GIL_DISABLED=1",), False)])
+def test_c_module_takes_the_limited_api_where_there_is_one(defined: tuple[str, ...], limited: bool) -> None:
+    """A free-threaded build refuses it, and then messages would be unmasked in Python without a word."""
+    compiler, include = shutil.which("cc"), sysconfig.get_path("include")
+    if compiler is None or not (Path(include) / "Python.h").exists() or not ABI.endswith("abi3"):
+        pytest.skip("needs a C compiler and the headers of a Python with a GIL")
+    source = ROOT / "asgiws/protocol/websocket/_masking.c"
+    macros = run(compiler, "-E", "-dM", *defined, f"-I{include}", source)
+    assert ("#define Py_LIMITED_API " in macros) is limited
+    run(compiler, "-fsyntax-only", "-Wall", "-Wextra", "-Werror", *defined, f"-I{include}", source)
+
+
 @pytest.mark.parametrize("kind", ["*.whl", "*.tar.gz"])
 def test_installed_where_there_is_no_compiler_it_serves(
     kind: str, built: Path, empty_environment: Path, processes: list[ServerProcess], tmp_path: Path
