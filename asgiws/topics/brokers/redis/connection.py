@@ -137,10 +137,12 @@ class Pipe:
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        with contextlib.suppress(Exception):  # it has no state that an error could leave behind
-            await self._connection.disconnect(nowait=True)
+        try:
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+        finally:  # also when this is cancelled
+            with contextlib.suppress(Exception):  # it has no state that an error could leave behind
+                await self._connection.disconnect(nowait=True)
 
     async def _read(self) -> None:
         from redis.exceptions import ResponseError

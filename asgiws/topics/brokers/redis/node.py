@@ -61,8 +61,10 @@ class Node:
 
     async def close(self) -> None:
         """End."""
-        await self._commands.close()
-        await self._subscriber.close()
+        try:
+            await self._commands.close()
+        finally:
+            await self._subscriber.close()
 
     async def command(self, *words: bytes) -> Any:
         """Send a command; return the reply. Raises BrokerError."""
