@@ -101,6 +101,19 @@ def close_all(clients: Sequence[socket.socket]) -> None:
         client.close()
 
 
+def read_frame(read: Callable[[int], bytes]) -> bytes:
+    """One frame, and nothing after it."""
+    data = read(_PIECE)
+    while (end := wire.frame_end(data, 0)) > len(data):
+        piece = read(_PIECE)
+        if not piece:
+            raise Refused(f"the server closed after {len(data)} bytes of a frame")
+        data += piece
+    if end != len(data):
+        raise Refused(f"more than one frame: {data[:80]!r}")
+    return data
+
+
 class Lockstep:
     """The same bytes on every connection and answers of a known length."""
 
@@ -246,14 +259,7 @@ class Frames:
                 send(requests[self._next])
                 self._next = (self._next + 1) % len(requests)
             for read in reads:
-                data = read(_PIECE)
-                while (end := wire.frame_end(data, 0)) > len(data):
-                    piece = read(_PIECE)
-                    if not piece:
-                        raise Refused(f"the server closed after {len(data)} bytes of a frame")
-                    data += piece
-                if end != len(data):
-                    raise Refused(f"more than one frame: {data[:80]!r}")
+                read_frame(read)
 
     def answer_bytes(self) -> float:
         """How long a frame of the answers is, over all of the requests."""
@@ -290,7 +296,7 @@ class CompressedEcho(Frames):
         super().__init__(clients, clients, [wire.compressed_frame(message) for message in wire.records(size, 64)])
         with closed_on_error(clients):
             clients[0].sendall(self._requests[0])
-            first = clients[0].recv(_PIECE)
+            first = read_frame(clients[0].recv)
             if first[:1] != b"\xc1":
                 raise Refused(f"the answer is not a compressed text frame: {first[:80]!r}")
 

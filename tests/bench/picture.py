@@ -21,7 +21,7 @@ _LEAST, _MOST = 0.05, 100.0
 _TICKS: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 _COLORS: Final = {
     "asgiws": "#0b6e4f", "asgiws asyncio": "#4caf7d", "asgiws without C": "#a5d6b7", "asgiws with --admin": "#12a150",
-    "asgiws dedicated, level 6": "#7a8f1a",
+    "asgiws dedicated, level 6": "#7a8f1a", "asgiws with zlib": "#b8c45a",
     "uvicorn websockets-sansio": "#1f4e9e", "uvicorn websockets": "#4f83cc", "uvicorn wsproto": "#9dbbe8",
     "granian": "#c0392b", "hypercorn": "#8e44ad", "daphne": "#b7950b", "gunicorn": "#5d6d7e",
     "anycorn": "#d98ec4", "socketify": "#148f77", "fastpysgi": "#7d6608",

@@ -69,6 +69,7 @@ def records(size: int, count: int) -> list[bytes]:
 def _record(chance: random.Random, size: int, number: int) -> bytes:
     rows: list[dict[str, object]] = []
     record = {"type": "tick", "number": number, "rows": rows, "note": ""}
+    length = len(json.dumps(record))
     while True:
         row = {
             "id": chance.randrange(10**8),
@@ -76,10 +77,12 @@ def _record(chance: random.Random, size: int, number: int) -> bytes:
             "price": round(chance.uniform(0.5, 200), 5),
             "side": chance.choice(["buy", "sell"]),
         }
-        if len(json.dumps(record)) + len(json.dumps(row)) + 2 > size:
+        row_length = len(json.dumps(row)) + 2  # with its comma, but for the first one
+        if length + row_length > size:
             break
+        length += row_length if rows else row_length - 2
         rows.append(row)
-    record["note"] = "".join(chance.choices("abcdefghijklmnop", k=size - len(json.dumps(record))))
+    record["note"] = "".join(chance.choices("abcdefghijklmnop", k=size - length))
     return json.dumps(record).encode()
 
 

@@ -83,6 +83,10 @@ def _begin_compressed_echo(port: int) -> Load:
     return CompressedEcho(port, 50, 1024)
 
 
+def _begin_compressed_large(port: int) -> Load:
+    return CompressedEcho(port, 8, 65536)
+
+
 def _begin_handshakes(port: int) -> Load:
     return Handshakes(port, 16)
 
@@ -116,6 +120,8 @@ WORKLOADS: Final = (
     Workload("broadcast-compressed", "broadcast 200 B to 1,000", "delivery", partial(_begin_broadcast, True),
              compression=True),
     Workload("json-compressed", "echo 1 KiB JSON, 50 connections", "message", _begin_compressed_echo, compression=True),
+    Workload("json-64k-compressed", "echo 64 KiB JSON, 8 connections", "message", _begin_compressed_large,
+             compression=True),
     Workload("handshake", "connect, accept, close", "connection", _begin_handshakes),
     Workload("handshake-browser", "the same with Chrome's fields", "connection", _begin_browsers,
              needs=frozenset({"websocket", "asgi"})),
