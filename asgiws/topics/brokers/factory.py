@@ -14,7 +14,6 @@ from asgiws.topics.brokers.broker import Broker
 from asgiws.topics.brokers.nats.broker import NatsBroker
 from asgiws.topics.brokers.nats.url import parse_url as parse_nats_url
 from asgiws.topics.brokers.redis.broker import RedisBroker
-from asgiws.topics.brokers.redis.connection import parse_url as parse_redis_url
 from asgiws.topics.hub import Hub
 
 __all__ = ["check_broker", "make_broker", "read_password"]
@@ -44,13 +43,18 @@ def check_broker(config: Config) -> None:
             f"--broker-password-file: {config.broker_password_file!r} was given, {error.strerror}; allowed: a file "
             "that this user may read"
         ) from None
-    try:
-        if package == "redis":
-            parse_redis_url(config.broker)
-        else:
+    if package == "redis":
+        from asgiws.topics.brokers.redis.connection import parse_url
+
+        try:
+            parse_url(config.broker)
+        except (TypeError, ValueError) as error:
+            raise OptionError(f"--broker: {shown} was given with what {name} does not take: {error}") from None
+    else:
+        try:
             parse_nats_url(config.broker)
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"--broker: {shown} was given with what {name} does not take: {error}") from None
+        except ValueError as error:
+            raise OptionError(f"--broker: {shown} was given, allowed: {error}") from None
 
 
 def read_password(config: Config) -> str:

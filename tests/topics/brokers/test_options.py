@@ -30,13 +30,14 @@ def test_a_wrong_url_is_one_line(execute_here: RunCommand, url: str) -> None:
 
 
 @pytest.mark.parametrize("check", [[], ["--check-config"]])
+@pytest.mark.parametrize(("package", "name"), [("redis", "redis"), ("nats", "nats-py")])
 def test_a_package_that_is_missing_is_one_line(
-    execute_here: RunCommand, monkeypatch: pytest.MonkeyPatch, check: list[str]
+    execute_here: RunCommand, monkeypatch: pytest.MonkeyPatch, check: list[str], package: str, name: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "redis", None)
-    ended = execute_here(APP, *check, "--broker", f"redis://:{SECRET}@host/1")
+    monkeypatch.setitem(sys.modules, package, None)
+    ended = execute_here(APP, *check, "--broker", f"{package}://:{SECRET}@host")
     assert_one_line(
-        ended, 2, "--broker: redis://host/1 needs redis, which is not installed; pip install 'asgiws[redis]'"
+        ended, 2, f"--broker: {package}://host needs {name}, which is not installed; pip install 'asgiws[{package}]'"
     )
 
 
@@ -46,6 +47,14 @@ def test_a_package_that_is_missing_is_one_line(
         (
             ["--broker", f"redis://:{SECRET}@host?max_connections=3"],
             "redis://host was given with what redis does not take",
+        ),
+        (
+            ["--broker", f"nats://:{SECRET}@one:1,two/path"],
+            "nats://one:1,two/path was given, allowed: nats://user:password@host:4222 or tls://...",
+        ),
+        (
+            ["--broker", f"tls://:{SECRET}@host?ssl_ca_file={SECRET}"],
+            "tls://host was given, allowed: the parameters ssl_ca_certs, ssl_certfile, ssl_keyfile, each with",
         ),
         (
             ["--broker", "redis://host", "--broker-password-file", "/none"],
@@ -76,6 +85,7 @@ def test_the_listing_of_options_shows_no_password(execute_here: RunCommand) -> N
     [
         ("redis://user:pass@word@host:1/2?password=word#word", "redis://host:1/2"),
         ("redis+unix://:word@/run/redis.sock", "redis+unix:///run/redis.sock"),
+        ("nats://word@one:1,two", "nats://one:1,two"),
         ("what:word", "***"),
         ("http://user:word@host", "***"),
     ],
