@@ -21,6 +21,8 @@ class Listener:
             raise ValueError(f"limit={limit}, allowed: at least 1 message")
         self._limit = limit
         self._queue: deque[Message] = deque()
+        self._past_count = 0
+        """How many of these were kept before the subscription: they come first, and the limit is not for them."""
         self._missed = ""
         self._changed = asyncio.Event()
 
@@ -28,7 +30,7 @@ class Listener:
         """Queue a message."""
         if self._missed:
             return False
-        if len(self._queue) >= self._limit:
+        if len(self._queue) - self._past_count >= self._limit:
             if not skip_when_slow:
                 self._missed = f"listener of {message.topic} fell {self._limit} messages behind"
             return False
@@ -45,7 +47,9 @@ class Listener:
 
     def queue_past(self, messages: Iterable[Message]) -> None:
         """Queue what was published before, as much as is kept."""
+        before = len(self._queue)
         self._queue.extend(messages)
+        self._past_count += len(self._queue) - before
         self._changed.set()
 
     def on_gap(self, topic: str) -> None:
@@ -65,4 +69,5 @@ class Listener:
                 raise TopicsUnavailable(self._missed)
             self._changed.clear()
             await self._changed.wait()
+        self._past_count = max(0, self._past_count - 1)
         return self._queue.popleft().data

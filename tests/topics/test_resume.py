@@ -258,6 +258,29 @@ def test_server_code_reads_on_from_a_position(serve: Serve) -> None:
     assert server.hub.subscription_count == 0
 
 
+def test_what_is_kept_does_not_count_for_the_limit_of_a_listener(serve: Serve) -> None:
+    """A reader with room for two is sent ten that are kept, and meanwhile two more."""
+    server = serve(app)
+
+    async def listen() -> list[str]:
+        topic = Topic("room", history=100)
+        for number in range(10):
+            await topic.publish(str(number))
+        messages = topic.messages(limit=2, since="")
+        found = [await anext(messages)]
+        for number in (10, 11):
+            await topic.publish(str(number))
+        found += [await anext(messages) for _ in range(11)]
+        for number in range(12, 15):
+            await topic.publish(str(number))
+        found += [await anext(messages) for _ in range(2)]
+        with pytest.raises(TopicsUnavailable, match="fell 2 messages behind"):
+            await anext(messages)
+        return [json.loads(each)["data"] for each in found]
+
+    assert server.wait_for(listen()) == [str(number) for number in range(14)]
+
+
 def test_what_topics_keep_is_bounded_by_an_option(serve: Serve) -> None:
     server = serve(app, topic_history=300 * KIB)
 
