@@ -197,14 +197,14 @@ class ChatRoom:
                 raise BadCommandError("type is none of join, message, leave")
 
     async def join(self, member: Member, name: str, since: str | None) -> None:
-        """Send the member its number, then what was said after the position it has seen last, then that it is here.
+        """Send the member what was said after the position it has seen last, then its number, then that it is here.
 
         It is subscribed by then: what is said from now on follows without a hole, and nothing comes twice.
         """
         if not name.isprintable():  # also refuses the invisible characters that reverse the text around them
             raise BadCommandError("name with unprintable characters")
-        await member.send_text(json.dumps({"type": "welcome", "id": member.id, "process": os.getpid()}))
         subscription = await self.kept.subscribe(member, since=since)
+        await member.send_text(json.dumps({"type": "welcome", "id": member.id, "process": os.getpid()}))
         if not subscription.recovered:
             await member.send_text(json.dumps({"type": "missed"}))
         member.name = name

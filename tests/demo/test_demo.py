@@ -310,15 +310,13 @@ def test_who_joins_sees_what_was_said_and_who_comes_back_what_it_missed(serve: S
         for since, missed in (("", said), (said[0]["at"], said[1:]), (said[2]["at"], [])):
             with connect(url) as bob:
                 tell(bob, type="join", name="Bob", since=since)
-                hear_of(bob, "welcome")
                 assert hear_of(bob, *["message"] * len(missed)) == missed
-                hear_of(bob, "join")
+                hear_of(bob, "welcome", "join")
             hear_of(ada, "join", "leave")
         with connect(url) as bob:
             tell(bob, type="join", name="Bob", since="another:7")
-            hear_of(bob, "welcome")
             assert hear_of(bob, "message", "message", "message") == said
-            hear_of(bob, "missed", "join")
+            hear_of(bob, "welcome", "missed", "join")
 
 
 def join_of(name: str) -> str:
