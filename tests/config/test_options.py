@@ -42,7 +42,7 @@ def alone(name: str, value: object) -> dict[str, object]:
     """Options in which one value is at its bound, and the one bound to it makes room."""
     if name == "ssl_client_cert" and value != "none":
         return {"ssl_certfile": "server.pem", "ssl_ca_certs": "ca.pem", name: value}
-    bound = {
+    bound: dict[str, dict[str, object]] = {
         "drain_spread": {"graceful_timeout": 2**62},
         "drain_notice": {"graceful_timeout": 2**62},
         "broker_required": {"broker": "redis://localhost"},
