@@ -188,7 +188,7 @@ class NatsSession:
             raise OSError("the server does not encrypt, allowed with tls://: one that requires TLS")
 
     async def _order(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Give nats-py an order. Raises BrokerError."""
+        """Return what nats-py returns. Raises BrokerError."""
         try:
             return await work
         except self._errors.Error as error:
