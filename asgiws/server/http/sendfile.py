@@ -90,7 +90,8 @@ async def send_part(
                     if flow.write_paused:
                         await flow.wait_writable()
         except TimeoutError:
-            drop_slow_client(worker, transport, client)
+            if not transport.is_closing():  # the sweep may have dropped it in the same turn
+                drop_slow_client(worker, transport, client)
             raise ClientDisconnected("client read nothing of a file") from None
         except (OSError, RuntimeError) as error:
             # A transport that closes during sendfile raises one of these, depending on when; and sendfile meets a
