@@ -53,7 +53,7 @@ def test_message_is_inflated_alone_and_within_the_window(engines: Engines, windo
 
 
 @needs_fast
-@settings(relaxed, max_examples=500)
+@settings(relaxed, max_examples=300)
 @given(
     wire=compressed_payloads() | st.binary(max_size=80),
     places=st.lists(st.integers(0, 150), max_size=3),

@@ -40,7 +40,7 @@ def heads(draw: st.DrawFn) -> bytes:
     return b"\r\n".join([start + b" " + version, *fields, b"", b""])
 
 
-@settings(relaxed, max_examples=600)
+@settings(relaxed, max_examples=200)
 @given(st.lists(heads(), min_size=1, max_size=8))
 def test_known_head_is_what_parsing_makes_of_it(sent: list[bytes]) -> None:
     cache = HeadCache(LIMITS)
