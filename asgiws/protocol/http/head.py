@@ -87,23 +87,10 @@ def parse_head(head: bytes, limits: Limits) -> RequestHead | Violation:
     if len(lines) - 1 > limits.header_count:
         return Violation(errors.TOO_MANY_HEADERS, f"{len(lines) - 1} header fields, limit {limits.header_count}")
 
-    # RFC 9112 §3: request-line = method SP request-target SP HTTP-version
-    parts = lines[0].split(b" ")
-    if len(parts) != 3:
-        if not parts[0] or not is_token(parts[0]):
-            return not_http(head[:8])
-        return Violation(
-            errors.MALFORMED_REQUEST_LINE,
-            f"request line of {len(parts)} parts, allowed: method, one space, target, one space, version",
-        )
+    parts = _parse_request_line(lines[0], head)
+    if isinstance(parts, Violation):
+        return parts
     method, target, version = parts
-    if version != b"HTTP/1.1" and version != b"HTTP/1.0":
-        # RFC 9110 §2.5: a higher minor version is processed as the highest that the recipient implements
-        if len(version) != 8 or version[:7] != b"HTTP/1." or not b"2" <= version[7:] <= b"9":
-            return _bad_version(version)
-        version = b"HTTP/1.1"
-    if method != b"GET" and not is_token(method):
-        return Violation(errors.BAD_METHOD, f"method {printable(method)}, allowed: a token")
     # RFC 9110 §9.1: methods are case-sensitive; but ASGI has them in upper case, so `get` is GET from here on
     method = method.upper()
 
@@ -149,6 +136,27 @@ def parse_head(head: bytes, limits: Limits) -> RequestHead | Violation:
         forwarded=not _FORWARDED.isdisjoint(deciding),
         te_trailers=te is not None and b"trailers" in header_tokens(te),
     )
+
+
+def _parse_request_line(line: bytes, head: bytes) -> list[bytes] | Violation:
+    """Return method, target and version. RFC 9112 §3: request-line = method SP request-target SP HTTP-version."""
+    parts = line.split(b" ")
+    if len(parts) != 3:
+        if not parts[0] or not is_token(parts[0]):
+            return not_http(head[:8])
+        return Violation(
+            errors.MALFORMED_REQUEST_LINE,
+            f"request line of {len(parts)} parts, allowed: method, one space, target, one space, version",
+        )
+    method, target, version = parts
+    if version != b"HTTP/1.1" and version != b"HTTP/1.0":
+        # RFC 9110 §2.5: a higher minor version is processed as the highest that the recipient implements
+        if len(version) != 8 or version[:7] != b"HTTP/1." or not b"2" <= version[7:] <= b"9":
+            return _bad_version(version)
+        version = b"HTTP/1.1"
+    if method != b"GET" and not is_token(method):
+        return Violation(errors.BAD_METHOD, f"method {printable(method)}, allowed: a token")
+    return [method, target, version]
 
 
 def with_start(known: RequestHead, start: bytes, limits: Limits) -> RequestHead | None:
