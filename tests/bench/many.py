@@ -280,4 +280,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # As an exception, so that the servers are ended.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(main())
