@@ -17,8 +17,8 @@ COPY .ci/build_backend.py ./.ci/
 COPY asgiws ./asgiws
 # A path of its own: its `bin` has the commands, and applications add their packages to it.
 RUN python -m venv /opt/asgiws \
- && /opt/asgiws/bin/pip wheel --no-cache-dir --wheel-dir /wheels ".[uvloop,metrics]" \
- && /opt/asgiws/bin/pip install --no-cache-dir --no-index --find-links /wheels "asgiws[uvloop,metrics]"
+ && /opt/asgiws/bin/pip wheel --no-cache-dir --wheel-dir /wheels ".[uvloop,metrics,fast,redis]" \
+ && /opt/asgiws/bin/pip install --no-cache-dir --no-index --find-links /wheels "asgiws[uvloop,metrics,fast,redis]"
 WORKDIR /
 # The C module is optional where there is no compiler. Here there is one.
 RUN /opt/asgiws/bin/python -c "from asgiws.protocol.websocket.masking import UNMASK_IN_C; assert UNMASK_IN_C"

@@ -14,10 +14,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asgiws.protocol.limits import KIB, MIB
+from asgiws.topics.brokers.counting import Counting
 from asgiws.topics.brokers.nats.broker import NatsBroker
 from asgiws.topics.brokers.nats.session import NatsSession, subject_of
 from asgiws.topics.brokers.nats.url import parse_url
-from asgiws.topics.brokers.redis.counting import Counting
 from asgiws.topics.brokers.session import BrokerError
 from asgiws.topics.history import START, Keep
 from asgiws.topics.listener import Listener

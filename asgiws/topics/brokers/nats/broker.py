@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from asgiws.topics.brokers.broker import Broker
+from asgiws.topics.brokers.counting import Counting
 from asgiws.topics.brokers.nats.session import NatsSession
 from asgiws.topics.brokers.nats.url import parse_url
-from asgiws.topics.brokers.redis.counting import Counting
 from asgiws.topics.brokers.session import BrokerError
 from asgiws.topics.hub import Hub
 from asgiws.topics.message import TopicsUnavailable

@@ -22,9 +22,9 @@ from typing import Any, Final
 
 from asgiws.protocol.limits import MIB
 from asgiws.protocol.printable import printable
+from asgiws.topics.brokers.counting import Counting
 from asgiws.topics.brokers.nats.markers import Markers
 from asgiws.topics.brokers.nats.url import NatsURL
-from asgiws.topics.brokers.redis.counting import Counting
 from asgiws.topics.brokers.session import BrokerError
 
 __all__ = ["NatsSession", "subject_of"]

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from asgiws.topics.brokers.broker import Broker
+from asgiws.topics.brokers.counting import Counting
 from asgiws.topics.brokers.redis.cluster import ClusterSession
 from asgiws.topics.brokers.redis.connection import parse_url
-from asgiws.topics.brokers.redis.counting import Counting
 from asgiws.topics.brokers.redis.session import RedisSession
 from asgiws.topics.brokers.session import BrokerError, Session
 from asgiws.topics.history import Keep, Past, Position

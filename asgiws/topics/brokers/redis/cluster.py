@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 
+from asgiws.topics.brokers.counting import Counting
 from asgiws.topics.brokers.redis.connection import ask
-from asgiws.topics.brokers.redis.counting import Counting
 from asgiws.topics.brokers.redis.node import Node, Verbs
 from asgiws.topics.brokers.redis.session import CHANNEL, RedisSession
 from asgiws.topics.brokers.session import BrokerError

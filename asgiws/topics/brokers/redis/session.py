@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar, cast
 
+from asgiws.topics.brokers.counting import Counting
 from asgiws.topics.brokers.payload import MARK
-from asgiws.topics.brokers.redis.counting import Counting
 from asgiws.topics.brokers.redis.history import (
     POSITIONS,
     PUBLISH,
