@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -54,6 +55,7 @@ class NatsServer:
     def suspend(self) -> None:
         """Stop it: connections stay open, and nothing is answered."""
         self._signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
 
     def resume(self) -> None:
         """Let it go on."""
