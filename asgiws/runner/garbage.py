@@ -4,12 +4,15 @@ A full collection looks at every object and holds the event loop meanwhile: 60 t
 3.11, 2026). It comes when the number of objects has grown by a quarter, so several times in the seconds in which
 thousands of clients come back, and each open socket waits for it. After one that took 60 ms the next one now comes
 after 6 s at the earliest. Young objects are collected as before, and what has no cycles is freed at once.
+
+CPython 3.14.0 to 3.14.4 had an incremental collector, without full collections. Free-threaded builds have a single
+generation, and no young collection that could let the next full one come.
 """
 
 from __future__ import annotations
 
 import gc
-import sys
+import sysconfig
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -20,12 +23,13 @@ _APART: Final = 100
 """Times the length of the last one."""
 _APART_MOST_S: Final = 60.0
 _FULL: Final = 2
+"""The generation of a full collection. Its threshold is 0 for an incremental collector."""
 _NEVER: Final = 2**30
 
 
 def space_full_collections() -> None:
     """Space the full collections of this process from now on."""
-    if sys.version_info < (3, 14):  # whose collector has no generations, and takes small steps
+    if gc.get_threshold()[_FULL] and not sysconfig.get_config_var("Py_GIL_DISABLED"):
         gc.callbacks.append(_Spacing())
 
 

@@ -56,9 +56,9 @@ def run(*arguments: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.version_info >= (3, 14), reason="the collector of Python 3.14 takes small steps")
 def test_full_collection_does_not_follow_the_last_one_closely_but_comes() -> None:
-    assert run("plain") == ["True"], "the interpreter alone would collect"
+    if run("plain") != ["True"]:
+        pytest.skip("the collector of this interpreter has no full collections: incremental or free-threaded")
     assert run("spaced", str(2 * PATIENCE_S)) == ["0", "True"]
 
 
