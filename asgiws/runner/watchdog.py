@@ -133,10 +133,11 @@ def _waited_for(main: int) -> list[threading.Thread]:
 
 def _joined(frame: FrameType | None) -> threading.Thread | None:
     """Return the thread that this frame or one of its callers waits for, as executors do for daemons too."""
+    # Without a GIL, only the variables of a thread that waits may be read.
     while frame is not None:
-        waited_for = frame.f_locals.get("self")
-        if frame.f_code is threading.Thread.join.__code__ and isinstance(waited_for, threading.Thread):
-            return waited_for
+        if frame.f_code is threading.Thread.join.__code__:
+            waited_for = frame.f_locals.get("self")
+            return waited_for if isinstance(waited_for, threading.Thread) else None
         frame = frame.f_back
     return None
 
