@@ -19,6 +19,7 @@ from asgiws.server.server import Server
 from asgiws.topics.hub import Hub
 
 FULL_KINDS = ("process", "browser", "slow")
+PROCESS_FIXTURES = {"processes", "open_terminal"}
 FULL_FOLDERS = {"bench", "conformance", "deploy"}
 PROMISE_LOOP = "asyncio"
 
@@ -35,7 +36,7 @@ hypothesis.settings.load_profile("asgiws")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests that start processes, and those that the default run leaves out (pyproject.toml, "markers")."""
     for item in items:
-        if "processes" in getattr(item, "fixturenames", ()):
+        if PROCESS_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("process")
         if is_full(item) and not is_promise(item):
             item.add_marker("full")
@@ -48,11 +49,10 @@ def is_full(item: pytest.Item) -> bool:
 
 def is_promise(item: pytest.Item) -> bool:
     """Return whether the default run takes a test all the same: the proof of a promise, on one loop if not on both."""
-    mark = item.get_closest_marker("promise")
-    if mark is None:
+    if item.get_closest_marker("promise") is None:
         return False
     parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    return "on both loops" in mark.args or parameters.get("loop_name", PROMISE_LOOP) == PROMISE_LOOP
+    return parameters.get("loop_name", PROMISE_LOOP) == PROMISE_LOOP
 
 
 @pytest.hookimpl(wrapper=True)

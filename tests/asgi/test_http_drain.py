@@ -255,4 +255,4 @@ def test_pipelined_request_does_not_destroy_the_last_response(serve: Serve, stop
         server.call(go_on.set)
         answered = client.read_answer()
         assert (answered.header(b"connection"), len(answered.body)) == (b"close", 2**22)
-        stop.result(PATIENCE_S)
+    stop.result(PATIENCE_S)

@@ -155,39 +155,37 @@ def test_duration_takes_units(name: str, text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-@pytest.mark.parametrize(
-    "text", ["", " ", "x", "1x", "1 2", "1,5", "1e3", "0x10", "--1", "+1", "1.", ".5", "nan", "inf", "٣"]
-)
-def test_text_that_is_no_number_is_refused(name: str, text: str) -> None:
+def test_text_that_is_no_number_is_refused(name: str) -> None:
     """The line names the option, what was given, and a number that it takes."""
-    line = refusal(name, text)
-    assert line.startswith(f"{spelled(name)}: {text!r} was given, allowed: a number such as ")
+    for text in ("", " ", "x", "1x", "1 2", "1,5", "1e3", "0x10", "--1", "+1", "1.", ".5", "nan", "inf", "٣"):
+        line = refusal(name, text)
+        assert line.startswith(f"{spelled(name)}: {text!r} was given, allowed: a number such as ")
 
 
 @pytest.mark.parametrize("name", OF_KIND["count"])
-@pytest.mark.parametrize("text", ["1k", "1s", "1m"])
-def test_count_takes_no_unit(name: str, text: str) -> None:
-    assert "allowed: a number such as 32" in refusal(name, text)
+def test_count_takes_no_unit(name: str) -> None:
+    for text in ("1k", "1s", "1m"):
+        assert "allowed: a number such as 32" in refusal(name, text)
 
 
 @pytest.mark.parametrize("name", COUNTS)
-@pytest.mark.parametrize("value", ["1500.5", 1500.5, math.nan, math.inf, -math.inf, "9" * 400])
-def test_number_that_is_not_whole_or_not_finite_is_refused(name: str, value: object) -> None:
+def test_number_that_is_not_whole_or_not_finite_is_refused(name: str) -> None:
     """Also what Python cannot make an int of."""
-    assert refusal(name, value).startswith(f"{spelled(name)}: ")
+    for value in ("1500.5", 1500.5, math.nan, math.inf, -math.inf, "9" * 400):
+        assert refusal(name, value).startswith(f"{spelled(name)}: ")
 
 
 @pytest.mark.parametrize("name", OF_KIND["seconds"])
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "9" * 400])
-def test_duration_that_is_not_finite_is_refused(name: str, value: object) -> None:
-    assert refusal(name, value).startswith(f"{spelled(name)}: ")
+def test_duration_that_is_not_finite_is_refused(name: str) -> None:
+    for value in (math.nan, math.inf, -math.inf, "9" * 400):
+        assert refusal(name, value).startswith(f"{spelled(name)}: ")
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-@pytest.mark.parametrize("value", [None, True, b"1", [1], {}])
-def test_value_of_another_type_is_no_number(name: str, value: object) -> None:
+def test_value_of_another_type_is_no_number(name: str) -> None:
     """True is not 1: it was meant for another option."""
-    assert refusal(name, value) == f"{spelled(name)}: {value!r} was given, allowed: a number"
+    for value in (None, True, b"1", [1], {}):
+        assert refusal(name, value) == f"{spelled(name)}: {value!r} was given, allowed: a number"
 
 
 # ---- the other kinds
@@ -202,9 +200,9 @@ def test_flag_takes_the_usual_words(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OF_KIND["flag"])
-@pytest.mark.parametrize("value", ["", "2", "enabled", 1, 0, None])
-def test_flag_refuses_other_words(name: str, value: object) -> None:
-    assert refusal(name, value) == f"{spelled(name)}: {value!r} was given, allowed: true or false"
+def test_flag_refuses_other_words(name: str) -> None:
+    for value in ("", "2", "enabled", 1, 0, None):
+        assert refusal(name, value) == f"{spelled(name)}: {value!r} was given, allowed: true or false"
 
 
 @pytest.mark.parametrize("name", OF_KIND["choice"])
@@ -214,10 +212,10 @@ def test_choice_takes_each_of_its_values(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OF_KIND["choice"])
-@pytest.mark.parametrize("value", ["", "no-such", "AUTO"])
-def test_choice_refuses_other_values_and_lists_its_own(name: str, value: str) -> None:
-    line = refusal(name, value)
-    assert line.startswith(f"{spelled(name)}: {value!r} was given, allowed: {', '.join(OPTIONS[name].choices)}")
+def test_choice_refuses_other_values_and_lists_its_own(name: str) -> None:
+    for value in ("", "no-such", "AUTO"):
+        line = refusal(name, value)
+        assert line.startswith(f"{spelled(name)}: {value!r} was given, allowed: {', '.join(OPTIONS[name].choices)}")
 
 
 def test_choice_suggests_the_nearest_value() -> None:

@@ -12,7 +12,7 @@ from tests.limits.memory import MIB, SLACK_BYTES, Memory, get, push
 from tests.raw import MASK, RawClient, close, frame, mask, text
 from tests.server_process import ServerProcess, Start
 
-pytestmark = [pytest.mark.promise("on both loops"), pytest.mark.slow]
+pytestmark = [pytest.mark.promise, pytest.mark.slow]
 
 APP = "tests.limits.apps:app"
 WEBSOCKET = websocket_terms(Config())

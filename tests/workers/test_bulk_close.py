@@ -220,6 +220,7 @@ async def close_many(supervisor: Supervisor, pid: int | None = None, **order: An
     return await supervisor.close_many(pid=pid, **values | order)
 
 
+@pytest.mark.process
 def test_all_workers_close_theirs_and_their_numbers_sum_up(stack: ExitStack) -> None:
     async def check() -> None:
         async with supervised(2) as (supervisor, port):
@@ -240,6 +241,7 @@ def test_all_workers_close_theirs_and_their_numbers_sum_up(stack: ExitStack) -> 
     asyncio.run(check())
 
 
+@pytest.mark.process
 def test_worker_that_an_operator_drains_is_replaced_alone(stack: ExitStack) -> None:
     async def check() -> None:
         async with supervised(2) as (supervisor, port):
