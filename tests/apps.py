@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from asgiws.server.asgi import Event, Scope
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]

@@ -10,7 +10,7 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 from tests.programs import find_program
 
 FLAGS = (

@@ -17,15 +17,12 @@ from asgiws.runner.loops import loop_factory
 from asgiws.server.asgi import ASGIApp
 from asgiws.server.server import Server
 from asgiws.topics.hub import Hub
+from tests import PATIENCE_S
 
 FULL_KINDS = ("process", "browser", "slow")
 PROCESS_FIXTURES = {"processes", "open_terminal"}
 FULL_FOLDERS = {"bench", "conformance", "deploy"}
 PROMISE_LOOP = "asyncio"
-
-PATIENCE_S = 20.0
-"""How long a test waits for what must happen; long, because it only matters when the test fails."""
-
 
 # A time says more about the machine than about what is tested.
 hypothesis.settings.register_profile("asgiws", deadline=None)

@@ -19,8 +19,8 @@ import asgiws
 from asgiws import Config, Server
 from asgiws.runner.loops import loop_factory
 from asgiws.server.sweep import Sweep
+from tests import PATIENCE_S
 from tests.apps import echo
-from tests.conftest import PATIENCE_S
 from tests.raw import text
 
 PACKAGE = str(Path(asgiws.__file__).parent)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 from tests.programs import find_program, reserved_port
 
 

@@ -8,7 +8,7 @@ import struct
 from types import TracebackType
 from typing import Self
 
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="

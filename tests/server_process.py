@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from asgiws.config.options import OPTIONS
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 from tests.raw import RawClient
 
 ROOT = Path(__file__).parents[1]

@@ -19,8 +19,8 @@ from asgiws.runner.loops import loop_factory
 from asgiws.server.asgi import ASGIApp, Scope
 from asgiws.server.lifespan import StartupFailed
 from asgiws.server.sockets.listeners import CannotListen
+from tests import PATIENCE_S
 from tests.apps import Receive, Recorder, Send, accept, echo, messages
-from tests.conftest import PATIENCE_S
 from tests.programs import reserved_port
 from tests.raw import RawClient
 

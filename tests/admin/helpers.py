@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 from tests.raw import Answer, RawClient
 from tests.server_process import ServerProcess
 

@@ -20,8 +20,8 @@ import pyte
 import pytest
 
 from asgiws.protocol.printable import escape
+from tests import PATIENCE_S
 from tests.admin.helpers import BEARER, TOKEN, Admin, open_one
-from tests.conftest import PATIENCE_S
 from tests.raw import RawClient, text
 from tests.server_process import APPS, ROOT, RunCommand, ServerProcess, Start, clean_environ
 

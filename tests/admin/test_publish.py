@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import PATIENCE_S
 from tests.admin.helpers import BEARER, TOKEN, Admin, wait_until
-from tests.conftest import PATIENCE_S
 from tests.raw import RawClient
 from tests.server_process import ROOT, Ended, RunCommand, ServerProcess, Start, clean_environ
 

@@ -11,8 +11,9 @@ import pytest
 
 import asgiws
 from asgiws.server.asgi import ASGIApp, Event, Scope
+from tests import PATIENCE_S
 from tests.apps import Receive, Recorder, Send, accept, refuse_lifespan
-from tests.conftest import PATIENCE_S, RunningServer
+from tests.conftest import RunningServer
 from tests.raw import Answer
 
 NEVER_S = 10 * PATIENCE_S

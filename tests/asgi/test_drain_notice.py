@@ -13,8 +13,9 @@ import pytest
 import asgiws
 from asgiws.server.asgi import Scope
 from asgiws.server.bulk_close import BulkClose
+from tests import PATIENCE_S
 from tests.apps import Receive, Recorder, Send, accept, refuse_lifespan, say
-from tests.conftest import PATIENCE_S, RunningServer, Serve
+from tests.conftest import RunningServer, Serve
 from tests.docs import ROOT
 from tests.raw import RawClient, close, handshake, text
 

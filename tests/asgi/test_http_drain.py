@@ -13,9 +13,10 @@ import pytest
 
 import asgiws
 from asgiws.server.asgi import Scope
+from tests import PATIENCE_S
 from tests.apps import Receive, Recorder, Send, refuse_lifespan
 from tests.asgi.app_help import answer, begin_answer, body, error_lines, error_of, get, on_request
-from tests.conftest import PATIENCE_S, RunningServer, Serve
+from tests.conftest import RunningServer, Serve
 from tests.raw import RawClient
 
 EVENTS = (b"content-type", b"text/event-stream")

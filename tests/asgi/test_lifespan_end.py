@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from asgiws.server.asgi import Event, Scope
+from tests import PATIENCE_S
 from tests.apps import Receive, Recorder, Send, accept
 from tests.asgi.app_help import answer, assert_logged_once, disconnected, error_lines, error_of, get
 from tests.asgi.lifespan_help import (
@@ -18,7 +19,7 @@ from tests.asgi.lifespan_help import (
     serve_once,
     turn_the_loop,
 )
-from tests.conftest import PATIENCE_S, Serve
+from tests.conftest import Serve
 from tests.raw import RawClient, close
 
 # ---- L6, L7: the end

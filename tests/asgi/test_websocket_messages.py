@@ -12,6 +12,7 @@ from time import monotonic
 import pytest
 
 import asgiws
+from tests import PATIENCE_S
 from tests.apps import Receive, Recorder, Send, echo, say
 from tests.asgi.app_help import (
     disconnected,
@@ -23,7 +24,7 @@ from tests.asgi.app_help import (
     wait_connections,
     websocket_watcher,
 )
-from tests.conftest import PATIENCE_S, Serve
+from tests.conftest import Serve
 from tests.raw import RawClient, close, frame, text
 
 PING, PONG = 9, 10

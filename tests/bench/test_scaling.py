@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from asgiws.server.sweep import Sweep
+from tests import PATIENCE_S
 from tests.bench.scaling import stuck_clients
-from tests.conftest import PATIENCE_S
 from tests.counted import ECHO, FRAME, Count, InServer, serve_while
 from tests.raw import RawClient, text
 

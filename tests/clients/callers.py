@@ -9,7 +9,8 @@ import httpx
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from tests.conftest import PATIENCE_S, RunningServer
+from tests import PATIENCE_S
+from tests.conftest import RunningServer
 
 
 def ask(server: RunningServer) -> httpx.Client:

@@ -15,9 +15,10 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from tests import PATIENCE_S
 from tests.clients.callers import ask, ended, talk
 from tests.clients.fastapi_app import FILE, make_app
-from tests.conftest import PATIENCE_S, RunningServer, Serve
+from tests.conftest import RunningServer, Serve
 from tests.raw import RawClient
 
 

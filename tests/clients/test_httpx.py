@@ -15,8 +15,9 @@ import httpx
 import pytest
 
 from asgiws.server.asgi import Event, Scope
+from tests import PATIENCE_S
 from tests.apps import Receive, Recorder, Send, refuse_lifespan
-from tests.conftest import PATIENCE_S, Serve
+from tests.conftest import Serve
 
 MIB = 1024 * 1024
 

@@ -25,9 +25,10 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from asgiws.server.asgi import ASGIApp, Scope
+from tests import PATIENCE_S
 from tests.apps import Receive, Recorder, Send
 from tests.clients.callers import ask, cancelled_futures, talk
-from tests.conftest import PATIENCE_S, Serve
+from tests.conftest import Serve
 from tests.raw import RawClient
 
 MIB = 1024 * 1024

@@ -15,9 +15,10 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.exceptions import InvalidStatus
 
+from tests import PATIENCE_S
 from tests.apps import Recorder
 from tests.clients.callers import cancelled_futures, ended, talk
-from tests.conftest import PATIENCE_S, Serve
+from tests.conftest import Serve
 from tests.raw import RawClient
 
 

@@ -21,8 +21,9 @@ from websocket import (
     create_connection,
 )
 
+from tests import PATIENCE_S
 from tests.clients.partner import Partner
-from tests.conftest import PATIENCE_S, Serve
+from tests.conftest import Serve
 
 
 @contextlib.contextmanager

@@ -17,8 +17,9 @@ from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFact
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin, Subprotocol
 
+from tests import PATIENCE_S
 from tests.clients.partner import Partner
-from tests.conftest import PATIENCE_S, Serve
+from tests.conftest import Serve
 
 MIB = 1024 * 1024
 NO_PROXY: dict[str, Any] = {"proxy": None, "max_size": None}

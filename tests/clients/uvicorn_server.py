@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 
 
 @contextlib.contextmanager

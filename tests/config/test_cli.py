@@ -22,7 +22,7 @@ from asgiws.config.options import OPTIONS, Config
 from asgiws.config.other_servers import FLAGS_OF_OTHERS, instead_of
 from asgiws.config.sources import Settings
 from asgiws.protocol.websocket import deflate_engines
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 from tests.raw import RawClient
 from tests.server_process import APPS, ROOT, RunCommand, Start, assert_one_line, clean_environ, post
 

@@ -184,7 +184,7 @@ def test_duration_that_is_not_finite_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", NUMBERS)
 def test_value_of_another_type_is_no_number(name: str) -> None:
     """True is not 1: it was meant for another option."""
-    for value in (None, True, b"1", [1], {}):
+    for value in (None, True, b"1", [1], {"1": 1}):
         assert refusal(name, value) == f"{spelled(name)}: {value!r} was given, allowed: a number"
 
 

@@ -13,8 +13,8 @@ from selenium.webdriver.common.by import By
 from websockets.sync.client import connect
 
 from asgiws.demo.app import Demo, Event, Receive, Scope, Send
+from tests import PATIENCE_S
 from tests.browser import closing_tabs, start_chromium, take_console, wait_until
-from tests.conftest import PATIENCE_S
 from tests.workers.crew import restart
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 from tests.server_process import ServerProcess, Start, assert_no_traceback
 
 DEMO = ("asgiws.demo:app", "--workers", "2", "--drain-spread", "0")

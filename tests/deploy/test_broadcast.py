@@ -12,7 +12,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.conftest import PATIENCE_S, RunningServer, Serve
+from tests import PATIENCE_S
+from tests.conftest import RunningServer, Serve
 from tests.deploy.fronts import DEPLOY
 from tests.raw import RawClient, text
 

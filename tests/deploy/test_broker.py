@@ -22,7 +22,7 @@ from websockets.sync.client import ClientConnection, connect
 from asgiws.topics.history import START, Keep
 from asgiws.topics.listener import Listener
 from asgiws.topics.message import Message
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 from tests.deploy.conftest import Site, StartSite
 from tests.deploy.fronts import ADDRESSES, DEPLOY
 from tests.deploy.test_example import hear

@@ -26,8 +26,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Close
 from websockets.sync.client import ClientConnection, connect
 
+from tests import PATIENCE_S
 from tests.browser import start_chromium, take_console, wait_until
-from tests.conftest import PATIENCE_S
 from tests.deploy.conftest import Site, StartSite
 from tests.deploy.fronts import ADDRESSES, DEPLOY
 from tests.server_process import ROOT, Start, clean_environ

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from asgiws.config.options import Config
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 from tests.deploy.conftest import Site, StartSite
 from tests.deploy.fronts import DEPLOY, FILES
 from tests.programs import edited, find_program

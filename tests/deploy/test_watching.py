@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from asgiws.telemetry.prometheus import METRICS
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 from tests.deploy.conftest import Site, StartSite
 from tests.deploy.fronts import ADDRESSES, DEPLOY
 from tests.programs import edited, find_program

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 
 from asgiws.server.asgi import Event, Scope
+from tests import PATIENCE_S
 from tests.apps import Receive, Recorder, Send, messages, refuse_lifespan, say
-from tests.conftest import PATIENCE_S, RunningServer
+from tests.conftest import RunningServer
 from tests.raw import Answer, RawClient, handshake
 
 ANSWERS: dict[str, list[Event]] = {

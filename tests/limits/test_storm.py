@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from asgiws.server.asgi import Scope
+from tests import PATIENCE_S
 from tests.apps import Receive, Send, accept
-from tests.conftest import PATIENCE_S, RunningServer, Serve
+from tests.conftest import RunningServer, Serve
 from tests.raw import RawClient, handshake, text
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("many_files")]

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 import trustme
 
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 from tests.programs import edited, find_program, reserved_port
 from tests.raw import RawClient
 from tests.server_process import ROOT, ServerProcess

@@ -10,7 +10,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 from tests.proxies.conftest import StartSite
 from tests.proxies.fronts import Authority, Front
 from tests.raw import RawClient, close, frame, handshake, text

@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 
 from asgiws.server.asgi import Scope
+from tests import PATIENCE_S
 from tests.apps import Receive, Recorder, Send, echo, refuse_lifespan
-from tests.conftest import PATIENCE_S, RunningServer, Serve
+from tests.conftest import RunningServer, Serve
 from tests.raw import RawClient, close, handshake, text
 from tests.server_process import APPS, ServerProcess, Start, assert_no_traceback, module_command, post
 

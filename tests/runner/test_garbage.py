@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
+from tests import PATIENCE_S
 from tests.apps import echo
-from tests.conftest import PATIENCE_S, Serve
+from tests.conftest import Serve
 from tests.server_process import ROOT
 
 PROGRAM = """

@@ -18,8 +18,9 @@ from asgiws.runner.loops import loop_factory
 from asgiws.server.asgi import Scope
 from asgiws.server.lifespan import StartupFailed
 from asgiws.server.server import Server
+from tests import PATIENCE_S
 from tests.apps import Receive, Send, echo
-from tests.conftest import PATIENCE_S, Serve
+from tests.conftest import Serve
 from tests.raw import RawClient
 from tests.server_process import APPS, ROOT, Start, clean_environ
 

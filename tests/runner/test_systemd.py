@@ -18,8 +18,8 @@ import pytest
 
 from asgiws import serve
 from asgiws.runner.systemd import Notifier, inherited_addresses
+from tests import PATIENCE_S
 from tests.apps import echo
-from tests.conftest import PATIENCE_S
 from tests.programs import find_program
 from tests.raw import RawClient, close, text
 from tests.server_process import (

@@ -13,8 +13,9 @@ import ssl
 import pytest
 
 from asgiws.server.asgi import Scope
+from tests import PATIENCE_S
 from tests.apps import Receive, Recorder, Send, accept, echo, messages, say
-from tests.conftest import PATIENCE_S, Serve
+from tests.conftest import Serve
 from tests.raw import RawClient, close, frame, handshake, text
 
 REQUEST_OF_CLIENT = b"GET /test.txt HTTP/1.1\r\nHost:test.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"

@@ -14,8 +14,9 @@ import pytest
 from websocket import ABNF, WebSocketException, create_connection
 
 from asgiws.server.asgi import Scope
+from tests import PATIENCE_S
 from tests.apps import Receive, Recorder, Send, accept, echo, messages, refuse_lifespan, say
-from tests.conftest import PATIENCE_S, Serve
+from tests.conftest import Serve
 from tests.raw import MASK, RawClient, frame, handshake, text
 
 REQUEST = b"\r\n".join([

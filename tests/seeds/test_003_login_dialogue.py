@@ -18,8 +18,9 @@ from websockets.exceptions import ConnectionClosed
 
 from asgiws.demo.app import Demo
 from asgiws.server.asgi import Scope
+from tests import PATIENCE_S
 from tests.apps import Receive, Recorder, Send, accept, echo, messages, refuse_lifespan, say
-from tests.conftest import PATIENCE_S, Serve
+from tests.conftest import Serve
 from tests.raw import KEY, RawClient, handshake
 
 REQUEST = b"\r\n".join([

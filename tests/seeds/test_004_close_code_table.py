@@ -19,9 +19,10 @@ from websockets.asyncio.client import connect as connect_async
 from websockets.sync.client import connect
 
 from asgiws.server.asgi import Scope
+from tests import PATIENCE_S
 from tests.apps import Receive, Recorder, Send, accept, echo, messages, refuse_lifespan, say
 from tests.browser import closing_tabs, start_chromium
-from tests.conftest import PATIENCE_S, Serve
+from tests.conftest import Serve
 from tests.raw import RawClient, close, frame, text
 
 REQUEST = b"\r\n".join([

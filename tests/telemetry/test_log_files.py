@@ -16,7 +16,7 @@ from time import monotonic
 
 import pytest
 
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 from tests.raw import RawClient, close
 from tests.server_process import ROOT, RunCommand, Start, clean_environ, module_command
 from tests.telemetry.log_help import APP, get, stopped_lines

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 from tests.raw import RawClient, close, frame, handshake, text
 from tests.server_process import APPS, ROOT, RunCommand, ServerProcess, Start, clean_environ, module_command
 from tests.telemetry.log_help import APP, get, stopped_lines

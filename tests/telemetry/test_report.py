@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from asgiws.server.asgi import Scope
 from asgiws.telemetry.counters import Counts
-from tests import raw
+from tests import PATIENCE_S, raw
 from tests.apps import Receive, Send, echo
-from tests.conftest import PATIENCE_S
 from tests.raw import RawClient, handshake
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from asgiws.server.state.registry import HANDING_OVER
+from tests import PATIENCE_S
 from tests.apps import echo
-from tests.conftest import PATIENCE_S, Serve
+from tests.conftest import Serve
 from tests.raw import RawClient, handshake, text
 from tests.server_process import ServerProcess, Start
 from tests.tls.certificates import Authority, HandmadeTLS, Issued, TLSClient, hello

@@ -8,8 +8,9 @@ import socket
 import pytest
 
 from asgiws.topics.message import Message
+from tests import PATIENCE_S
 from tests.admin.helpers import wait_until
-from tests.conftest import PATIENCE_S, Serve
+from tests.conftest import Serve
 from tests.raw import RawClient, text
 from tests.topics.test_topics import stepwise
 

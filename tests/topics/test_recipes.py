@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 from tests.docs import ROOT
 from tests.raw import RawClient, handshake, text
 from tests.server_process import ServerProcess, Start

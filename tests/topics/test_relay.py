@@ -17,7 +17,7 @@ from asgiws.topics.listener import Listener
 from asgiws.topics.message import Message, TopicsUnavailable
 from asgiws.topics.relay import Relay
 from asgiws.topics.relay_client import RelayClient
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -9,7 +9,7 @@ import signal
 from collections import Counter
 from pathlib import Path
 
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 from tests.raw import RawClient
 from tests.server_process import ServerProcess, Start
 

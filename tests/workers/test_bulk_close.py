@@ -19,8 +19,9 @@ from asgiws.admin.source import OneServer
 from asgiws.config.options import Config
 from asgiws.server.bulk_close import BulkClose
 from asgiws.workers.supervisor import Supervisor
+from tests import PATIENCE_S
 from tests.apps import echo
-from tests.conftest import PATIENCE_S, RunningServer, Serve
+from tests.conftest import RunningServer, Serve
 from tests.raw import RawClient, text
 from tests.workers.crew import WHOAMI, ask, open_socket
 

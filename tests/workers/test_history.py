@@ -13,8 +13,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
+from tests import PATIENCE_S
 from tests.admin.helpers import Admin, wait_until
-from tests.conftest import PATIENCE_S
 from tests.raw import RawClient, text
 from tests.server_process import ServerProcess, Start, assert_no_traceback
 from tests.workers.crew import restart

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 from tests.raw import close, handshake
 from tests.server_process import ServerProcess, Start
 from tests.workers.crew import WHOAMI

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 from tests.raw import RawClient, text
 from tests.server_process import Start, assert_no_traceback
 from tests.workers.crew import (

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import PATIENCE_S
 from tests.admin.helpers import Admin, wait_until
-from tests.conftest import PATIENCE_S
 from tests.raw import RawClient, close, text
 from tests.server_process import ServerProcess, Start, assert_no_traceback
 from tests.workers.crew import next_worker, restart, wait_gone, workers_of_log

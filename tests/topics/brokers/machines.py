@@ -13,7 +13,7 @@ from asgiws.topics.brokers.factory import check_broker, make_broker
 from asgiws.topics.hub import Hub
 from asgiws.topics.listener import Listener
 from asgiws.topics.message import Message
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 
 __all__ = ["Workers", "assert_whole", "listen", "read", "run", "until", "workers_of"]
 

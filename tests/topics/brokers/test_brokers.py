@@ -10,7 +10,7 @@ import pytest
 from asgiws.protocol.limits import KIB
 from asgiws.topics.hub import Hub
 from asgiws.topics.message import Message, TopicsUnavailable
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 from tests.topics.brokers.conftest import BrokerServer
 from tests.topics.brokers.machines import assert_whole, listen, read, run, until, workers_of
 from tests.topics.test_relay import Clock

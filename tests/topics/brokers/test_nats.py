@@ -22,7 +22,7 @@ from asgiws.topics.brokers.session import BrokerError
 from asgiws.topics.history import START, Keep
 from asgiws.topics.listener import Listener
 from asgiws.topics.message import Message, TopicsUnavailable
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 from tests.docs import ROOT
 from tests.nats_server import NatsServer, nats_server
 from tests.programs import edited

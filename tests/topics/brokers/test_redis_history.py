@@ -14,7 +14,7 @@ from asgiws.topics.history import START, UNKNOWN, Keep, Position, parse_position
 from asgiws.topics.hub import Hub
 from asgiws.topics.listener import Listener
 from asgiws.topics.message import Message, TopicsUnavailable
-from tests.conftest import PATIENCE_S
+from tests import PATIENCE_S
 from tests.redis_server import RedisServer, redis_server
 from tests.topics.brokers.machines import Workers, listen, read, run, until, workers_of
 
