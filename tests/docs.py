@@ -8,7 +8,7 @@ from asgiws.config.option import spelled
 from asgiws.config.options import OPTIONS, Config
 from asgiws.protocol.errors import RULES
 from asgiws.telemetry.prometheus import METRICS
-from tests.bench import storm
+from tests.bench import many_table, storm
 from tests.bench.brokers import brokers_table
 from tests.bench.report import figures_section, front_page_ratios
 from tests.clients.test_same_as_uvicorn import DIFFERENCES
@@ -67,6 +67,7 @@ TABLES = (
     ("tests/bench/README.md", "figures", figures_section),
     ("tests/bench/README.md", "brokers", brokers_table),
     ("tests/bench/README.md", "storm", storm.published_table),
+    ("tests/bench/README.md", "many", many_table.published_table),
     ("asgiws/admin/README.md", "metrics", metrics_table),
     ("asgiws/topics/README.md", "reconnect", reconnect_code),
 )
