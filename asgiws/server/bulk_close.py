@@ -71,7 +71,7 @@ class BulkClose:
             connection
             for connection in worker.registry.connections
             if isinstance(connection, WebSocketConnection)
-            and connection.is_open
+            and connection.closing.is_open
             and (connection.path.startswith(path) if prefix else connection.path == path)
             and (connection.client or (None,))[0] in clients
         ]

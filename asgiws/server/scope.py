@@ -13,7 +13,7 @@ from asgiws.server.asgi import DRAIN_EXTENSION, Scope
 from asgiws.server.state.worker_state import WorkerState
 from asgiws.topics.extension import EXTENSION, TopicsExtension
 
-__all__ = ["GONE", "Peer", "http_scope", "peer_of", "websocket_scope"]
+__all__ = ["GONE", "Peer", "http_scope", "peer_of", "shared_address", "websocket_scope"]
 
 
 # A TCP connection that was reset before it was accepted has no address any more, and may still have bytes to read. It
@@ -55,14 +55,14 @@ def peer_of(transport: asyncio.BaseTransport) -> Peer:
     client, server = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
     if isinstance(server, tuple):
         known = client[:2] if isinstance(client, tuple) else GONE
-        return Peer(client=known, server=_server_address(server[0], server[1]), secure=False)
+        return Peer(client=known, server=shared_address(server[:2]), secure=False)
     return Peer(client=None, server=(os.fsdecode(server), None) if server else None, secure=False)
 
 
 @lru_cache(maxsize=64)
-def _server_address(host: str, port: int) -> tuple[str, int]:
-    """Return the same object for the same address: connections have few different ones."""
-    return host, port
+def shared_address(address: Any) -> Any:
+    """Return the same object for the same address of ours: connections have few different ones."""
+    return address
 
 
 def http_scope(worker: WorkerState, head: RequestHead, peer: Peer) -> Scope:

@@ -106,7 +106,7 @@ def describe_largest(websockets: Sequence[WebSocketConnection]) -> list[dict[str
 def _figures(websocket: WebSocketConnection) -> _Figures:
     receiver = websocket.receiver
     return (
-        websocket.transport.get_write_buffer_size() + websocket.cork.held_bytes, len(websocket.inbox), receiver.queued,
+        websocket.unsent_bytes, len(websocket.inbox), receiver.queued,
         receiver.messages_in, receiver.bytes_in, websocket.messages_out, websocket.bytes_out, websocket.round_trip_s,
     )  # fmt: skip
 

@@ -52,7 +52,7 @@ class Playground:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, **options: object) -> None:
         self.transport = FakeTransport()
-        self.flow = FlowControl(self.transport, loop, 100, 10)
+        self.flow = FlowControl(self.transport, 100, 10)
         self.deadlines = ConnectionDeadlines(Deadlines(Config.from_options(options)), self.flow)
 
     def open_ticks(self, count: int, *, blocked: bool = False, messages: int = 0) -> list[tuple[int, int]]:

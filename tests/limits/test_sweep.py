@@ -58,7 +58,7 @@ def run_sweep(loop_name: str, end_early: int = 0) -> tuple[Place, list[FakeConne
         loop = asyncio.get_running_loop()
         worker, place = WorkerState(echo, Config(), loop, Hub(loop)), Place()
         made = [FakeConnection(place) for _ in range(COUNT)]
-        worker.registry.connections.update(made)
+        worker.registry.connections.update(dict.fromkeys(made))
         sweep = Sweep(worker, lambda: None)
 
         def on_turn() -> None:
@@ -104,7 +104,7 @@ def test_fault_in_what_is_done_each_second_does_not_end_the_sweep(loop_name: str
         loop.set_exception_handler(lambda _, details: faults.append(details["exception"]))
         worker, place = WorkerState(echo, Config.from_options({"answer_timeout": 0.02}), loop, Hub(loop)), Place()
         connection = FakeConnection(place)
-        worker.registry.connections.add(connection)
+        worker.registry.connections[connection] = None
 
         def fail() -> None:
             raise LookupError("each second")

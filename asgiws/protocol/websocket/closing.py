@@ -76,6 +76,10 @@ class Drain(NamedTuple):
     close_at_s: float
     """When our Close follows."""
 
+    def seconds_left(self, now_s: float) -> float:
+        """Return how long after `now_s` that is."""
+        return max(0.0, self.close_at_s - now_s)
+
 
 def is_close_code(code: int) -> bool:
     """Return whether `code` is allowed in a Close frame (RFC 6455 §7.4, and the registry of close codes)."""

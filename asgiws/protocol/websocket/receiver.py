@@ -52,9 +52,9 @@ class Receiver:
     """Parses the frames of one client. Not reentrant, and never waits."""
 
     __slots__ = (
-        "_buffer", "_byte_ceiling", "_compression", "_control_ceiling", "_fast_bytes", "_fast_firsts", "_inbox_bytes",
-        "_inbox_messages", "_inflater", "_limits", "_message", "_message_ceiling", "_position", "blocked", "bytes_in",
-        "controls_in", "inbox", "messages_in", "pings", "pong", "queued", "state",
+        "_buffer", "_byte_ceiling", "_compression", "_fast_bytes", "_fast_firsts", "_inbox_bytes", "_inbox_messages",
+        "_inflater", "_limits", "_message", "_message_ceiling", "_position", "blocked", "bytes_in", "controls_in",
+        "inbox", "messages_in", "pings", "pong", "queued", "state",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, inbox: list[Item], compression: int = NO_COMPRESSION) -> None:
@@ -76,6 +76,7 @@ class Receiver:
         self.bytes_in = 0
         self.messages_in = 0
         self.controls_in = 0
+        """Control frames of this second."""
         self.state = HEADER
         self._buffer = b""
         self._position = 0
@@ -85,7 +86,6 @@ class Receiver:
         """The window that is kept between messages."""
         self._message_ceiling = limits.message_rate or sys.maxsize
         self._byte_ceiling = limits.byte_rate or sys.maxsize
-        self._control_ceiling = limits.control_rate or sys.maxsize
 
     @property
     def held_bytes(self) -> int:
@@ -103,7 +103,7 @@ class Receiver:
         limits = self._limits
         self._message_ceiling = self.messages_in + limits.message_rate if limits.message_rate else sys.maxsize
         self._byte_ceiling = self.bytes_in + limits.byte_rate if limits.byte_rate else sys.maxsize
-        self._control_ceiling = self.controls_in + limits.control_rate if limits.control_rate else sys.maxsize
+        self.controls_in = 0
 
     def resume(self) -> None:
         """Continue to parse after messages were taken out of a full inbox."""
@@ -371,8 +371,9 @@ class Receiver:
 
     def _on_control(self, opcode: int, payload: bytes) -> None:
         self.controls_in += 1
-        if self.controls_in > self._control_ceiling:
-            self._fail(errors.CONTROL_FLOOD, f"over {self._limits.control_rate} control frames in a second, the limit")
+        rate = self._limits.control_rate
+        if rate and self.controls_in > rate:
+            self._fail(errors.CONTROL_FLOOD, f"over {rate} control frames in a second, the limit")
         elif opcode == PING:
             if self.pings is None:
                 self.pings = []

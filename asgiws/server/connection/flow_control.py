@@ -18,9 +18,9 @@ def wake(waiters: list[asyncio.Future[None]]) -> None:
     waiters.clear()
 
 
-async def wait_in(waiters: list[asyncio.Future[None]], loop: asyncio.AbstractEventLoop) -> None:
+async def wait_in(waiters: list[asyncio.Future[None]]) -> None:
     """Wait for the next `wake`. A cancelled waiter does not stay in `waiters`."""
-    waiter = loop.create_future()
+    waiter = asyncio.get_running_loop().create_future()
     waiters.append(waiter)
     try:
         await waiter
@@ -48,15 +48,12 @@ async def turn_now_and_then(count: int) -> None:
 class FlowControl:
     """Both directions of one transport."""
 
-    __slots__ = (
-        "_loop", "_senders", "_stuck_bytes", "_stuck_ticks", "_transport", "reading_paused", "write_paused",
-    )  # fmt: skip
+    __slots__ = ("_senders", "_stuck_bytes", "_stuck_ticks", "_transport", "reading_paused", "write_paused")
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, high: int, low: int) -> None:
+    def __init__(self, transport: asyncio.Transport, high: int, low: int) -> None:
         """`high` and `low` are the water marks in bytes between which the transport pauses and resumes writing."""
         transport.set_write_buffer_limits(high, low)
         self._transport = transport
-        self._loop = loop
         self.reading_paused = False
         """Whether reading is paused."""
         self.write_paused = False
@@ -97,7 +94,7 @@ class FlowControl:
         """Wait until the transport has sent enough, or the connection has ended."""
         if self._senders is None:
             self._senders = []
-        await wait_in(self._senders, self._loop)
+        await wait_in(self._senders)
 
     def release_senders(self) -> None:
         """Wake the senders: there is room, or the connection has ended."""

@@ -110,7 +110,7 @@ class Preamble(asyncio.Protocol):
             self._cut(*violation)
             return
         self._admitted = violation is None
-        worker.registry.connections.add(self)
+        worker.registry.connections[self] = None
         if worker.registry.phase == STOPPING:
             self._transport.close()
 

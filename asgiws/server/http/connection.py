@@ -91,13 +91,13 @@ class HTTPConnection(asyncio.Protocol):
         self._peer = self._via = peer
         self._proxied = is_proxy(worker, peer, transport)
         config = worker.config
-        self._flow = FlowControl(transport, worker.loop, config.write_high_water, config.write_high_water // 4)
+        self._flow = FlowControl(transport, config.write_high_water, worker.write_low_water)
         self._refusal = violation = worker.admission.admit(peer.client)
         if violation is not None and len(worker.registry.connections) - worker.admission.admitted >= REFUSED_MOST:
             worker.counters.rejections[violation.rule.name] += 1
             transport.abort()
             return
-        worker.registry.connections.add(self)
+        worker.registry.connections[self] = None
         if violation is not None and config.refusal == "http":
             self._reject(violation)  # else once its head has said whether it can be answered with a Close
         elif worker.registry.phase == STOPPING:

@@ -132,7 +132,7 @@ class RequestCycle:
                 self.expects_continue = False
                 if self.response.head_pending and not self.ended():
                     self._transport.write(_CONTINUE)
-            await wait_in(self._waiters, self._connection.worker.loop)
+            await wait_in(self._waiters)
 
     async def send(self, message: Event) -> None:
         """ASGI `send`. Raises ClientDisconnected once the client has left, ValueError and the like for misuse."""

@@ -33,7 +33,7 @@ class WorkerState:
     __slots__ = (
         "admission", "announced_closes", "app", "began_s", "config", "counters", "deadlines", "default_fields",
         "deflate_settings", "departures", "encoders", "forwarded_names", "heads", "incidents", "lag_s",
-        "lifespan_state", "limits", "loop", "proxies", "registry", "topics",
+        "lifespan_state", "limits", "loop", "proxies", "registry", "topics", "write_low_water",
     )  # fmt: skip
 
     def __init__(self, app: ASGIApp, config: Config, loop: asyncio.AbstractEventLoop, topics: Hub) -> None:
@@ -42,6 +42,8 @@ class WorkerState:
         self.loop = loop
         self.topics = topics
         self.limits = config.limits()
+        self.write_low_water = config.write_high_water // 4
+        """Unsent bytes below which `send` continues; here so that all connections share the number."""
         self.proxies = TrustedNetworks(config.forwarded_allow_ips if config.proxy_headers else ())
         """Proxies whose forwarding fields are trusted."""
         self.forwarded_names = config.forwarded_names()

@@ -80,7 +80,7 @@ class DrainNotice:
 class ClosingHandshake:
     """The state of a connection, from its handshake request on, and the cause of its end."""
 
-    __slots__ = ("_drain", "end", "ended_by", "rule", "state")
+    __slots__ = ("drain", "end", "ended_by", "rule", "state")
 
     def __init__(self) -> None:
         self.state = State.CONNECTING
@@ -90,29 +90,30 @@ class ClosingHandshake:
         """client, app, server or admin."""
         self.rule = ""
         """The rule that the peer broke, if that was the cause."""
-        self._drain: DrainNotice | None = None
+        self.drain: DrainNotice | None = None
+        """Made when first asked for."""
 
     def advance(self, event: int) -> None:
         """Move to the state that follows `event`."""
         self.state = NEXT[self.state, event]
-        if self._drain is not None and event != Moved.TCP_LOST:
-            wake(self._drain.waiters)
+        if self.drain is not None and event != Moved.TCP_LOST:  # the connection wakes them then, with its own
+            wake(self.drain.waiters)
 
     @property
-    def drain_waiters(self) -> list[asyncio.Future[None]]:
-        """What waits for a drain, and is to be woken when the TCP connection is lost."""
-        return [] if self._drain is None else self._drain.waiters
+    def is_open(self) -> bool:
+        """Whether messages can be sent: the handshake is done and no side has begun to close."""
+        return self.state == State.OPEN
 
     def drain_notice(self) -> DrainNotice:
-        """Return what waits for a drain of the connection; made when first asked for."""
-        if self._drain is None:
-            self._drain = DrainNotice()
-        return self._drain
+        """Return what waits for a drain of the connection."""
+        if self.drain is None:
+            self.drain = DrainNotice()
+        return self.drain
 
     @property
     def draining(self) -> bool:
         """Whether the application knows that our Close follows."""
-        return self._drain is not None and self._drain.begun
+        return self.drain is not None and self.drain.begun
 
     def begin(self, close: Close, by: str) -> None:
         """Record that our side closes, unless there is an earlier cause."""

@@ -42,11 +42,6 @@ _OPEN: Final = State.OPEN
 """Where a message passes, a name is faster than an attribute."""
 _EARLY_MOST_BYTES: Final = 64 * 1024
 _PING_FRAME: Final = encode_frame(FIN | PING, b"asgiws")
-_CLOSE_WHEN_DUE: Final = {
-    deadlines.DEAD: Close(1011, "keepalive ping timeout"),
-    deadlines.IDLE_TOO_LONG: Close(1001, "idle timeout"),
-    deadlines.LIFETIME_OVER: Close(1001, "maximum lifetime"),
-}
 
 
 class WebSocketConnection(asyncio.Protocol):
@@ -84,7 +79,8 @@ class WebSocketConnection(asyncio.Protocol):
         """What `receive` waits for; when several tasks receive, the last one, which wakes the others."""
         self.encoder = worker.encoders.plain
         """Encodes the messages that are sent."""
-        self.cork = Cork(transport)
+        self.cork: Cork | None = None
+        """Made for the first frame that is held, with a call of `flush` when the loop turns."""
         self._deadlines = ConnectionDeadlines(worker.deadlines, flow)
         self._lingering: LingeringClose | None = None
         self.subscriptions: ConnectionSubscriber | None = None
@@ -156,12 +152,11 @@ class WebSocketConnection(asyncio.Protocol):
         unanswered = self.closing.state in (State.CONNECTING, State.DENYING)
         self.closing.advance(Moved.TCP_LOST)
         self.closing.ended_by = self.closing.ended_by or "client"
-        if self.cork.frames:
-            self.cork.drop()
+        self.cork = None
         if self.subscriptions is not None:
             self.subscriptions.end()
         self.flow.end()
-        waiters = self.closing.drain_waiters
+        waiters = [] if self.closing.drain is None else self.closing.drain.waiters
         if self.waiter is not None:
             waiters = [self.waiter, *waiters]
             self.waiter = None
@@ -218,14 +213,14 @@ class WebSocketConnection(asyncio.Protocol):
 
     def close(self, close: Close, by: str) -> bool:
         """Close the connection if it is open; return whether it was."""
-        was_open = self.is_open
+        was_open = self.closing.is_open
         if was_open:
             self.begin_close(close, by)
         return was_open
 
     def begin_drain(self, close: Close, by: str) -> None:
         """Close in `drain_notice` seconds, of which the application learns now."""
-        if self.closing.draining or not self.is_open:
+        if self.closing.draining or not self.closing.is_open:
             return
         worker, notice_s = self.worker, self.worker.config.drain_notice
         self.closing.drain_notice().begin(close_at_s := worker.loop.time() + notice_s)
@@ -287,6 +282,12 @@ class WebSocketConnection(asyncio.Protocol):
         waiter, self.waiter = self.waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+
+    def flush(self) -> None:
+        """Write the frames that are held."""
+        cork, self.cork = self.cork, None
+        if cork is not None:
+            self.transport.write(b"".join(cork.frames))
 
     def _write_control(self, frame: bytes) -> None:
         self.bytes_out += len(frame)
@@ -374,8 +375,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._look_for_close()
 
     def _write_close(self, close: Close) -> None:
-        if self.cork.frames:
-            self.cork.flush()
+        self.flush()
         self._write_control(closing.encode_close(close))
 
     def _linger(self, event: int, *, discard: bool) -> None:
@@ -395,8 +395,8 @@ class WebSocketConnection(asyncio.Protocol):
         if due == deadlines.PING_NOW:
             self._ping_sent_s = time.monotonic()
             self._write_control(_PING_FRAME)
-        elif due in _CLOSE_WHEN_DUE:
-            self.begin_close(_CLOSE_WHEN_DUE[due], "server")
+        elif due in deadlines.CLOSE_WHEN_DUE:
+            self.begin_close(deadlines.CLOSE_WHEN_DUE[due], "server")
             if due == deadlines.DEAD:
                 self.worker.counters.keepalive_timeouts += 1
                 # The loop turns once, so that the Close can leave, and then the connection is gone.
@@ -423,9 +423,9 @@ class WebSocketConnection(asyncio.Protocol):
     # ---- what is known
 
     @property
-    def is_open(self) -> bool:
-        """Whether messages can be sent: the handshake is done and no side has begun to close."""
-        return self.closing.state == State.OPEN
+    def unsent_bytes(self) -> int:
+        """What waits to be sent, here and in the transport."""
+        return self.transport.get_write_buffer_size() + (0 if self.cork is None else self.cork.held_bytes)
 
     def _report_refused(self) -> None:
         """Log a handshake that did not become a connection; without a status when the client left before it had one."""

@@ -9,15 +9,15 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from asgiws.protocol.websocket.closing import State
+from asgiws.protocol.websocket.closing import Close, State
 from asgiws.protocol.websocket.keepalive import DEAD, NOTHING, PING_NOW
 from asgiws.server.connection.flow_control import FlowControl
 from asgiws.server.connection.slow_client import is_too_slow
 from asgiws.server.state.deadlines import Deadlines
 
 __all__ = [
-    "ANSWER_LATE", "CLOSE_LATE", "DEAD", "IDLE_TOO_LONG", "LIFETIME_OVER", "NOTHING", "OPENING_LATE", "PING_NOW",
-    "SLOW_CLIENT", "ConnectionDeadlines",
+    "ANSWER_LATE", "CLOSE_LATE", "CLOSE_WHEN_DUE", "DEAD", "IDLE_TOO_LONG", "LIFETIME_OVER", "NOTHING", "OPENING_LATE",
+    "PING_NOW", "SLOW_CLIENT", "ConnectionDeadlines",
 ]  # fmt: skip
 
 # What is due, besides NOTHING, PING_NOW and DEAD of `asgiws.protocol.websocket.keepalive`
@@ -27,6 +27,11 @@ IDLE_TOO_LONG: Final = 5
 LIFETIME_OVER: Final = 6
 OPENING_LATE: Final = 7
 CLOSE_LATE: Final = 8
+CLOSE_WHEN_DUE: Final = {
+    DEAD: Close(1011, "keepalive ping timeout"),
+    IDLE_TOO_LONG: Close(1001, "idle timeout"),
+    LIFETIME_OVER: Close(1001, "maximum lifetime"),
+}
 
 _LIFETIME_SPREAD: Final = 0.1
 # The largest part of the ping interval that a connection may stay below it. Each has a phase of its own: connections

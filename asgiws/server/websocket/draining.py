@@ -40,5 +40,5 @@ async def draining(websocket: Any) -> bool:
     connection = find_extension(websocket, DRAIN_EXTENSION, ConnectionExtension).connection
     closing, notice = connection.closing, connection.closing.drain_notice()
     while not notice.begun and closing.state <= State.OPEN:
-        await wait_in(notice.waiters, connection.worker.loop)
+        await wait_in(notice.waiters)
     return notice.begun

@@ -14,7 +14,7 @@ from asgiws.protocol.websocket.closing import Close, State
 from asgiws.protocol.websocket.encoder import Encoder
 from asgiws.server.asgi import ClientDisconnected, Event
 from asgiws.server.websocket.connection import WebSocketConnection
-from asgiws.server.websocket.cork import CORK_MOST_BYTES
+from asgiws.server.websocket.cork import CORK_MOST_BYTES, Cork
 from asgiws.topics.extension import PUBLISH, SUBSCRIBE, TopicsExtension, check_event
 from asgiws.topics.history import Position
 from asgiws.topics.message import Message, check_data
@@ -118,31 +118,31 @@ class Subscriptions:
             encoder = connection.worker.encoders.plain
         frame = message.frames.get(encoder) or message.frame_for(encoder)
         frame_bytes, cork = len(frame), connection.cork
-        if connection.flow.write_paused:
-            unsent = transport.get_write_buffer_size() + cork.held_bytes
-            if unsent + frame_bytes > connection.worker.config.topic_backlog:
-                if not skip_when_slow:
-                    connection.drop_slow_consumer()
-                return False
+        if (
+            connection.flow.write_paused
+            and connection.unsent_bytes + frame_bytes > connection.worker.config.topic_backlog
+        ):
+            if not skip_when_slow:
+                connection.drop_slow_consumer()
+            return False
         connection.messages_out += 1
         connection.bytes_out += frame_bytes
-        held = cork.frames
-        if hold or held or connection.inbox:
-            if held is None:
-                held = cork.frames = []
+        if hold or cork is not None or connection.inbox:
+            if cork is None:
+                cork = connection.cork = Cork()
                 if not hold:
-                    connection.worker.loop.call_soon(cork.flush)
-            held.append(frame)
+                    connection.worker.loop.call_soon(connection.flush)
+            cork.frames.append(frame)
             cork.held_bytes += frame_bytes
             if cork.held_bytes > CORK_MOST_BYTES:
-                cork.flush()
+                connection.flush()
         else:
             transport.write(frame)
         return True
 
     def flush(self) -> None:
         """Write what was held."""
-        self._connection.cork.flush()
+        self._connection.flush()
 
     async def deliver_past(self, messages: Iterable[Message]) -> None:
         """Write what was published before, no faster than the client reads; stop when the connection ends."""
@@ -150,12 +150,12 @@ class Subscriptions:
         flow = connection.flow
         for message in messages:
             if flow.write_paused:
-                connection.cork.flush()
+                connection.flush()
                 while flow.write_paused:
                     await flow.wait_writable()
             if not self.deliver(message, False, True):
                 break
-        connection.cork.flush()
+        connection.flush()
 
     def on_gap(self, topic: str) -> None:
         """Close the connection: the client has missed a message, and gets the current state when it reconnects."""
