@@ -404,6 +404,7 @@ def test_reserved_bytes_are_framed_as_given_ones(
     )
     for index, piece in enumerate([*pieces, b""]):
         before, after = split.reserve(len(piece), more=index < len(pieces))
+        split.sent_bytes += len(piece) * split.sends_body
         sent = before + (piece if split.sends_body else b"") + after
         assert sent == whole.body(piece, more=index < len(pieces))
     assert whole.state == split.state == (ResponseState.TRAILERS if trailers else ResponseState.DONE)

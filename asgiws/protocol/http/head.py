@@ -168,7 +168,9 @@ def with_start(known: RequestHead, start: bytes, limits: Limits) -> RequestHead 
     method = method.upper()
     located = _locate(method, target)
     # " HTTP/1.1" is 9 bytes long.
-    if isinstance(located, Violation) or len(start) + 9 > limits.request_line_bytes or not is_token(method):
+    if isinstance(located, Violation) or len(start) + 9 > limits.request_line_bytes:
+        return None
+    if method != b"GET" and not is_token(method):
         return None
     path, text, query, authority = located
     return None if authority is not None else RequestHead(method.decode("ascii"), path, text, query, *known[4:])

@@ -39,7 +39,7 @@ class HeadCache:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._heads: dict[bytes, tuple[bytes, RequestHead]] = {}
-        """By the bytes from the space before the version to the end: the bytes before, and the head."""
+        """By the bytes from the minor version to the end: method and target as sent, and the head."""
         self._handshakes: dict[bytes, tuple[bytes, RequestHead, int]] = {}
         """The same of handshakes, without the key; and the place of the key among the fields."""
 
@@ -53,8 +53,7 @@ class HeadCache:
 
     def parse(self, head: bytes) -> RequestHead | Violation:
         """Parse a whole head, with its final empty line, of at most `head_bytes`."""
-        at = head.find(b" HTTP/1.")
-        start, fields = head[:at], head[at:]
+        start, _, fields = head.partition(b" HTTP/1.")
         known = self._heads.get(fields)
         if known is not None:
             if known[0] == start:
@@ -117,7 +116,7 @@ class HeadReader:
 
     def feed(self, data: bytes) -> RequestHead | Violation | None:
         """Add bytes that arrived; return a head if one is complete, None while it can still become one."""
-        if not self.buffer and not data.startswith(b"\r\n"):
+        if not self.buffer and data[:1] != b"\r":
             end = data.find(b"\r\n\r\n")
             if 0 < end == len(data) - 4 <= self._limits.head_bytes:
                 # One head and nothing else, as almost always

@@ -13,6 +13,7 @@ States (`ResponseState`), moved only by the methods here:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
@@ -42,10 +43,18 @@ _TRAILER_FORBIDDEN: Final = _CONNECTION_FIELDS | frozenset(
 )
 
 
-def check_field(name: object, value: object) -> Header:
-    """Return a field of the application with its name in lower case. Raises ValueError or TypeError."""
+# Of longer fields each is checked: what is remembered stays below a megabyte.
+_KNOWN_MOST_BYTES: Final = 256
+
+
+def encode_field(name: object, value: object) -> Header:
+    """Return the name of an application's field in lower case, and its line. Raises ValueError or TypeError."""
     if not isinstance(name, bytes) or not isinstance(value, bytes):
         raise TypeError(f"header {name!r}: {value!r}, allowed: name and value as bytes")
+    return (_known_field if len(name) + len(value) <= _KNOWN_MOST_BYTES else _encode_field)(name, value)
+
+
+def _encode_field(name: bytes, value: bytes) -> Header:
     field = LOWER_NAMES.get(name)
     if field is None:
         if not name or name.translate(None, TOKEN_BYTES):
@@ -57,12 +66,16 @@ def check_field(name: object, value: object) -> Header:
             f"header {name.decode()}: {value!r}, allowed: no CR, LF or NUL, of control characters tab "
             "(RFC 9110 section 5.5)"
         )
-    return field, value
+    return field, b"%s: %s\r\n" % (field, value)
+
+
+# Applications send many equal fields. They are checked once.
+_known_field: Final = lru_cache(1024)(_encode_field)
 
 
 def encode_fields(fields: Iterable[tuple[object, object]]) -> bytes:
     """Encode fields of the application, checked, in the order given (ASGI H10)."""
-    return b"".join([b"%s: %s\r\n" % check_field(name, value) for name, value in fields])
+    return b"".join([encode_field(name, value)[1] for name, value in fields])
 
 
 class Response:
@@ -72,11 +85,11 @@ class Response:
     """
 
     __slots__ = (
-        "_bodyless", "_chunked", "_head", "_head_only", "_http_1_0", "_remaining", "_te_trailers", "_trailers",
-        "event_stream", "keep_alive", "length", "sent_bytes", "state", "status",
+        "_bodyless", "_chunked", "_head", "_head_only", "_http_1_0", "_te_trailers", "_trailers", "event_stream",
+        "keep_alive", "length", "sent_bytes", "state", "status",
     )  # fmt: skip
 
-    def __init__(self, *, head_only: bool, http_1_0: bool, keep_alive: bool, te_trailers: bool = False) -> None:
+    def __init__(self, head_only: bool, http_1_0: bool, keep_alive: bool, te_trailers: bool = False) -> None:
         """`head_only` for HEAD; `te_trailers` when the request has `TE: trailers` (RFC 9110 §6.5.1)."""
         self._head_only = head_only
         self._http_1_0 = http_1_0
@@ -84,7 +97,6 @@ class Response:
         self._bodyless = head_only
         self._trailers = False
         self._chunked = False
-        self._remaining: int | None = None
         self._head: list[bytes] = []
         """Lines that wait for the first piece of the body, with which the framing is known."""
         self.event_stream = False
@@ -107,34 +119,36 @@ class Response:
             # RFC 9110 §15: values outside the range 100..599 are invalid
             raise ValueError(f"status {status!r}, allowed: 200 to 599")
         length: int | None = None
+        length_line = b""
         lines = [STATUS_LINES[status]]
         close = event_stream = False
         for name, value in headers:
-            field, text = check_field(name, value)
+            field, line = encode_field(name, value)
             if field not in _DECIDING:
-                lines.append(b"%s: %s\r\n" % (field, text))
-            elif field in _CONNECTION_FIELDS:
-                close = close or (field == b"connection" and b"close" in header_tokens([text]))
+                lines.append(line)
+            elif field == b"content-type":
+                lines.append(line)
+                event_stream = line[14:31].lower() == b"text/event-stream"
             elif field == b"content-length":
+                text = line[16:-2]
                 if length is not None or not text.isdigit():
                     raise ValueError(f"content-length {printable(text)}, allowed: one decimal number, once")
-                length = int(text)
-            elif field == b"content-type":
-                lines.append(b"content-type: %s\r\n" % text)
-                event_stream = text[:17].lower() == b"text/event-stream"
+                length, length_line = int(text), line
+            elif field in _CONNECTION_FIELDS:
+                close = close or (field == b"connection" and b"close" in header_tokens([line[12:-2]]))
             else:
                 default_fields = without_field(default_fields, field)
-                lines.append(b"%s: %s\r\n" % (field, text))
+                lines.append(line)
         lines.append(default_fields)
-        if length is not None and status != 204:
-            lines.append(b"content-length: %d\r\n" % length)
+        if status != 204:
+            lines.append(length_line)
 
         self.status = int(status)  # from an application also http.HTTPStatus
         self.keep_alive = self.keep_alive and not close
         self.event_stream = event_stream and length is None
         # RFC 9110 §8.6 and §15.3.5, §15.4.5: 204 and 304 have no body; HEAD has the fields of a body, not the body
         self._bodyless = self._head_only or status in (204, 304)
-        self.length = self._remaining = length
+        self.length = length
         self._trailers = trailers
         self._head = lines
         self.state = ResponseState.BODY
@@ -148,15 +162,19 @@ class Response:
         if self._bodyless:
             return before
         self.sent_bytes += len(data)
-        return b"".join((before, data, after)) if before or after else data
+        return b"".join((before, data, after)) if after else before + data
 
     def reserve(self, count: int, more: bool) -> tuple[bytes, bytes]:
         """Return what to send before and after `count` bytes that do not pass through this object, as those of a file.
 
-        Raises as `body` does.
+        The caller adds them to `sent_bytes` once they are sent. Raises as `body` does.
         """
-        if self._remaining is not None and not self._bodyless:
-            self._count(count, more)
+        if self.length is not None and not self._bodyless:
+            left = self.length - self.sent_bytes - count
+            if left < 0:
+                raise ValueError(f"body {-left} bytes longer than its content-length")
+            if left and not more:
+                raise ValueError(f"body {left} bytes shorter than its content-length")
         before = self._end_head(count, more) if self._head else b""
         after = b""
         if not more:
@@ -171,7 +189,7 @@ class Response:
     def _end_head(self, count: int, more: bool) -> bytes:
         """Encode the head with its framing, for which the first `count` bytes of the body are there."""
         lines, self._head = self._head, []
-        if self._remaining is None and self.status not in (204, 304):
+        if self.length is None and self.status not in (204, 304):
             if not more and not self._trailers:
                 # The whole body is here. But a response to HEAD without one leaves the length open.
                 if count or not self._head_only:
@@ -206,24 +224,15 @@ class Response:
 
     def trailers(self, fields: Iterable[tuple[object, object]], more: bool) -> bytes:
         """Return the bytes of trailer fields; b"" where the client or the framing has no place for them (ASGI E6)."""
-        checked = [check_field(name, value) for name, value in fields]
-        for name, _ in checked:
-            if name in _TRAILER_FORBIDDEN:
-                raise ValueError(f"trailer {name.decode()}, allowed: no framing, routing or content field")
+        checked = [encode_field(name, value) for name, value in fields]
+        for field, _ in checked:
+            if field in _TRAILER_FORBIDDEN:
+                raise ValueError(f"trailer {field.decode()}, allowed: no framing, routing or content field")
         if not more:
             self.state = ResponseState.DONE
         if not self._chunked or self._bodyless or not self._te_trailers:
             return b""
-        return encode_fields(checked) + (b"" if more else b"\r\n")
-
-    def _count(self, size: int, more: bool) -> None:
-        assert self._remaining is not None
-        left = self._remaining - size
-        if left < 0:
-            raise ValueError(f"body {-left} bytes longer than its content-length")
-        if left and not more:
-            raise ValueError(f"body {left} bytes shorter than its content-length")
-        self._remaining = left
+        return b"".join(line for _, line in checked) + (b"" if more else b"\r\n")
 
 
 def without_field(fields: bytes, name: bytes) -> bytes:

@@ -72,19 +72,14 @@ class RequestCycle:
         self._transport = transport
         self._flow = flow
         self.head = head
-        self.response = Response(
-            head_only=head.method == "HEAD",
-            http_1_0=head.http_version == "1.0",
-            keep_alive=head.keep_alive,
-            te_trailers=head.te_trailers,
-        )
+        self.response = Response(head.method == "HEAD", head.http_version == "1.0", head.keep_alive, head.te_trailers)
         self._body: list[bytes] = []
         self._body_bytes = 0
         self.body_complete = body_complete
         """Whether the whole request body has arrived."""
         self.body_delivered = False
         """Whether the application has received the last of it."""
-        self.expects_continue = head.expect_continue and not body_complete
+        self.expects_continue = not body_complete and head.expect_continue
         """Whether the client waits for 100 Continue before it sends the body (RFC 9110 §10.1.1)."""
         self._waiters: list[asyncio.Future[None]] = []
         self._client_left = False
@@ -137,26 +132,19 @@ class RequestCycle:
     async def send(self, message: Event) -> None:
         """ASGI `send`. Raises ClientDisconnected once the client has left, ValueError and the like for misuse."""
         kind = message["type"]
-        response, connection, flow = self.response, self._connection, self._flow
+        response, flow = self.response, self._flow
         self._unpaused += 1
-        if response.state == ResponseState.DONE:
-            # ASGI H15: messages after the response are ignored; the loop turns, however many there are.
-            await turn_now_and_then(self._unpaused)
-            return
-        if self._over or self._transport.is_closing():  # `ended`, inlined: a call less for each message
-            self._raise_left(kind)
         on_message = _ON_MESSAGE[response.state].get(kind)
-        if on_message is None:
-            if self._told:
-                self._raise_left(kind)
-            raise RuntimeError(f"{kind} out of order, allowed now: {', '.join(_ON_MESSAGE[response.state])}")
+        if on_message is None or self._over or self._transport.is_closing():
+            await self._ignore_or_raise(kind)
+            return
         self._last_sent = kind
         sending = on_message(self, message)
         if sending is not None:
             await sending
         if response.state == ResponseState.DONE:
             # Once the response is complete, the end of the connection does not concern the application.
-            connection.on_response_done(self)
+            self._connection.on_response_done(self)
             if flow.write_paused:
                 await flow.wait_writable()
         elif flow.write_paused or not self._unpaused & _TURN_MASK:
@@ -164,6 +152,15 @@ class RequestCycle:
             await (flow.wait_writable() if flow.write_paused else asyncio.sleep(0))
             if self.ended():
                 self._raise_left(kind)
+
+    async def _ignore_or_raise(self, kind: str) -> None:
+        """Ignore what follows a whole response (ASGI H15); raise for what the client or the order has no place for."""
+        if self.response.state == ResponseState.DONE:
+            await turn_now_and_then(self._unpaused)
+            return
+        if self._told or self.ended():
+            self._raise_left(kind)
+        raise RuntimeError(f"{kind} out of order, allowed now: {', '.join(_ON_MESSAGE[self.response.state])}")
 
     # ---- the messages of an application
 
@@ -176,7 +173,7 @@ class RequestCycle:
             # there is too much of it to be read to its end for the sake of the next request.
             response.keep_alive = False
         response.start(
-            message["status"], message.get("headers", ()), worker.default_fields, bool(message.get("trailers", False))
+            message["status"], message.get("headers", ()), worker.default_fields, message.get("trailers", False)
         )
         if response.event_stream and worker.registry.phase >= HANDING_OVER:
             connection.begin_shutdown()
@@ -192,7 +189,7 @@ class RequestCycle:
         if type(body) is not bytes:
             body = _as_bytes(body)
         try:
-            data = self.response.body(body, bool(message.get("more_body", False)))
+            data = self.response.body(body, message.get("more_body", False))
         except ValueError:
             self._connection.abort()  # a body of another length than the head says must not pass for a whole response
             raise
@@ -321,6 +318,7 @@ _ON_MESSAGE: Final[Mapping[int, Mapping[str, _OnMessage]]] = {
         "http.response.zerocopysend": RequestCycle._on_file,
     },
     ResponseState.TRAILERS: {"http.response.trailers": RequestCycle._on_trailers},
+    ResponseState.DONE: {},
 }
 
 
