@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests import PATIENCE_S
+from tests.broker_process import BrokerProcess
 from tests.programs import find_program, reserved_port
 
 
-class NatsServer:
+class NatsServer(BrokerProcess):
     """A server that comes back at the same address."""
 
     def __init__(self, port: int, folder: Path, configuration: str = "", password: str = "") -> None:
@@ -23,47 +21,17 @@ class NatsServer:
         self.port = port
         self.url = f"nats://127.0.0.1:{port}"
         self.password = password
-        self._file = folder / "nats.conf"
+        file = folder / "nats.conf"
         if password:
             configuration += f'\nauthorization: {{token: "{password}"}}'
-        self._file.write_text(configuration)
+        file.write_text(configuration)
         self._publisher: socket.socket | None = None
-        self._process: subprocess.Popen[str] | None = None
-        self.start()
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+        command = [find_program("nats-server"), "-a", "127.0.0.1", "-p", str(port), "-c", str(file)]
+        super().__init__(command, "Server is ready")
 
     @property
     def url_with_password(self) -> str:
         return self.url.replace("//", f"//{self.password}@")
-
-    def start(self) -> None:
-        """Start, and wait until it accepts connections."""
-        command = [find_program("nats-server"), "-a", "127.0.0.1", "-p", str(self.port), "-c", str(self._file)]
-        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        assert self._process.stderr is not None
-        said = []
-        for line in self._process.stderr:
-            said.append(line)
-            if "Server is ready" in line:
-                return
-        raise AssertionError(f"nats-server did not start: {said}")
-
-    def suspend(self) -> None:
-        """Stop it: connections stay open, and nothing is answered."""
-        self._signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
-
-    def resume(self) -> None:
-        """Let it go on."""
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: int) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
 
     def kill_subscribers(self) -> None:
         """End all connections: NATS knows no other way than to start again."""
@@ -89,12 +57,7 @@ class NatsServer:
         if self._publisher is not None:
             self._publisher.close()
             self._publisher = None
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-            assert process.stderr is not None
-            process.stderr.close()
+        super().kill()
 
 
 @contextmanager

@@ -2,59 +2,37 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.broker_process import BrokerProcess
 from tests.programs import find_program
 
 if TYPE_CHECKING:
     import redis
 
 
-class RedisServer:
+class RedisServer(BrokerProcess):
     """A server that comes back at the same address."""
 
     def __init__(self, folder: Path, *arguments: str, password: str = "") -> None:
         """`arguments` are those of redis-server."""
         self.path = folder / "redis.sock"
         self.url = f"unix://{self.path}"
-        self._folder = folder
-        self._arguments = [*arguments, *(["--requirepass", password] if password else [])]
         self.password = password
-        self._process: subprocess.Popen[str] | None = None
         self._clients: list[redis.Redis] = []
-        self.start()
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+        command = [
+            find_program("redis-server"), "--port", "0", "--unixsocket", str(self.path), "--save", "",
+            "--appendonly", "no", "--dir", str(folder), *arguments,
+            *(["--requirepass", password] if password else []),
+        ]  # fmt: skip
+        super().__init__(command, "eady to accept connections")  # also "The server is now ready ..." of older ones
 
     @property
     def url_with_password(self) -> str:
         return f"redis+unix://:{self.password}@{self.path}"
-
-    def start(self) -> None:
-        """Start, and wait until it accepts connections."""
-        self._process = subprocess.Popen(
-            [
-                find_program("redis-server"), "--port", "0", "--unixsocket", str(self.path), "--save", "",
-                "--appendonly", "no", "--dir", str(self._folder), *self._arguments,
-            ],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert self._process.stdout is not None
-        said = []
-        for line in self._process.stdout:
-            said.append(line)
-            if "eady to accept connections" in line:  # also "The server is now ready ..." of older ones
-                return
-        raise AssertionError(f"redis-server did not start: {said}")
 
     def client(self, **options: Any) -> redis.Redis:
         """Return a client, which is closed with the server."""
@@ -78,26 +56,6 @@ class RedisServer:
         if not self._clients:
             self.client()
         return self._clients[0]
-
-    def suspend(self) -> None:
-        """Stop it: connections stay open, and nothing is answered."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
-
-    def resume(self) -> None:
-        """Let it go on."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
-
-    def kill(self) -> None:
-        """End it at once; `start` brings it back, with nothing in it."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-            assert process.stdout is not None
-            process.stdout.close()
 
     def close(self) -> None:
         """End it and its clients."""
