@@ -26,8 +26,8 @@ class IncomingMessage:
     """One message, and where the receiver is in its present frame."""
 
     __slots__ = (
-        "_inflated", "_inflater", "_kept", "_text", "empty_fragments", "final", "fragments", "key", "remaining",
-        "wire_bytes",
+        "_inflated", "_inflater", "_kept", "_keeps", "_text", "empty_fragments", "final", "fragments", "key",
+        "remaining", "wire_bytes",
     )  # fmt: skip
 
     def __init__(self, opcode: int, inflater: Inflater | None, whole_bytes: int | None) -> None:
@@ -37,7 +37,8 @@ class IncomingMessage:
         # A text in one frame is decoded as it arrives; other texts are checked as they arrive, and decoded at the end.
         decodes = opcode == TEXT and inflater is None and whole_bytes is not None and whole_bytes <= DECODED_MOST_BYTES
         self._text = TextReader(keep=decodes) if opcode == TEXT else None
-        self._kept = None if inflater is not None or decodes else io.BytesIO()
+        self._keeps = inflater is None and not decodes
+        self._kept: io.BytesIO | None = None
         self.fragments = 0
         self.empty_fragments = 0
         self.wire_bytes = 0
@@ -67,6 +68,9 @@ class IncomingMessage:
             return check_text(self._text, self._inflated, before) or fault
         if self._kept is not None:
             self._kept.write(chunk)
+        elif self._keeps:
+            self._kept = io.BytesIO(chunk)  # which shares these bytes: a message of one piece is not copied
+            self._kept.seek(0, io.SEEK_END)
         return None if self._text is None or self._text.feed(chunk) else BAD_TEXT
 
     def finish(self) -> str | bytes | Violation:
@@ -82,7 +86,7 @@ class IncomingMessage:
             return BAD_TEXT
         if text is not None and text.keeps:
             return text.text()
-        whole = self._inflated if self._kept is None else self._kept.getvalue()
+        whole = self._kept.getvalue() if self._kept is not None else self._inflated
         return bytes(whole) if text is None else whole.decode()
 
 
