@@ -21,10 +21,7 @@ Terms = dict[str, int]
 """Bytes by purpose."""
 
 CONNECTION_BYTES: Final = 13 * KIB // 2
-"""An idle connection with its transport and its application's task, without what the application itself keeps.
-
-On Python 3.13 up to 7.5 KiB: the transports of its asyncio are larger.
-"""
+"""An idle connection with its transport and its application's task, without what the application itself keeps."""
 READ_BYTES: Final = 256 * KIB
 """The most that an event loop reads at once: asyncio up to 256 KiB, uvloop 64."""
 TLS_BYTES: Final = 128 * KIB

@@ -43,7 +43,7 @@ _PURPOSES: Final = (
     ("Receiver(", "receiver of frames"),
     ("WebSocketSession(", "session, and the coroutine that runs the application"),
     ("set_protocol", "transport and socket of the event loop"),
-    ("asgiws/", "connection: state, flow control, deadlines, cork"),
+    ("asgiws/", "connection: state, flow control, deadlines"),
 )
 """The first that is part of path or source line says what a line is for."""
 _LOOP: Final = "transport and socket of the event loop"
@@ -59,22 +59,37 @@ class Row(NamedTuple):
     line: str
 
 
-def account(loop_name: str, *headers: str, echoes: bool = True) -> list[Row]:
-    """Return what each idle connection holds, the largest first."""
+class Account(NamedTuple):
+    """What each idle connection holds, the largest first."""
+
+    idle: list[Row]
+    echoed: list[Row]
+    """After an echo."""
+
+
+def account(loop_name: str, *headers: str) -> Account:
+    """Open connections, and look what they hold before and after an echo."""
     snapshots: list[tracemalloc.Snapshot] = []
 
     def play(port: int, in_server: InServer) -> None:
-        clients = [_open(port, headers, echoes) for _ in range(_WARM)]
+        warm = [_open(port, headers) for _ in range(_WARM)]
+        _echo(warm)
         in_server(_begin)
-        clients += [_open(port, headers, echoes) for _ in range(COUNT)]
+        clients = [_open(port, headers) for _ in range(COUNT)]
+        in_server(lambda: snapshots.append(_snapshot()))
+        _echo(clients)
         in_server(lambda: snapshots.append(_snapshot()))
         tracemalloc.stop()
-        for client in clients:
+        for client in warm + clients:
             client.socket.close()
 
     serve_while(loop_name, play, ping_interval=0)
+    return Account(*map(_rows, snapshots))
+
+
+def _rows(snapshot: tracemalloc.Snapshot) -> list[Row]:
     rows = []
-    for statistic in snapshots[0].statistics("lineno"):
+    for statistic in snapshot.statistics("lineno"):
         frame = statistic.traceback[0]
         path = Path(frame.filename)
         if statistic.count < COUNT * 0.9 or (_ROOT / "tests" in path.parents and path != _APPLICATION):
@@ -85,13 +100,16 @@ def account(loop_name: str, *headers: str, echoes: bool = True) -> list[Row]:
     return rows
 
 
-def _open(port: int, headers: tuple[str, ...], echoes: bool) -> RawClient:
+def _open(port: int, headers: tuple[str, ...]) -> RawClient:
     client = RawClient(port)
     client.open_websocket("/", *headers)
-    if echoes:
+    return client
+
+
+def _echo(clients: list[RawClient]) -> None:
+    for client in clients:
         client.send(text("hello"))
         assert client.read_text() == "hello"
-    return client
 
 
 def _begin() -> None:
@@ -110,7 +128,7 @@ def _purpose(where: str) -> str:
 
 def main(loop_name: str) -> None:
     """Print the rows, and the sums by purpose."""
-    rows = account(loop_name)
+    rows = account(loop_name).echoed
     for row in rows:
         print(f"{row.size:6.0f} {row.blocks:5.1f}  {row.line[:110]}")  # noqa: T201
     print()  # noqa: T201

@@ -113,9 +113,9 @@ class WebSocketSession:
             self._connect_owed = False
             return {"type": "websocket.connect"}
         connection = self._connection
-        inbox, ending = connection.inbox, connection.closing
+        inbox = connection.inbox
         while True:
-            if inbox and ending.state >= _OPEN:
+            if inbox and connection.closing.state >= _OPEN:
                 item = inbox.pop(0)
                 if isinstance(item, str):
                     connection.receiver.queued -= len(item)
@@ -126,11 +126,15 @@ class WebSocketSession:
                 if isinstance(item, Drain):
                     return {"type": DRAIN_EVENT, "seconds": item.seconds_left(connection.worker.loop.time())}
                 connection.end_with(item)
-            elif connection.receiver.blocked and connection.response is None and ending.state != State.CLOSING:
+            elif (
+                connection.receiver.blocked
+                and connection.response is None
+                and connection.closing.state != State.CLOSING
+            ):
                 # The inbox was full. The other connections get a turn before the next part of it is parsed.
                 connection.parse_held()
                 await asyncio.sleep(0)
-            elif ending.state <= _OPEN:
+            elif connection.closing.state <= _OPEN:
                 if connection.cork is not None:
                     connection.flush()
                 waiter = connection.worker.loop.create_future()
@@ -143,8 +147,8 @@ class WebSocketSession:
                 self._repeats += 1
                 if not self._repeats & _TURN_MASK:
                     await asyncio.sleep(0)  # an application may repeat it without a pause
-                ending.end = ending.final(inbox)
-                return {"type": "websocket.disconnect", "code": ending.end.code, "reason": ending.end.reason}
+                item = connection.closing.end = connection.closing.final(inbox)
+                return {"type": "websocket.disconnect", "code": item.code, "reason": item.reason}
 
     # ---- out
 
