@@ -167,7 +167,24 @@ def test_target_is_a_ratio_of_medians_to_the_best_peer() -> None:
 def test_target_that_is_missed_says_what_the_floor_reaches() -> None:
     results = results_of(burst={"asgiws": [2.0], "granian": [8.0], "bare protocol": [1.0]})
     assert "4.00x (granian)" in report.text(results)
-    assert "no: the bare protocol, which parses nothing, is at 8.00x" in report.text(results)
+    assert "; the bare protocol, which parses nothing, is at 8.00x" in report.text(results)
+
+
+@pytest.mark.parametrize("without", ["", "a disconnect for the application"])
+def test_missed_get_says_what_the_loop_takes_and_what_the_peer_does_without(without: str) -> None:
+    peer = "fastpysgi" if without else "granian"
+    results = results_of(**{"http-get": {"asgiws": [12.0], peer: [10.0], "bare protocol": [5.5]}})
+    said = next(line for line in report.text(results).splitlines() if line.startswith("| GET hello, 50 kept"))
+    assert "no: 5.5 of our 12.0 us are the loop's and the kernel's" in said
+    assert f"{peer} does its part outside Python" in said
+    assert ("without a check" in said) == bool(without)
+
+
+def test_every_reason_can_be_given_and_belongs_to_a_target() -> None:
+    results = results_of(**{name: {key: [2.0, 3.0] for key in servers.BY_NAME} for name in workloads.BY_NAME})
+    figures = targets.Figures(results)
+    assert all(why(figures) for why in targets.WHY_NOT.values())
+    assert set(targets.WHY_NOT) <= {target.name for target in targets.TARGETS}
 
 
 def test_who_could_not_be_measured_is_listed() -> None:
@@ -211,12 +228,12 @@ def test_picture_in_the_repository_is_made_from_the_results_beside_it() -> None:
 
 
 @UNTIL_A_RUN
-def test_targets_that_are_missed_have_a_reason_and_no_other() -> None:
-    """Judged on the results in the repository."""
+def test_targets_that_are_missed_have_a_reason() -> None:
+    """Judged on the results in the repository. A run decides by a hair about some, so others may have one, too."""
     figures = targets.Figures(report.published())
     names = [target.name for target in targets.TARGETS]
     assert len(set(names)) == len(names)
-    assert set(targets.WHY_NOT) == {target.name for target in targets.TARGETS if target.met(figures) is False}
+    assert {target.name for target in targets.TARGETS if target.met(figures) is False} <= set(targets.WHY_NOT)
     assert [target.name for target in targets.TARGETS if target.met(figures) is None] == []
 
 
