@@ -1,8 +1,10 @@
-"""The application of the soak: echoes, fails, closes, talks, and tells how many tasks there are."""
+"""The application of the soak: echoes, fails, closes, talks, and counts what the process holds."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 
 from asgiws.server.asgi import Scope
 from tests.apps import Receive, Send, echo
@@ -13,9 +15,12 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     path = scope["path"]
     if path == "/raise":
         raise RuntimeError("a fault of the application")
-    if scope["type"] == "http" and path == "/tasks":
+    if scope["type"] == "http" and path in ("/tasks", "/blocks"):
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": str(len(asyncio.all_tasks())).encode()})
+        if path == "/blocks":
+            gc.collect()
+        count = len(asyncio.all_tasks()) if path == "/tasks" else sys.getallocatedblocks()
+        await send({"type": "http.response.body", "body": str(count).encode()})
     elif scope["type"] == "http" and path == "/half":
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"10")]})
         await send({"type": "http.response.body", "body": b"half", "more_body": True})
