@@ -81,6 +81,8 @@ class RunningServer:
         self._config = config
         self._ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="server")
+        self._closing = threading.Lock()
+        """Held while the loop closes: without a GIL, uvloop crashes when another thread calls it then."""
         self._stop: asyncio.Event
         self.loop: asyncio.AbstractEventLoop
         self.server: Server
@@ -95,7 +97,7 @@ class RunningServer:
         """Stop gracefully and wait; may be called twice."""
         # It may be ending by itself: then the loop can be closed while the thread is still there.
         if self._thread.is_alive():
-            with contextlib.suppress(RuntimeError):
+            with self._closing, contextlib.suppress(RuntimeError):
                 self.loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive(), "the server did not stop"
@@ -142,7 +144,8 @@ class RunningServer:
                 raise
             self._ready.set_exception(error)
         finally:
-            self.loop.close()
+            with self._closing:
+                self.loop.close()
 
     async def _serve(self) -> None:
         self._stop = asyncio.Event()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
 import asgiws
 from asgiws.protocol.websocket.deflate import Deflater
+from tests import PATIENCE_S
 from tests.apps import Receive, Recorder, Send, echo, say
 from tests.asgi.app_help import error_lines, error_of, on_websocket, wait_connections
 from tests.conftest import Serve
@@ -141,17 +143,23 @@ def test_large_message_of_many_broadcasts_at_once_is_compressed_once(
     assert server.call(server.server.report)["counts"]["compression_input_bytes"][""] == len(message)
 
 
-def test_sender_that_is_cancelled_leaves_the_others_their_frame(serve: Serve) -> None:
+def test_sender_that_is_cancelled_leaves_the_others_their_frame(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tasks send one large message; the first is cancelled while a thread compresses it."""
-    message = "0123456789abcdef" * 65536
+    message, cancelled, compress = "0123456789abcdef" * 65536, threading.Event(), Deflater.compress_alone
+
+    def waiting(deflater: Deflater, payload: bytes) -> bytes:
+        assert cancelled.wait(PATIENCE_S)
+        return compress(deflater, payload)
 
     async def talk(receive: Receive, send: Send) -> None:
         first = asyncio.ensure_future(say(send, message))
         second = asyncio.ensure_future(say(send, message))
         await asyncio.sleep(0)
         first.cancel()
+        cancelled.set()
         await second
 
+    monkeypatch.setattr(Deflater, "compress_alone", waiting)
     with RawClient(serve(on_websocket(talk)).port) as client:
         client.open_websocket("/", DEFLATE)
         opcode, _ = client.read_frame()
