@@ -79,17 +79,18 @@ async def answer(where: str, payload: str, send: Send) -> None:
 
 
 async def lifespan(receive: Receive, send: Send) -> None:
-    """Fail when and how the environment says."""
-    fails, _, which = os.environ.get("HOSTILE_LIFESPAN", "").partition("/")
+    """Fail when and how the environment says, with one payload or several joined by `+`."""
+    fails, _, names = os.environ.get("HOSTILE_LIFESPAN", "").partition("/")
+    message = "".join(NASTY[which] for which in names.split("+") if which)
     await receive()
     if fails == "raise":
-        raise ValueError(NASTY[which])
+        raise ValueError(message)
     if fails == "startup":
-        await send({"type": "lifespan.startup.failed", "message": NASTY[which]})
+        await send({"type": "lifespan.startup.failed", "message": message})
         return
     await send({"type": "lifespan.startup.complete"})
     await receive()
     if fails == "shutdown":
-        await send({"type": "lifespan.shutdown.failed", "message": NASTY[which]})
+        await send({"type": "lifespan.shutdown.failed", "message": message})
     else:
         await send({"type": "lifespan.shutdown.complete"})

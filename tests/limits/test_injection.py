@@ -24,6 +24,14 @@ MOST_CHARACTERS = 5000
 """Of a log line: two values at their limit, and what stands around them."""
 
 payloads = pytest.mark.parametrize("which", NASTY)
+# One that cannot be encoded, and one that is cut, could hide what becomes of the others.
+messages_of_a_lifespan = pytest.mark.parametrize(
+    "names",
+    ["+".join(which for which in NASTY if which not in ("surrogate", "long")), "surrogate", "long"],
+    ids=["all-others", "surrogate", "long"],
+)
+# The event loop has no part in what is logged; the log of JSON, to which all is sent, is written on both.
+on_one_loop = pytest.mark.parametrize("loop_name", ["asyncio"])
 
 
 def records(process: ServerProcess) -> list[str]:
@@ -93,6 +101,7 @@ PLACES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@on_one_loop
 @pytest.mark.parametrize("place", PLACES)
 def test_request_makes_one_line_in_the_log(start: Start, place: str) -> None:
     """And the opening and the end of a WebSocket one each."""
@@ -122,6 +131,7 @@ def test_request_makes_one_object_in_a_log_of_json(start: Start) -> None:
     assert sum(line.get("event") in known for line in lines) + left_out == expected
 
 
+@on_one_loop
 def test_escaped_path_and_query_make_one_line_each_in_the_log(start: Start) -> None:
     """What an escape stands for is in `scope["path"]`, and not in the log (CVE-2020-7694)."""
     process = start(APP)
@@ -134,6 +144,7 @@ def test_escaped_path_and_query_make_one_line_each_in_the_log(start: Start) -> N
     assert len(lines := records(process)) == expected, lines
 
 
+@on_one_loop
 def test_close_reason_of_a_client_makes_one_line_in_the_log(start: Start) -> None:
     process = start(APP)
     expected = 0
@@ -148,6 +159,7 @@ def test_close_reason_of_a_client_makes_one_line_in_the_log(start: Start) -> Non
     assert any('"\\x1b[2J' in line for line in lines), "the reasons are logged at all"
 
 
+@on_one_loop
 @pytest.mark.parametrize("where", ["close-reason", "accept-header", "subprotocol", "denial-header", "exception"])
 def test_websocket_of_an_application_that_misbehaves_makes_no_line_but_its_own(start: Start, where: str) -> None:
     process = start(APP)
@@ -159,6 +171,7 @@ def test_websocket_of_an_application_that_misbehaves_makes_no_line_but_its_own(s
     assert [line for line in lines if not path.match(line)] == []
 
 
+@on_one_loop
 @pytest.mark.parametrize("where", ["header-name", "header-value", "early-hint", "trailer", "exception", "bad-kind"])
 def test_response_of_an_application_that_misbehaves_makes_no_line_but_its_own(start: Start, where: str) -> None:
     process = start(APP)
@@ -173,20 +186,22 @@ def test_response_of_an_application_that_misbehaves_makes_no_line_but_its_own(st
     assert [line for line in lines if not path.match(line)] == []
 
 
-@payloads
-def test_message_of_a_failed_startup_cannot_pass_for_a_record(start: Start, which: str) -> None:
+@on_one_loop
+@messages_of_a_lifespan
+def test_message_of_a_failed_startup_cannot_pass_for_a_record(start: Start, names: str) -> None:
     """Its own lines stay lines, as it is often a traceback, but each of them is indented and printable."""
-    process = start(APP, environ={"HOSTILE_LIFESPAN": f"startup/{which}"}, wait_ready=False)
+    process = start(APP, environ={"HOSTILE_LIFESPAN": f"startup/{names}"}, wait_ready=False)
     assert process.wait() == 3
     lines = process.rest_of_stderr()
     assert re.fullmatch(r"asgiws: application startup failed: [ -~]{0,3000}", lines[0])
     assert [line for line in lines[1:] if not re.fullmatch(r"    [ -~]{0,3000}", line)] == []
 
 
+@on_one_loop
 @pytest.mark.parametrize("event", ["shutdown", "raise"])
-@payloads
-def test_lifespan_that_fails_otherwise_is_one_record(start: Start, event: str, which: str) -> None:
-    process = start(APP, environ={"HOSTILE_LIFESPAN": f"{event}/{which}"}, wait_ready=False)
+@messages_of_a_lifespan
+def test_lifespan_that_fails_otherwise_is_one_record(start: Start, event: str, names: str) -> None:
+    process = start(APP, environ={"HOSTILE_LIFESPAN": f"{event}/{names}"}, wait_ready=False)
     process.wait_ready()
     process.terminate()
     assert process.wait() == 0
