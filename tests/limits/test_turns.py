@@ -84,7 +84,7 @@ def test_request_behind_an_unread_answer_is_not_begun_while_the_server_stops(ser
         await refuse_lifespan(scope)
         seen.put(scope["path"])
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": bytes(32_000_000)})
+        await send({"type": "http.response.body", "body": bytes(8_000_000)})
 
     server = serve(app)
     with RawClient(server.port, receive_buffer=4096) as client:
