@@ -255,8 +255,8 @@ _ACCEPT: Final = "88 calls of Python, and an accept of our own (8 us), which sur
 _DOES_WITHOUT: Final = {
     "fastpysgi": ", without a check of the application's fields, a disconnect for the application, or timeouts",
 }
-_BINARY: Final = "a pass that unmasks (3 us for 64 KiB), a copy behind the header up to 128 KiB, 19 calls of Python"
-_TEXT: Final = "passes that unmask, decode and encode, a copy behind the header up to 128 KiB, 23 calls of Python"
+_BINARY: Final = "a pass that unmasks (3 us for 64 KiB), a copy behind the header up to 128 KiB, 11 calls of Python"
+_TEXT: Final = "passes that unmask, decode and encode, a copy behind the header up to 128 KiB, 10 calls of Python"
 
 WHY_NOT: Final[Mapping[str, Why]] = {
     "burst": _beyond_floor("burst", "six calls of Python; a quarter of the user instructions are the application's"),

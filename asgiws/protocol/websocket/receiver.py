@@ -7,8 +7,9 @@ the last pong in `pong`; they are not part of the order.
 Bounded: parsing stops (`blocked`) while `inbox` holds as much as the limits allow; the rest stays here, unparsed, until
 `resume`. Text is checked as it arrives, so an invalid byte is found at once and not at the end of its message.
 
-Two paths. A whole, unfragmented, masked data frame of less than 64 KiB at a frame boundary takes the fast one, a
-single chain of comparisons at the head of the loop. Everything else takes the general one:
+Two paths. A whole, unfragmented, masked data frame at a frame boundary takes the fast one, a single chain of
+comparisons at the head of the loop, unless it is compressed and of 64 KiB or more. Everything else takes the general
+one:
 
     HEADER   between frames; bytes of an incomplete header, or of an incomplete control frame, wait in `_buffer`
     PAYLOAD  inside a data frame; its bytes are unmasked, inflated and checked as they arrive
@@ -61,7 +62,7 @@ class Receiver:
         self._limits = limits
         self._inbox_messages = limits.inbox_messages
         self._inbox_bytes = limits.inbox_bytes
-        self._fast_bytes = min(limits.message_bytes, limits.frame_bytes or limits.message_bytes, 0xFFFF)
+        self._fast_bytes = min(limits.message_bytes, limits.frame_bytes or limits.message_bytes)
         self._compression = compression
         self._fast_firsts = _COMPRESSED_FIRSTS if compression else _PLAIN_FIRSTS
         self.inbox = inbox
@@ -151,7 +152,8 @@ class Receiver:
                     if size < 126:  # not the fewest bytes; the general path reports it
                         size = -1
                 elif size > 125:
-                    size = -1
+                    size = _large_size(data, position)
+                    start = position + 14
                 if 0 <= size <= self._fast_bytes and start + size <= end and first in self._fast_firsts:
                     position = start + size
                     key = data[start - 4 : start]
@@ -394,3 +396,14 @@ class Receiver:
         self._position = 0
         self._message = self._inflater = None
         self.blocked = False
+
+
+def _large_size(data: bytes, position: int) -> int:
+    """Return the size of a frame with a length of 8 bytes; -1 for what the general path has to read or report.
+
+    That includes a compressed frame, which is inflated in pieces.
+    """
+    if data[position + 1] != 0xFF or len(data) - position < 14 or data[position] & RSV1:
+        return -1
+    size = int.from_bytes(data[position + 2 : position + 10], "big")
+    return size if size > 0xFFFF else -1
