@@ -84,6 +84,11 @@ class Crowd:
             self._pipes.append(ours)
             self._processes.append(process)
 
+    @property
+    def pids(self) -> list[int]:
+        """All processes of clients."""
+        return [process.pid for process in self._processes if process.pid is not None]
+
     def open(self, count: int, ports: Sequence[int], path: str = "/") -> None:
         """Begin to open so many more sockets: each process its part, to the next of the ports."""
         share, more = divmod(count, len(self._pipes))

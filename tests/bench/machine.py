@@ -72,6 +72,12 @@ def stat_cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def busy_s() -> float:
+    """Time that all cores have been busy so far, with whatever it was."""
+    user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
 def pss_bytes(pids: Iterable[int]) -> int:
     """Resident memory of the processes, with what is shared divided among those who share it."""
     total = 0

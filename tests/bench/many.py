@@ -46,13 +46,12 @@ APPS["crowd"] = "tests.bench.apps_crowd:app"
 def run(sockets: int, idle_s: float, peers: Sequence[str] = PEERS) -> dict[str, Any]:
     """Measure asgiws, the floor and the peers; return what is saved. Raises NotPossible when a limit is too low."""
     workers = processes_for(sockets)
-    load = os.getloadavg()[0]
     begin_s = time.monotonic()
     ours = measure_ours(sockets, workers, idle_s)
     floor = measure_floor(sockets, workers)
     servers = [BY_NAME[name] for name in peers]
     return {
-        "machine": machine.describe() | {"load": load},
+        "machine": machine.describe(),
         "versions": {server.name: server.version for server in servers if server.installed()},
         "settings": {"sockets": sockets, "workers": workers, "spread_s": _SPREAD_S, "message_bytes": _MESSAGE_BYTES},
         "asgiws": ours,
@@ -148,14 +147,17 @@ def _running(
 
 def _idle(running: Running, crowd: Crowd, idle_s: float) -> dict[str, Any]:
     """Measure the CPU of sockets that do nothing but answer pings, and then an echo beside them."""
+    pids = running.pids
     crowd.report()
-    cpu_s, begin_s = machine.cpu_s(running.pids), time.monotonic()
+    before_s, all_before_s = machine.cpu_s(pids), machine.cpu_s([*pids, *crowd.pids])
+    busy_s, begin_s = machine.busy_s(), time.monotonic()
     time.sleep(idle_s)
-    cpu_s, took_s = machine.cpu_s(running.pids) - cpu_s, time.monotonic() - begin_s
+    took_s, busy_s = time.monotonic() - begin_s, machine.busy_s() - busy_s
+    cpu_s, all_s = machine.cpu_s(pids) - before_s, machine.cpu_s([*pids, *crowd.pids]) - all_before_s
     seen = crowd.report()
     return {
-        "idle_s": took_s, "idle_cpu_s": cpu_s, "pings": seen.pings, "lost": seen.lost,
-        "echo": _echo(running.port, _ECHO_S),
+        "idle_s": took_s, "idle_cpu_s": cpu_s, "others_cpu_s": max(0.0, busy_s - all_s), "pings": seen.pings,
+        "lost": seen.lost, "echo": _echo(running.port, _ECHO_S),
     }  # fmt: skip
 
 

@@ -24,8 +24,8 @@ def table(results: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     basis = (
         f"{settings['sockets']:,} sockets, {settings['workers']} workers and {settings['workers']} processes of "
-        f"clients; Python {made['python']}, {made['system']}, {made['processor']} with {made['cores']} cores (load "
-        f"{made['load']:.1f} before); {versions}."
+        f"clients; Python {made['python']}, {made['system']}, {made['processor']} with {made['cores']} cores, of which "
+        f"other programs took up to {_most_of_others(results):.1f} meanwhile; {versions}."
     )
     return "\n\n".join([basis, _ours(results), _in_the_same_memory(results)])
 
@@ -66,6 +66,12 @@ def _in_the_same_memory(results: Mapping[str, Any]) -> str:
             f"{one['idle_cpu_s'] / one['pings'] * 1e6:.0f}" if one["pings"] else "", _echo(one),
         ])  # fmt: skip
     return report.table(rows)
+
+
+def _most_of_others(results: Mapping[str, Any]) -> float:
+    """Return the cores that programs which are not measured took while the sockets of a server were idle."""
+    measured = [one for one in (results["asgiws"], *results["peers"].values()) if "failure" not in one]
+    return float(max(one["others_cpu_s"] / one["idle_s"] for one in measured))
 
 
 def _socket_kib(one: Mapping[str, Any]) -> str:

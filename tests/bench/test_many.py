@@ -44,16 +44,17 @@ def test_everybody_gets_the_message_and_comes_back(monkeypatch: pytest.MonkeyPat
 def test_peer_that_is_not_there_is_named() -> None:
     ours = {
         "sockets": 100_000, "empty_bytes": 2**28, "taken_bytes": 2**30, "opened_s": 30.0, "idle_s": 60.0, "lost": 0,
-        "idle_cpu_s": 12.0, "pings": 300_000, "echo": {"p50_s": 0.001, "p99_s": 0.002}, "all_have_it_s": 1.0,
-        "delivery_s": 1e-5, "encodings": 6.0,
+        "idle_cpu_s": 12.0, "others_cpu_s": 30.0, "pings": 300_000, "echo": {"p50_s": 0.001, "p99_s": 0.002},
+        "all_have_it_s": 1.0, "delivery_s": 1e-5, "encodings": 6.0,
         "restart": {"returned": 1, "open": 1, "back_s": 40.0, "lost": 0, "refused": 0,
                     "echo": {"p50_s": 0.001, "p99_s": 0.002}},
     }  # fmt: skip
     text = table({
-        "machine": {"python": "3.11", "system": "Linux", "processor": "x", "cores": 2, "load": 0.1},
+        "machine": {"python": "3.11", "system": "Linux", "processor": "x", "cores": 2},
         "versions": {}, "settings": {"sockets": 100_000, "workers": 6, "spread_s": 30, "message_bytes": 100},
         "asgiws": ours, "floor": ours, "peers": {"granian": {"failure": "not installed"}},
     })  # fmt: skip
+    assert "2 cores, of which other programs took up to 0.5 meanwhile" in text
     assert "1,024 MiB, 7.86 KiB for each socket" in text
     assert "20.0% of a core, 5,000 pings and pongs a second, 0 lost" in text
     assert any(line.startswith("| granian ") and "not installed" in line for line in text.splitlines())
