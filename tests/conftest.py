@@ -22,6 +22,7 @@ from tests import PATIENCE_S
 FULL_KINDS = ("process", "browser", "slow")
 PROCESS_FIXTURES = {"processes", "open_terminal"}
 FULL_FOLDERS = {"bench", "conformance", "deploy"}
+TAKES_MINUTES = {"test_docker.py", "test_autobahn.py"}
 PROMISE_LOOP = "asyncio"
 
 # A time says more about the machine than about what is tested.
@@ -31,12 +32,16 @@ hypothesis.settings.load_profile("asgiws")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that start processes, and those that the default run leaves out (pyproject.toml, "markers")."""
+    """Mark tests that start processes, and those that the default run leaves out (pyproject.toml, "markers").
+
+    What takes minutes begins first, in one process, and the others take what is left.
+    """
     for item in items:
         if PROCESS_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("process")
         if is_full(item) and not is_promise(item):
             item.add_marker("full")
+    items.sort(key=lambda item: item.path.name not in TAKES_MINUTES)
 
 
 def is_full(item: pytest.Item) -> bool:
